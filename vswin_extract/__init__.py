@@ -1,0 +1,48 @@
+"""Video Swin Transformer features of videos, in HDF5.
+
+    load_model     a pretrained backbone: uint8 clips in, features out
+    extract        videos to one HDF5 file
+    open_features  read such a file: a mapping from video id to features
+
+Names are imported when they are first used, so that `import vswin_extract` costs nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vswin_extract.backbone import Backbone, Features, load_model
+    from vswin_extract.engines import extract
+    from vswin_extract.errors import VswinError
+    from vswin_extract.features import FeatureFile, VideoFeatures, open_features
+
+_HOMES = {
+    "Backbone": "backbone",
+    "Features": "backbone",
+    "load_model": "backbone",
+    "extract": "engines",
+    "VswinError": "errors",
+    "FeatureFile": "features",
+    "VideoFeatures": "features",
+    "open_features": "features",
+}
+
+__all__ = [
+    "Backbone",
+    "FeatureFile",
+    "Features",
+    "VideoFeatures",
+    "VswinError",
+    "extract",
+    "load_model",
+    "open_features",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("vswin-extract")
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

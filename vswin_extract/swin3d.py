@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
         return self.relative_position_bias_table[index[:tokens, :tokens]].permute(2, 0, 1)
 
     def forward(self, x: Tensor, window: Size3, shift: Size3) -> Tensor:
-        """`x`: (N, T, H, W, C), its sides multiples of `window` and rolled by `shift`; the result has the same shape."""
+        """`x`: (N, T, H, W, C), its sides multiples of `window`, rolled by `shift`; the result has the same shape."""
         n, t, h, w, c = x.shape
         wt, wh, ww = window
         grid = (t // wt, h // wh, w // ww)
@@ -75,7 +75,7 @@ class WindowAttention(nn.Module):
             out[:, part[0], part[1], part[2]] = y.transpose(1, 2).reshape(*some.shape[:-1], c)
         out = self.proj(out)
         out = out.view(n, *grid, wt, wh, ww, c).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        return out.reshape(n, t, h, w, c)
+        return out.reshape(n, t, h, w, c)  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -222,9 +222,7 @@ def window_kinds(
 
 
 @lru_cache(maxsize=256)
-def region_mask(
-    window: Size3, shift: Size3, last: tuple[bool, bool, bool], device: torch.device
-) -> Tensor | None:
+def region_mask(window: Size3, shift: Size3, last: tuple[bool, bool, bool], device: torch.device) -> Tensor | None:
     """-100 (as published) where two tokens of a window lie in different regions, 0 elsewhere: (tokens, tokens)."""
     if not any(last):
         return None

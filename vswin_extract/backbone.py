@@ -1,0 +1,161 @@
+"""Weights, normalisation and network in one callable: uint8 clips in, features out."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from vswin_extract import weights as weights_
+from vswin_extract.checkpoints import Checkpoint
+from vswin_extract.errors import DeviceError, UsageError
+from vswin_extract.preprocess import Recipe
+from vswin_extract.swin3d import VideoSwin
+
+Pool = Literal["none", "space", "all"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the backbone gives for a batch of N clips, float32; None or left out where it was not asked for.
+
+    `embedding`: (N, C). `stages`: stage -> (N, T', H', W', C), (N, T', C) or (N, C), by pooling.
+    `logits`: (N, classes).
+    """
+
+    embedding: Tensor | None
+    stages: dict[int, Tensor]
+    logits: Tensor | None
+
+
+class Backbone(nn.Module):
+    """A pretrained Video Swin that takes pixels: mean and std are buffers of it, so callers hand over uint8 RGB.
+
+    `name`, `sha256`, `recipe`, `classes`, `variant` say what it is. Made by `load_model`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        super().__init__()
+        self.name = name
+        self.variant = checkpoint.variant
+        self.sha256 = checkpoint.sha256
+        self.recipe = checkpoint.recipe or Recipe()
+        self.num_classes = checkpoint.num_classes
+        self.classes = checkpoint.classes
+        self.source = checkpoint.source
+        self.license = checkpoint.license
+        self.notes = checkpoint.notes
+        self.device = device
+        self.precision = precision
+        with torch.device("meta"):
+            self.network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
+        self.network.load_state_dict(checkpoint.state, strict=True, assign=True)
+        self.register_buffer("mean", torch.tensor(self.recipe.mean).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.recipe.std).view(3, 1, 1, 1), persistent=False)
+        self.to(device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        clips: Tensor,
+        stages: Collection[int] = (),
+        pool: Pool = "none",
+        embedding: bool = True,
+        logits: bool = False,
+    ) -> Features:
+        """Features of a batch of clips. Only the stages that these need are computed.
+
+        `clips`: (N, T, H, W, 3) uint8 RGB, on any device. Raises UsageError for anything else, for a stage other than
+        1 to 4, and for logits of weights that have no classes.
+        """
+        if clips.ndim != 5 or clips.shape[-1] != 3 or clips.dtype != torch.uint8:
+            raise UsageError(
+                f"clips must be uint8 RGB of shape (N, T, H, W, 3), not {clips.dtype} of {tuple(clips.shape)}"
+            )
+        if not set(stages) <= {1, 2, 3, 4}:
+            raise UsageError(f"stages are 1 to 4, not {sorted(set(stages) - {1, 2, 3, 4})}")
+        if logits and self.network.head is None:
+            raise UsageError(f"{self.name} has no classes, so it gives no logits")
+        wanted = {*stages} | ({4} if embedding or logits else set())
+        if not wanted:
+            raise UsageError("nothing to compute: name a stage, or leave the embedding on")
+        pixels = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float()
+        pixels = (pixels - self.mean) / self.std  # N 3 T H W
+        dtype = DTYPES[self.precision]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            maps = {stage: x.float() for stage, x in self.network(pixels, wanted).items()}
+        pooled = VideoSwin.embed(maps[4]) if 4 in maps else None
+        return Features(
+            embedding=pooled if embedding else None,
+            stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
+            logits=self.network.head(pooled) if logits and self.network.head is not None else None,
+        )
+
+
+def pool_map(x: Tensor, pool: Pool) -> Tensor:
+    """(N, T', H', W', C) as it is, averaged over space to (N, T', C), or over all to (N, C)."""
+    if pool == "none":
+        return x
+    return x.mean((2, 3)) if pool == "space" else x.mean((1, 2, 3))
+
+
+def load_model(
+    weights: str = weights_.BUNDLED,
+    *,
+    variant: str | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Backbone:
+    """Load weights by name or file onto a device.
+
+    `weights`: "nano" (bundled), a name that `vswin weights list` shows, or a checkpoint file of any published layout.
+    `variant`: instead of the one read off the shapes. `device`: "auto" (CUDA where there is one), "cpu", "cuda",
+    "cuda:1". `precision`: "auto" is fp32 on the CPU; on CUDA bf16, or fp16 where the device lacks bf16.
+    Raises UsageError, WeightsError, DeviceError.
+
+        >>> import torch, vswin_extract
+        >>> model = vswin_extract.load_model("nano", device="cpu")
+        >>> features = model(torch.zeros(1, 32, 224, 224, 3, dtype=torch.uint8), stages=[4])
+        >>> features.embedding.shape, features.stages[4].shape
+        (torch.Size([1, 256]), torch.Size([1, 16, 7, 7, 256]))
+    """
+    where = find_device(device)
+    how = find_precision(precision, where)
+    name, checkpoint = weights_.load(weights, variant)
+    return Backbone(name, checkpoint, where, how)
+
+
+def find_device(name: str) -> torch.device:
+    """The device by its name. Raises DeviceError where this machine has no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {name} is not supported; use auto, cpu, cuda or cuda:0")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        built = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
+        raise DeviceError(f"{name} was asked for, but PyTorch sees no CUDA device here{built}; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"{name} was asked for, but the last CUDA device is cuda:{torch.cuda.device_count() - 1}")
+    return device
+
+
+def find_precision(name: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16. Raises DeviceError where the device lacks what was asked for."""
+    if name not in get_args(Precision):
+        raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, not {name!r}")
+    if device.type == "cpu":
+        return "fp32" if name == "auto" else name
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bf16" and not bf16:
+        raise DeviceError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp16 or fp32")
+    return ("bf16" if bf16 else "fp16") if name == "auto" else name

@@ -1,0 +1,125 @@
+"""How commands say things: the console, errors and exit codes, help in groups."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+P = ParamSpec("P")
+RUN = "Run"
+"""The heading of --help for options about the run itself, --help among them."""
+
+EXIT_CODES = {
+    0: "everything was extracted",
+    1: "the machine failed: disk full, no permission, out of memory",
+    2: "wrong usage: an argument, weights or output that cannot work; nothing was written",
+    3: "the file is complete, but some videos failed: they are listed in it under /failures",
+    130: "stopped by Ctrl-C; the same command continues",
+    143: "stopped by SIGTERM; the same command continues",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class GroupedCommand(click.Command):
+    """A command whose --help shows its options under headings: each option's `group`, see `option`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", RUN), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+def option(group: str, *names: str, **attributes: Any) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """A click option under a heading of --help."""
+    return click.option(*names, cls=GroupedOption, group=group, **attributes)
+
+
+def stderr() -> "Console":
+    """Where progress and messages go. No wrapping where nobody's terminal has a width."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def stdout() -> "Console":
+    """Where results go."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def fail(message: str, code: int) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
+    """The library's errors, and the machine's, as one line and an exit code."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        from vswin_extract.errors import VswinError
+
+        try:
+            return command(*args, **kwargs)
+        except VswinError as error:
+            fail(printable(str(error)), 2)
+        except BrokenPipeError:  # the reader of our output, as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except OSError as error:
+            where = f" ({printable(str(error.filename))})" if error.filename else ""
+            fail(f"{error.strerror or error}{where}", 1)
+
+    return wrapped
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated within, where SIGTERM arrives."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def printable(text: str) -> str:
+    """File names hold anything; a terminal must not obey them, and may not be able to write them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> 1.5 kB; as on disk, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,298 @@
+"""`vswin extract`, also installed as `vswin-extract`."""
+
+import logging
+import os
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vswin_extract.cli.console import (
+    EXIT_CODES,
+    RUN,
+    GroupedCommand,
+    Terminated,
+    fail,
+    human_bytes,
+    option,
+    printable,
+    reports_errors,
+    stderr,
+    stdout,
+    terminable,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vswin_extract.job import Finished, Job
+
+MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Output"
+
+
+@click.command(
+    cls=GroupedCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+)
+@click.argument("inputs", nargs=-1, metavar="VIDEOS...")
+@click.argument("output", metavar="OUT.h5")
+@option(
+    OUTPUT,
+    "--stage",
+    "stages",
+    type=int,
+    multiple=True,
+    metavar="1-4",
+    help="Write the map of this stage, per clip: 1 to 3 before patch merging, 4 after the final norm. Repeatable.",
+)
+@option(
+    OUTPUT,
+    "--pool",
+    type=click.Choice(["none", "space", "all"]),
+    default="none",
+    show_default=True,
+    help="Stage maps as they are (T',H',W',C), averaged over space (T',C), or over all (C).",
+)
+@option(
+    OUTPUT,
+    "--embedding/--no-embedding",
+    default=True,
+    show_default=True,
+    help="Write the embedding, the mean of stage 4. Without it and --logits, stages behind the last one asked "
+    "for are not computed.",
+)
+@option(OUTPUT, "--logits", is_flag=True, help="Write the classification head's output, too.")
+@option(
+    OUTPUT,
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the features in the file.",
+)
+@option(
+    OUTPUT,
+    "--compression",
+    type=click.Choice(["none", "lzf", "gzip"]),
+    default="none",
+    show_default=True,
+    help="HDF5 compression of the features.",
+)
+@option(OUTPUT, "--overwrite", is_flag=True, help="Replace OUT.h5 if it is there, once the new one is complete.")
+@option(CLIPS, "--clip-len", type=int, metavar="FRAMES", help="Frames of a clip.  [default: the weights' recipe, 32]")
+@option(
+    CLIPS,
+    "--frame-interval",
+    type=int,
+    metavar="FRAMES",
+    help="From one frame of a clip to the next.  [default: the weights' recipe, 2]",
+)
+@option(
+    CLIPS,
+    "--stride",
+    type=int,
+    metavar="FRAMES",
+    help="From the start of a clip to the start of the next.  [default: the clip's span, clip-len x frame- interval]",
+)
+@option(
+    CLIPS,
+    "--fps",
+    metavar="RATE",
+    help="Resample to this rate by time stamps first, e.g. 15 or 30000/1001; interval and stride then count "
+    "resampled frames.",
+)
+@option(
+    CLIPS,
+    "--align",
+    type=click.Choice(["start", "center"]),
+    default="start",
+    show_default=True,
+    help="Clip k starts at k x stride, or is centred on stride/2 + k x stride.",
+)
+@option(
+    CLIPS,
+    "--tail",
+    type=click.Choice(["pad", "drop", "shift"]),
+    default="pad",
+    show_default=True,
+    help="Frames behind the last whole clip: repeat the last frame, leave them out, or end a last clip on the "
+    "last frame.",
+)
+@option(
+    PIXELS, "--size", type=int, metavar="PIXELS", help="Side of the square crop.  [default: the weights' recipe, 224]"
+)
+@option(
+    PIXELS, "--resize", type=int, metavar="PIXELS", help="Short side before the crop.  [default: the weights' recipe]"
+)
+@option(
+    PIXELS,
+    "--crop",
+    type=click.Choice(["center", "three"]),
+    default="center",
+    show_default=True,
+    help="One crop, or the average over three along the long side.",
+)
+@option(
+    INPUT,
+    "--manifest",
+    type=click.Path(),
+    metavar="FILE",
+    help="A .csv or .tsv with the columns path[,id,start,end], times in seconds.",
+)
+@option(
+    INPUT,
+    "--decoder",
+    type=click.Choice(["pyav", "decord"]),
+    default="pyav",
+    show_default=True,
+    help="decord only to reproduce features made with it.",
+)
+@option(
+    INPUT,
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Decoder processes.  [default: 1 on the CPU, up to 8 beside a GPU]",
+)
+@option(
+    INPUT,
+    "--timeout",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give a video up when its decoder makes no progress for so long.",
+)
+@option(
+    MODEL,
+    "--weights",
+    default="nano",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="The bundled nano, a name from `vswin weights list`, or a checkpoint file.",
+)
+@option(
+    MODEL, "--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the weights' shapes tell."
+)
+@option(MODEL, "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:0.")
+@option(
+    MODEL,
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="auto: fp32 on the CPU, bf16 on CUDA (fp16 where it has no bf16).",
+)
+@option(
+    MODEL, "--batch-size", type=int, metavar="CLIPS", help="Clips computed at once.  [default: 4 on the CPU, 8 on CUDA]"
+)
+@option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing.")
+@option(RUN, "-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@option(RUN, "-v", "--verbose", is_flag=True, help="Say what happens to each video, and what decoders mutter.")
+@reports_errors
+def extract(
+    inputs: tuple[str, ...],
+    output: str,
+    stages: tuple[int, ...],
+    fps: str | None,
+    manifest: str | None,
+    variant: str | None,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Extract Video Swin features of VIDEOS (directories, files, or - for a list of paths on standard input) into one
+    HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
+    from pathlib import Path
+
+    from vswin_extract.videos import find
+
+    if verbose:
+        logging.basicConfig(level=logging.DEBUG, format="%(message)s", stream=sys.stderr)
+        for noisy in ("h5py", "torch"):
+            logging.getLogger(noisy).setLevel(logging.INFO)
+    if not inputs and manifest is None and os.path.exists(output):
+        fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
+    listed = sys.stdin if "-" in inputs else ()
+    videos = find([path for path in inputs if path != "-"], manifest, listed)
+
+    from vswin_extract.job import Job, parse_fps, parse_stages  # torch, which takes a second
+
+    job = Job(
+        videos=videos,
+        output=Path(output),
+        stages=parse_stages(stages),
+        fps=parse_fps(fps),
+        variant=variant and variant.lower(),
+        **options,
+    )
+    if dry_run:
+        show_survey(job)
+        return
+    console = stderr()
+    given = click.get_current_context().get_parameter_source("weights")
+    chosen = given is not None and given.name != "DEFAULT"
+    if job.weights == "nano" and not (quiet and chosen):
+        console.print(
+            "Using nano, the small bundled model: quick, and good for trying things out. For full-size features see "
+            "`vswin weights list`, then e.g. `vswin weights pull t-k400` and --weights t-k400."
+        )
+    finished = follow(job, console, quiet, verbose)
+    if not quiet:
+        show_summary(finished)
+    sys.exit(3 if finished.failed else 0)
+
+
+def follow(job: "Job", console: "Console", quiet: bool, verbose: bool) -> "Finished":
+    """Run the job and show how it goes: a live display on a terminal, lines elsewhere."""
+    from vswin_extract.cli.progress import LiveProgress, LogProgress, Quiet
+    from vswin_extract.engines import run
+    from vswin_extract.job import Finished
+
+    progress = Quiet(console) if quiet else (LiveProgress if console.is_terminal else LogProgress)(console, verbose)
+    stopped = f"Stopped. Finished videos are kept in {printable(str(job.output))}.parts; the same command continues."
+    try:
+        with terminable(), progress, closing(run(job)) as events:
+            for event in events:
+                progress.show(event)
+                if isinstance(event, Finished):
+                    return event
+    except KeyboardInterrupt:
+        fail(stopped, 130)
+    except Terminated:
+        fail(stopped, 143)
+    raise RuntimeError("the run ended without saying so")
+
+
+def show_survey(job: "Job") -> None:
+    """What --dry-run prints."""
+    from vswin_extract.engines import survey
+
+    found = survey(job)
+    out = stdout()
+    for video_id, why in found.unreadable.items():
+        out.print(f"unreadable: {printable(video_id)}: {printable(why)}", markup=False)
+    out.print(
+        f"{len(found.clips)} videos, about {sum(found.clips.values())} clips, {human_bytes(found.bytes)} of features "
+        f"before compression, {len(found.unreadable)} unreadable. Counted from packets; nothing was decoded or written."
+    )
+
+
+def show_summary(finished: "Finished") -> None:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rate = finished.clips / finished.seconds if finished.seconds else 0.0
+    rows = [
+        ("output", f"{printable(str(finished.output))} ({human_bytes(finished.bytes)})"),
+        ("videos", f"{finished.videos}" + (f", {finished.partial} of them partial" if finished.partial else "")),
+        ("failed", f"{finished.failed}" + (", see: vswin inspect" if finished.failed else "")),
+        ("clips", f"{finished.clips}"),
+        ("time", f"{finished.seconds:.1f} s, {rate:.1f} clips/s"),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    stdout().print(table)

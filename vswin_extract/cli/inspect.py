@@ -1,0 +1,107 @@
+"""`vswin inspect`: what is in a file of features."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vswin_extract.cli.console import human_bytes, printable, reports_errors, stdout
+
+if TYPE_CHECKING:
+    from vswin_extract.features import FeatureFile
+
+SHOWN_VIDEOS = 20
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.option(
+    "--all", "show_all", is_flag=True, help=f"List all videos and failures, not only the first {SHOWN_VIDEOS}."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
+@reports_errors
+def inspect(file: str, show_all: bool, as_json: bool) -> None:
+    """Show what is in a file of features: model, sampling, videos, clips, shapes, sizes, failures."""
+    import json
+
+    from vswin_extract.features import open_features
+
+    with open_features(file) as features:
+        if as_json:
+            click.echo(json.dumps(facts(features), indent=1))
+        else:
+            render(features, file, show_all)
+
+
+def facts(features: "FeatureFile") -> dict[str, Any]:
+    """Everything about a file but its features."""
+    return {
+        "attributes": features.info,
+        "datasets": {
+            name: {"shape": features.file[name].shape, "dtype": str(features.file[name].dtype)}
+            for name in features.names
+        },
+        "clips": features.clips,
+        "videos": [features[video_id].info for video_id in features],
+        "failures": features.failures,
+    }
+
+
+def render(features: "FeatureFile", path: str, show_all: bool) -> None:
+    from pathlib import Path
+
+    from rich.table import Table
+
+    out = stdout()
+    info = features.info
+    sampling, preprocessing, variant = info["sampling"], info["preprocessing"], info["variant"]
+    fps = f" at {sampling['fps']} fps" if sampling["fps"] else ""
+    head = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("file", f"{printable(path)} ({human_bytes(Path(path).stat().st_size)}, schema {info['schema']})"),
+        ("complete", "yes" if info["complete"] else "no"),
+        ("created", info["created"]),
+        ("model", f"{info['model']} (variant {variant['name']}, sha256 {info['weights_sha256'][:8]}…)"),
+        (
+            "clips of",
+            f"{sampling['clip_len']} frames, interval {sampling['frame_interval']}, stride {sampling['stride']}{fps}, "
+            f"align {sampling['align']}, tail {sampling['tail']}",
+        ),
+        (
+            "pixels",
+            f"short side {preprocessing['resize']}, {preprocessing['crop']} crop {preprocessing['size']}; "
+            f"decoder {info['decoder']}",
+        ),
+        ("computed", f"on {info['device']} in {info['precision']} with torch {info['versions'].get('torch', '?')}"),
+    ):
+        head.add_row(name, value)
+    for name in features.names:
+        dataset = features.file[name]
+        shape = " x ".join(map(str, dataset.shape))
+        head.add_row(name, f"{shape} {dataset.dtype}, {human_bytes(dataset.id.get_storage_size())}")
+    head.add_row("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed")
+    out.print(head)
+
+    table = features.file["videos_table"]
+    shown = len(features) if show_all else SHOWN_VIDEOS
+    columns = {name: table[name][:shown] for name in ("clips", "duration", "fps", "width", "height")}
+    names, statuses = table["id"].asstr()[:shown], table["status"].asstr()[:shown]
+    videos = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("video", "clips", "seconds", "fps", "size", "status"):
+        videos.add_column(title, justify="left" if title in ("video", "status") else "right")
+    for row, (name, status) in enumerate(zip(names, statuses, strict=True)):
+        c = {key: values[row] for key, values in columns.items()}
+        size = f"{c['width']}x{c['height']}"
+        videos.add_row(printable(name), f"{c['clips']}", f"{c['duration']:.2f}", f"{c['fps']:.5g}", size, status)
+    if len(features):
+        out.print()
+        out.print(videos)
+    if len(features) > shown:
+        out.print(f"… and {len(features) - shown} more; --all lists them")
+    if features.failures:
+        out.print()
+        failures = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for title in ("failed", "class", "why"):
+            failures.add_column(title)
+        for failure in features.failures[: None if show_all else SHOWN_VIDEOS]:
+            failures.add_row(printable(failure["id"]), failure["error"], printable(failure["message"]))
+        out.print(failures)

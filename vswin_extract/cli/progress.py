@@ -1,0 +1,125 @@
+"""How a run's progress is shown: live on a terminal, as lines in a log, or only what went wrong."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from vswin_extract.cli.console import printable
+from vswin_extract.job import ClipsDone, Event, Started, VideoDone
+
+LOG_EVERY = 10.0
+"""Seconds between lines of progress in a log."""
+
+
+class Quiet:
+    """Counts, and says what failed. The other displays say more."""
+
+    def __init__(self, console: Console, verbose: bool = False) -> None:
+        self.console = console
+        self.verbose = verbose
+        self.videos = 0
+        self.total = 0
+        self.clips = 0
+        self.begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def rate(self) -> float:
+        """Clips a second."""
+        return self.clips / max(time.monotonic() - self.begun, 1e-9)
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.videos, self.total, self.begun = event.resumed, event.videos, time.monotonic()
+            case ClipsDone():
+                self.clips += event.clips
+            case VideoDone(record=record):
+                self.videos += 1
+                name = printable(record.id)
+                if record.status == "failed":
+                    self.say(f"failed: {name}: {record.error}: {printable(record.message)}")
+                elif record.status == "partial":
+                    self.say(f"partial: {name}: {record.frames} frames, {printable(record.message)}")
+                elif self.verbose:
+                    self.say(f"{name}: {record.clips} clips of {record.duration:.2f} s")
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def introduce(self, event: Started) -> None:
+        size = f"{event.parameters / 1e6:.1f} M parameters"
+        resumed = f", {event.resumed} of them done before" if event.resumed else ""
+        self.say(f"{event.model} ({size}) on {event.device} in {event.precision}; {event.videos} videos{resumed}")
+        for note in event.notes:
+            self.say(f"note: {note}")
+
+
+class LogProgress(Quiet):
+    """A line now and then."""
+
+    said = 0.0
+
+    def show(self, event: Event) -> None:
+        super().show(event)
+        if isinstance(event, Started):
+            self.introduce(event)
+            self.done, self.bytes = 0, event.bytes
+        if isinstance(event, VideoDone):
+            self.done += event.bytes
+        now = time.monotonic()
+        if isinstance(event, ClipsDone | VideoDone) and now - self.said > LOG_EVERY:
+            if self.said:
+                left = (now - self.begun) * (self.bytes / self.done - 1) if self.done else None
+                when = f", about {max(left, 0):.0f} s left" if left is not None else ""
+                self.say(f"{self.videos}/{self.total} videos, {self.clips} clips, {self.rate:.1f} clips/s{when}")
+            self.said = now
+
+
+class RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields['clips']} clips  {task.fields['rate']:.1f} clips/s")
+
+
+class LiveProgress(Quiet):
+    """A bar of bytes of video, since clips are not known before videos are decoded."""
+
+    def __enter__(self) -> Self:
+        self.bar = Progress(
+            TextColumn("{task.fields[videos]} videos"),
+            BarColumn(),
+            RateColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.bar.add_task("loading the model", total=None, videos="", clips=0, rate=0.0)
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def show(self, event: Event) -> None:
+        super().show(event)
+        if isinstance(event, Started):
+            self.introduce(event)
+            self.bar.update(self.task, total=event.bytes, description="")
+        if isinstance(event, VideoDone):
+            self.bar.update(self.task, advance=event.bytes, description=escape(printable(event.record.id)[-40:]))
+        self.bar.update(self.task, videos=f"{self.videos}/{self.total}", clips=self.clips, rate=self.rate)

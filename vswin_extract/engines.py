@@ -1,0 +1,190 @@
+"""A job to its events: on one device. The Python API's `extract` and `survey` are here too."""
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vswin_extract.backbone import Backbone, load_model
+from vswin_extract.errors import UsageError, VideoError
+from vswin_extract.features import open_features
+from vswin_extract.frames.process import DecoderProcess, VideoEnd
+from vswin_extract.frames.worker import Task
+from vswin_extract.job import Event, Finished, Job, Started, parse_fps, parse_stages
+from vswin_extract.pipeline import Pipeline, file_state, row_shapes
+from vswin_extract.store import check_output, finish_interrupted_cleanup, open_journal
+from vswin_extract.videos import find
+
+
+def run(job: Job) -> Generator[Event, None, None]:
+    """Extract a job's videos on one device, or continue where an earlier run of it was stopped.
+
+    Yields Started, then ClipsDone and VideoDone as they come, then Finished once the output is in place. Raises
+    VswinError before anything is written where the job cannot be done. Closing the iterator stops the run; finished
+    videos are kept beside the output.
+    """
+    begun = time.monotonic()
+    if finish_interrupted_cleanup(job.output):
+        yield _finished(job.output, begun)
+        return
+    check_output(job.output, job.overwrite)
+    backbone = _load(job)
+    sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
+    arrays = row_shapes(job, backbone, sampling, geometry)
+    settings = describe(job, backbone)
+    with open_journal(job.output, settings, arrays, job.overwrite) as journal:
+        remaining = [video for video in job.videos if journal.done(video.id, *file_state(video)) is None]
+        yield Started(
+            model=backbone.name,
+            parameters=sum(parameter.numel() for parameter in backbone.parameters()),
+            device=str(backbone.device),
+            precision=backbone.precision,
+            videos=len(job.videos),
+            resumed=len(job.videos) - len(remaining),
+            bytes=sum(max(0, file_state(video)[0]) for video in remaining),
+            notes=backbone.notes,
+        )
+        cuda = backbone.device.type == "cuda"
+        pipeline = Pipeline(job, backbone, journal, sampling, geometry, job.batch_size or (8 if cuda else 4))
+        # On the CPU the network needs the cores; beside a GPU decoding does.
+        workers = job.workers or (max(1, min(8, (os.cpu_count() or 2) - 1)) if cuda else 1)
+        yield from pipeline.run(remaining, workers)
+        attributes = {
+            **settings,
+            "model": backbone.name,
+            "weights_source": backbone.source,
+            "weights_license": backbone.license,
+            "device": str(backbone.device),
+            "versions": versions(),
+        }
+        journal.publish([video.id for video in job.videos], attributes, backbone.classes if job.logits else ())
+    yield _finished(job.output, begun)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a run would do: the clips of each video, bytes of features, and what cannot be opened."""
+
+    clips: dict[str, int]
+    bytes: int
+    unreadable: dict[str, str]
+
+
+def survey(job: Job) -> Survey:
+    """Count a job's clips from the packets of its videos, without decoding or writing anything."""
+    check_output(job.output, job.overwrite)
+    backbone = _load(job)
+    sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
+    clips: dict[str, int] = {}
+    unreadable: dict[str, str] = {}
+    decoder = DecoderProcess(job.timeout)
+    try:
+        for video in job.videos:
+            decoder.submit(
+                Task(os.fspath(video.path), job.decoder, sampling, geometry, video.start, video.end, count=True)
+            )
+            try:
+                end = decoder.read()
+            except VideoError as error:
+                unreadable[video.id] = f"{type(error).__name__}: {error}"
+                continue
+            if isinstance(end, VideoEnd):
+                clips[video.id] = end.clips
+    finally:
+        decoder.close()
+    per_clip = row_shapes(job, backbone, sampling, geometry).bytes_per_clip()
+    return Survey(clips, sum(clips.values()) * per_clip, unreadable)
+
+
+def extract(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    stage: int | Iterable[int] = (),
+    manifest: str | os.PathLike[str] | None = None,
+    fps: str | float | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    **options: Any,
+) -> Finished:
+    """Extract features of videos into one HDF5 file; what the command line does, as a call.
+
+    `inputs`: directories and files. `stage`: 1 to 4, or several. `options`: the fields of `Job`, as `weights="t-k400"`
+    or `stride=32`. `on_event` is called with every event. Videos that fail are recorded in the file; `failed` of the
+    result counts them. Raises VswinError where the job cannot be done.
+
+        >>> vswin_extract.extract("examples/videos", "out.h5", stage=4)  # doctest: +SKIP
+    """
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    try:
+        job = Job(
+            videos=find(paths, manifest),
+            output=Path(output),
+            stages=parse_stages(stage),
+            fps=parse_fps(fps),
+            **options,
+        )
+    except TypeError as error:
+        raise UsageError(f"extract: {error}") from error
+    for event in run(job):
+        on_event(event)
+    if not isinstance(event, Finished):
+        raise RuntimeError(f"the run ended with {event}")
+    return event
+
+
+def describe(job: Job, backbone: Backbone) -> dict[str, Any]:
+    """The settings that features depend on: written to the file, and compared when a run is continued."""
+    sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
+    settings = {
+        "weights_sha256": backbone.sha256,
+        "variant": asdict(backbone.variant),
+        "sampling": {**asdict(sampling), "stride": sampling.step, "fps": sampling.fps and str(sampling.fps)},
+        "preprocessing": {**asdict(geometry), "mean": backbone.recipe.mean, "std": backbone.recipe.std},
+        "features": {
+            "stages": job.stages,
+            "pool": job.pool,
+            "embedding": job.embedding,
+            "logits": job.logits,
+            "dtype": job.dtype,
+            "compression": job.compression,
+        },
+        "precision": backbone.precision,
+        "decoder": job.decoder,
+    }
+    return json.loads(json.dumps(settings))  # type: ignore[no-any-return]  # as a journal gives it back
+
+
+def versions() -> dict[str, str]:
+    """Versions of this tool and of what it computes with."""
+    found = {"python": platform.python_version()}
+    for package in ("vswin-extract", "torch", "numpy", "av", "decord2", "h5py"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _load(job: Job) -> Backbone:
+    backbone = load_model(job.weights, variant=job.variant, device=job.device, precision=job.precision)
+    if job.logits and not backbone.num_classes:
+        raise UsageError(f"{backbone.name} has no classification head, so --logits has nothing to write")
+    return backbone
+
+
+def _finished(output: Path, begun: float) -> Finished:
+    with open_features(output) as features:
+        statuses = list(features.file["videos_table/status"].asstr()[:])
+        return Finished(
+            output=output,
+            videos=len(features),
+            clips=features.clips,
+            partial=statuses.count("partial"),
+            failed=len(features.failures),
+            seconds=time.monotonic() - begun,
+            bytes=output.stat().st_size,
+        )

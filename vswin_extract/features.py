@@ -1,0 +1,164 @@
+"""Reading an output: videos by id, lazily. Needs h5py alone, neither decoder nor model."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from vswin_extract.errors import UsageError
+
+
+class Rows:
+    """A video's rows of a dataset. Indexing reads what is asked for and nothing else; `np.asarray` reads all."""
+
+    def __init__(self, dataset: h5py.Dataset, first: int, count: int) -> None:
+        self._dataset = dataset
+        self._first = first
+        self.shape: tuple[int, ...] = (count, *dataset.shape[1:])
+        self.dtype: np.dtype[Any] = dataset.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        rows, *rest = index if isinstance(index, tuple) else (index,)
+        count = len(self)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(count)
+            if step < 1:
+                return np.asarray(self)[index]  # type: ignore[no-any-return]
+            where: Any = slice(self._first + start, self._first + max(start, stop), step)
+        elif isinstance(rows, int | np.integer):
+            if not -count <= rows < count:
+                raise IndexError(f"row {rows} of {count}")
+            where = self._first + int(rows) % count
+        else:
+            return np.asarray(self)[index]  # type: ignore[no-any-return]
+        return self._dataset[(where, *rest)]  # type: ignore[no-any-return]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        values = self._dataset[self._first : self._first + len(self)]
+        return np.asarray(values, dtype)
+
+    def __repr__(self) -> str:
+        return f"<Rows {self.shape} {self.dtype}>"
+
+
+class VideoFeatures:
+    """One video's features: attributes `embedding`, `stage1` to `stage4`, `logits` as far as the file has them, and
+    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,)."""
+
+    def __init__(self, video_id: str, file: h5py.File, row: int, first: int, count: int) -> None:
+        self.id = video_id
+        self._file = file
+        self._row = row
+        self._first = first
+        self._count = count
+
+    def __len__(self) -> int:
+        """Clips of the video."""
+        return self._count
+
+    def __getattr__(self, name: str) -> Rows:
+        dataset = self._file.get(f"clips/{name}" if name in ("frames", "times", "valid") else name)
+        if not isinstance(dataset, h5py.Dataset) or name == "classes":
+            raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(self._file))}")
+        return Rows(dataset, self._first, self._count)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The video's row of /videos_table: path, fps, duration in seconds, width, height, status…"""
+        table = self._file["videos_table"]
+        return {name: _plain(table[name][self._row]) for name in table}
+
+    def __repr__(self) -> str:
+        return f"<VideoFeatures {self.id!r}, {self._count} clips of {', '.join(feature_names(self._file))}>"
+
+
+class FeatureFile(Mapping[str, VideoFeatures]):
+    """An output, as a mapping from video id to its features; over all videos, `file` is the h5py.File itself."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        try:
+            self.file = h5py.File(path, "r")
+        except OSError as error:
+            reason = "no such file" if not os.path.exists(path) else "not an HDF5 file, or not a whole one"
+            raise UsageError(f"cannot read {os.fspath(path)}: {reason}") from error
+        if not str(self.file.attrs.get("schema", "")).startswith("vswin-extract/"):
+            self.file.close()
+            raise UsageError(f"{os.fspath(path)} was not written by vswin-extract")
+        table = self.file["videos_table"]
+        ids, firsts, counts = table["id"].asstr()[:], table["first_clip"][:], table["clips"][:]
+        self._videos = {
+            str(video_id): (row, int(first), int(count))
+            for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
+        }
+
+    def __getitem__(self, video_id: str) -> VideoFeatures:
+        return VideoFeatures(video_id, self.file, *self._videos[video_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._videos)
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The root attributes, nested ones as dictionaries: model, sampling, preprocessing, precision…"""
+        return {name: _plain(value) for name, value in self.file.attrs.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The feature datasets in the file: embedding, stage4…"""
+        return feature_names(self.file)
+
+    @property
+    def clips(self) -> int:
+        """Clips of all videos."""
+        return len(self.file["clips/video"])
+
+    @property
+    def failures(self) -> list[dict[str, str]]:
+        """Videos that could not be extracted: id, path, error class, message."""
+        table = {name: column.asstr()[:] for name, column in self.file["failures"].items()}
+        return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self) -> "FeatureFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def feature_names(file: h5py.File) -> list[str]:
+    """Root datasets with a row a clip."""
+    return [name for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "classes"]
+
+
+def open_features(path: str | os.PathLike[str]) -> FeatureFile:
+    """Open an output for reading; `with` or `close()` ends it. Raises UsageError for anything else.
+
+    >>> with open_features("out.h5") as features:  # doctest: +SKIP
+    ...     video = features["clips/a.mp4"]
+    ...     video.stage4[0], video.times[:]
+    """
+    return FeatureFile(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        value = value.decode()
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        return json.loads(value)
+    return value.item() if isinstance(value, np.generic) else value

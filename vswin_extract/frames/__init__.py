@@ -1,0 +1,106 @@
+"""One sequential pass over a video: its frames with their times, upright, in RGB. The seam between decoders.
+
+A decoder is opened on a path, says what stream it found, and yields every frame once, in order. Pixels are converted
+only for frames that are looked at. Decoders run in a process of their own, `frames.worker`, which `frames.process`
+talks to.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from vswin_extract.errors import UsageError
+from vswin_extract.preprocess import Pixels
+
+DecoderName = Literal["pyav", "decord"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The video stream. `fps`: nominal, 0 where unknown. `tick`: seconds between two ticks of its clock."""
+
+    fps: float
+    tick: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame. `time`: when it is shown, in the stream's own seconds; None where the file does not say.
+    `duration` in seconds, 0 where unknown. `rgb()`: (height, width, 3), upright."""
+
+    time: float | None
+    duration: float
+    rgb: Callable[[], Pixels]
+
+
+class Decoder(AbstractContextManager["Decoder"], Protocol):
+    """Opened by its constructor, which raises VideoUnreadable, and closed by `with`.
+
+    Iteration never raises: what cannot be decoded is skipped or ends it, and counts.
+    """
+
+    stream: Stream
+    damaged: int
+    """Packets that could not be decoded so far."""
+    trouble: str
+    """What was wrong with the last of them."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def scan(self) -> Iterable[Frame]:
+        """The same frames as far as packets tell, in order, without decoding any: their pixels cannot be had."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Frame `index` of a video, shown from `start` to `end` seconds after the video's first frame."""
+
+    index: int
+    start: float
+    end: float
+    rgb: Callable[[], Pixels]
+
+
+def not_decoded() -> Pixels:
+    """The `rgb` of frames that were only scanned."""
+    raise TypeError("this frame was scanned, not decoded")
+
+
+def open_decoder(name: str, path: Path) -> Decoder:
+    """Open `path` with a decoder by its name. Raises VideoUnreadable; UsageError for an unknown decoder."""
+    if name == "pyav":
+        from vswin_extract.frames.pyav import PyavDecoder
+
+        return PyavDecoder(path)
+    if name == "decord":
+        from vswin_extract.frames.decord import DecordDecoder
+
+        return DecordDecoder(path)
+    raise UsageError(f"decoder must be one of {', '.join(get_args(DecoderName))}, not {name!r}")
+
+
+def timeline(frames: Iterable[Frame], fps: float) -> Iterator[Shown]:
+    """Frames on one clock: seconds from the first frame, never backwards, each shown until the next begins.
+
+    `fps`: nominal, or 0. A missing time stamp is put one nominal frame after the frame before it. The last frame ends
+    by its own duration, or else lasts as long as the one before it.
+    """
+    nominal = 1 / fps if fps else 0.0
+    origin = 0.0
+    held: Frame | None = None
+    begin, index, lasted = 0.0, 0, nominal
+    for frame in frames:
+        if held is None:
+            origin = frame.time or 0.0
+            held = frame
+            continue
+        at = begin + (lasted or nominal) if frame.time is None else frame.time - origin
+        at = max(at, begin)
+        yield Shown(index, begin, at, held.rgb)
+        lasted = at - begin
+        held, begin, index = frame, at, index + 1
+    if held is not None:
+        yield Shown(index, begin, begin + (held.duration or nominal or lasted), held.rgb)

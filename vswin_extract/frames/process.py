@@ -1,0 +1,197 @@
+"""The parent's side of a decoder's process: tasks in, clips out; watched, replaced when it hangs or dies."""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vswin_extract.errors import VIDEO_ERRORS, DecoderCrash, DecoderTimeout
+from vswin_extract.frames.worker import LENGTH, Header, Task
+from vswin_extract.preprocess import Pixels
+
+log = logging.getLogger(__name__)
+
+Arrival = tuple[Header, Pixels | None] | None
+"""A message, or None where the process ended."""
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """A clip's pixels and what they are.
+
+    `views`: its crops, each (T, size, size, 3) uint8. `frames` [first, end) in source frames, `times` [start, end) in
+    seconds, `valid` frames that are not repeats.
+    """
+
+    index: int
+    views: list[Pixels]
+    frames: tuple[int, int]
+    times: tuple[float, float]
+    valid: int
+
+
+@dataclass(frozen=True)
+class VideoEnd:
+    """The video is over, after `clips`. `frames` were decoded of it, `width` x `height` upright;
+    `damaged` packets were not."""
+
+    width: int
+    height: int
+    clips: int
+    frames: int
+    fps: float
+    duration: float
+    damaged: int
+    trouble: str
+
+
+class DecoderProcess:
+    """Decodes submitted videos one after another, a bounded number of messages ahead of `read`.
+
+    `timeout`: seconds without a message after which a video is given up. `ahead`: messages that may wait; one holds no
+    more pixels than a clip has.
+    """
+
+    def __init__(self, timeout: float, ahead: int = 8) -> None:
+        self.timeout = timeout
+        self.ahead = ahead
+        self.tasks: deque[Task] = deque()
+        self._start()
+
+    def submit(self, task: Task) -> None:
+        """Queue a video. Its clips come out of `read` after those of the videos before it."""
+        self.tasks.append(task)
+        self._write(task)
+
+    def read(self) -> DecodedClip | VideoEnd:
+        """The next clip of the oldest unfinished video, or its end. Raises VideoError, which also ends that video."""
+        while True:
+            try:
+                arrival = self.arrivals.get(timeout=self.timeout)
+            except queue.Empty:
+                self._finish_video()
+                self._restart()
+                raise DecoderTimeout(f"the decoder made no progress for {self.timeout:g} s and was stopped") from None
+            if arrival is None:
+                how = _cause_of_death(self.process.wait())
+                self.chatter.join()
+                words = "".join(f"; its last words: {line}" for line in self.last_words)
+                self._finish_video()
+                self._restart()
+                raise DecoderCrash(f"the decoder's process died: {how}{words}")
+            header, pixels = arrival
+            for frame in () if pixels is None else pixels:
+                self.slots[next(self.numbers)] = frame
+            if "ended" in header:
+                self._finish_video()
+                return VideoEnd(**header["ended"])
+            if "failed" in header:
+                self._finish_video()
+                kind, message = header["failed"]
+                raise VIDEO_ERRORS[kind](message)
+            if clip := header.get("clip"):
+                views = self.tasks[0].geometry.views([self.slots[slot] for slot in clip["slots"]])
+                for slot in [slot for slot in self.slots if slot < clip["oldest"]]:
+                    del self.slots[slot]
+                return DecodedClip(clip["index"], views, tuple(clip["frames"]), tuple(clip["times"]), clip["valid"])
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
+        while self.listener.is_alive():  # it may be waiting for room
+            with contextlib.suppress(queue.Empty):
+                self.arrivals.get(timeout=0.01)
+        self.chatter.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # a task that it did not read any more
+                    pipe.close()
+
+    def _finish_video(self) -> None:
+        self.tasks.popleft()
+        self._forget_frames()
+
+    def _forget_frames(self) -> None:
+        self.slots: dict[int, Pixels] = {}
+        self.numbers = count()
+
+    def _start(self) -> None:
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        # its own process group, so that Ctrl-C reaches us alone; one thread, since processes are the parallelism
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vswin_extract.frames.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            process_group=0,
+        )
+        self.arrivals: queue.Queue[Arrival] = queue.Queue(self.ahead)
+        self._forget_frames()
+        self.last_words: deque[str] = deque(maxlen=1)
+        self.listener = threading.Thread(target=_listen, args=(self.process.stdout, self.arrivals), daemon=True)
+        self.chatter = threading.Thread(target=_log, args=(self.process.stderr, self.last_words), daemon=True)
+        self.listener.start()
+        self.chatter.start()
+
+    def _restart(self) -> None:
+        self.close()
+        self._start()
+        for task in self.tasks:
+            self._write(task)
+
+    def _write(self, task: Task) -> None:
+        if self.process.stdin is not None:
+            try:
+                self.process.stdin.write(task.to_json().encode() + b"\n")
+                self.process.stdin.flush()
+            except BrokenPipeError:
+                log.debug("the decoder's process is gone; `read` will find out")
+
+
+def _listen(pipe: BinaryIO, arrivals: queue.Queue[Arrival]) -> None:
+    """Take messages off the pipe, so that the process can go on while the network computes."""
+    while len(length := pipe.read(LENGTH.size)) == LENGTH.size:
+        encoded = pipe.read(LENGTH.unpack(length)[0])
+        try:
+            header = json.loads(encoded)
+        except ValueError:  # it died while writing
+            break
+        pixels = None
+        if header.get("shape", [0])[0]:
+            pixels = np.empty(header["shape"], np.uint8)
+            if pipe.readinto(pixels.data.cast("B")) < pixels.size:  # type: ignore[attr-defined]
+                break
+        arrivals.put((header, pixels))
+    arrivals.put(None)
+
+
+def _log(pipe: BinaryIO, last_words: deque[str]) -> None:
+    """Native libraries' own words, for whoever wants to see them."""
+    for line in pipe:
+        if text := line.decode(errors="replace").strip():
+            last_words.append(text)
+            log.debug("decoder: %s", text)
+
+
+def _cause_of_death(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"

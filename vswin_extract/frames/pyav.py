@@ -1,0 +1,113 @@
+"""Frames by PyAV (FFmpeg), read packet by packet: the default decoder."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+
+from vswin_extract.errors import VideoUnreadable
+from vswin_extract.frames import Frame, Stream, not_decoded
+from vswin_extract.preprocess import Pixels
+
+# Containers that hold a video and nothing else: no playlists, no scripts, no images, which could point elsewhere.
+FORMATS = (
+    "3g2,3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,"
+    "ogg,rm,vc1,webm,wtv"
+)
+
+
+class PyavDecoder:
+    def __init__(self, path: Path) -> None:
+        # "file:" and an absolute path, so that a name like "a:b.mp4" is no protocol
+        address = "file:" + os.path.abspath(path)
+        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        try:
+            self.container = av.open(address, "r", options=options)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise VideoUnreadable(f"no video container that can be read: {_reason(error)}") from error
+        found = self.container.streams.best("video")
+        if found is None or found.disposition & Disposition.attached_pic:
+            self.container.close()
+            raise VideoUnreadable("no video stream" + (", only cover art" if found else ""))
+        self.video = self.container.streams.video[[s.index for s in self.container.streams.video].index(found.index)]
+        self.video.codec_context.thread_count = 1  # workers are the parallelism
+        self.stream = Stream(fps=float(self.video.average_rate or 0), tick=float(self.video.time_base or 0))
+        self.damaged = 0
+        self.trouble = ""
+
+    def __enter__(self) -> "PyavDecoder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        packets = self.container.demux(self.video)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                decoded = packet.decode()
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError as error:
+                self.damaged += 1
+                self.trouble = _reason(error)
+                if isinstance(error, av.error.InvalidDataError):
+                    continue  # one packet; those behind it may be whole
+                return
+            for frame in decoded:
+                if isinstance(frame, VideoFrame):
+                    yield self._frame(frame)
+
+    def scan(self) -> Iterable[Frame]:
+        clock = float(self.video.time_base or 0)
+        shown = []
+        try:
+            for packet in self.container.demux(self.video):
+                if packet.size and not packet.is_discard:
+                    time = packet.dts if packet.pts is None else packet.pts
+                    shown.append((None if time is None else time * clock, (packet.duration or 0) * clock))
+        except av.error.FFmpegError as error:
+            self.damaged += 1
+            self.trouble = _reason(error)
+        shown.sort(key=lambda frame: frame[0] or 0.0)  # packets come in decoding order
+        return [Frame(time, duration, not_decoded) for time, duration in shown]
+
+    def _frame(self, frame: VideoFrame) -> Frame:
+        clock = float(frame.time_base or self.video.time_base or 0)
+        return Frame(
+            time=None if frame.pts is None else frame.pts * clock,
+            duration=(frame.duration or 0) * clock,
+            rgb=lambda: upright(frame),
+        )
+
+
+def upright(frame: VideoFrame) -> Pixels:
+    """RGB as it is meant to be seen: turned and mirrored by the display matrix, which decoders do not apply.
+
+    The matrix maps stored x, y to shown x', y': x' = a x + c y, y' = b x + d y, and is first of all 16.16 integers
+    a b u c d v. Only quarter turns and mirrors mean anything for pixels.
+    """
+    rgb: Pixels = frame.to_ndarray(format="rgb24", threads=1)  # type: ignore[assignment]
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return rgb
+    a, b, _, c, d, _ = np.frombuffer(cast(bytes, matrix), np.int32)[:6].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return rgb.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's words without the path, which the caller knows."""
+    return str(getattr(error, "strerror", None) or error)

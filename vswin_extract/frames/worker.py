@@ -1,0 +1,277 @@
+"""The decoder's process: reads tasks, decodes, cuts clips, sends frames and clips. Imports no torch.
+
+    standard input     one JSON line a task (`Task`); its end means that nobody wants anything any more
+    standard output    messages: 4 bytes of length, a JSON header, then the pixels of header["shape"] in uint8
+
+A header is one of
+    {"shape": [n, h, w, 3], "clip": {index, slots, oldest, frames, times, valid} or null}
+                n new frames, which fill the next n slots, and a clip made of slots; slots before `oldest` are over
+    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble}}
+    {"failed": [class name, message]}
+    {}          frames were read, though none that a clip shows
+"""
+
+import json
+import os
+import queue
+import stat
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import repeat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vswin_extract.clips import Clip, ClipCutter, Resampler, Sampling
+from vswin_extract.errors import VideoError, VideoMissing, VideoTimestamps, VideoUnreadable
+from vswin_extract.frames import Decoder, Shown, open_decoder, timeline
+from vswin_extract.preprocess import Geometry, Pixels
+
+LENGTH = struct.Struct("<I")
+LONGEST_STILL = 600.0
+"""Seconds that one frame may be shown where time stamps are resampled; behind a longer gap they are not trusted."""
+FRAMES_AT_ONCE = 16
+"""So many new frames are sent at the latest, not only when a clip is whole."""
+HEARTBEAT = 1.0
+"""Seconds after which frames that no clip shows are a message too."""
+
+Header = dict[str, Any]
+Send = Callable[[Header, list[Pixels]], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to be decoded, or its segment from `start` to `end` seconds. `count`: only count its clips."""
+
+    path: str
+    decoder: str
+    sampling: Sampling
+    geometry: Geometry
+    start: float | None = None
+    end: float | None = None
+    count: bool = False
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)  # fps as "30000/1001"
+
+    @classmethod
+    def from_json(cls, line: bytes) -> "Task":
+        read = json.loads(line)
+        fps = read["sampling"]["fps"]
+        read["sampling"] = Sampling(**{**read["sampling"], "fps": fps and Fraction(fps)})
+        read["geometry"] = Geometry(**read["geometry"])
+        return cls(**read)
+
+
+@dataclass
+class Position:
+    """A frame of the (resampled) video: its source frame, when it begins, and where its pixels went, if anywhere."""
+
+    source: int
+    time: float
+    slot: int | None
+
+
+class ClipCounter:
+    """Takes positions and only counts them."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self.seen = 0
+        self.size = (0, 0)
+
+    @property
+    def clips(self) -> int:
+        return self.sampling.count(self.seen)
+
+    def add(self, shown: Shown, begin: float) -> None:
+        self.seen += 1
+
+    def finish(self, end: float) -> None:
+        """Nothing is left to send."""
+
+
+class ClipSender:
+    """Takes positions one by one, converts the frames that clips show, once each, and sends frames and clips."""
+
+    def __init__(self, sampling: Sampling, geometry: Geometry, send: Send) -> None:
+        self.sampling = sampling
+        self.geometry = geometry
+        self.send = send
+        self.cutter = ClipCutter(sampling)
+        self.track: deque[Position] = deque()  # what later clips may show; ends at position cutter.seen - 1
+        self.fresh: list[Pixels] = []
+        self.slots = 0
+        self.size = (0, 0)
+
+    @property
+    def seen(self) -> int:
+        return self.cutter.seen
+
+    @property
+    def clips(self) -> int:
+        return self.cutter.next
+
+    def add(self, shown: Shown, begin: float) -> None:
+        used = self.sampling.uses(self.cutter.seen)
+        previous = self.track[-1] if self.track else None
+        same = previous is not None and previous.source == shown.index
+        position = Position(shown.index, begin, previous.slot if previous and same else None)
+        if used and position.slot is None:
+            self._convert(position, shown)
+        self.last = shown
+        self.track.append(position)
+        for clip in self.cutter.arrived():
+            self._send(clip, end=None)
+        for _ in range(len(self.track) - (self.cutter.seen - self.cutter.oldest)):
+            self.track.popleft()
+        if len(self.fresh) >= FRAMES_AT_ONCE:
+            self._send(None, end=None)
+
+    def finish(self, end: float) -> None:
+        """The video is over; its last position ends at `end` seconds."""
+        if self.track and self.track[-1].slot is None:
+            self._convert(self.track[-1], self.last)  # clips that reach over the end repeat it
+        for clip in self.cutter.ended():
+            self._send(clip, end)
+
+    def _convert(self, position: Position, shown: Shown) -> None:
+        rgb = shown.rgb()
+        if not self.slots:
+            self.size = rgb.shape[1], rgb.shape[0]
+        pixels = self.geometry.apply(rgb)
+        if self.fresh and pixels.shape != self.fresh[0].shape:  # the resolution changed midway
+            self._send(None, end=None)
+        self.fresh.append(pixels)
+        position.slot = self.slots
+        self.slots += 1
+
+    def _send(self, clip: Clip | None, end: float | None) -> None:
+        header: Header = {"shape": [len(self.fresh), *self.fresh[0].shape] if self.fresh else [0], "clip": None}
+        if clip is not None:
+            base = self.cutter.seen - len(self.track)
+            behind = clip.end - base
+            header["clip"] = {
+                "index": clip.index,
+                "slots": [self.track[p - base].slot for p in clip.positions],
+                "oldest": next((p.slot for p in self._later(base) if p.slot is not None), self.slots),
+                "frames": [self.track[clip.first - base].source, self.track[clip.end - 1 - base].source + 1],
+                "times": [
+                    self.track[clip.first - base].time,
+                    self.track[behind].time if behind < len(self.track) else end,
+                ],
+                "valid": clip.valid,
+            }
+        self.send(header, self.fresh)
+        self.fresh = []
+
+    def _later(self, base: int) -> Iterator[Position]:
+        """The positions that clips to come may show."""
+        for position in range(max(self.cutter.oldest, base), self.cutter.seen):
+            yield self.track[position - base]
+
+
+def decode(task: Task, send: Send) -> None:
+    """Decode one video and send all of it. Raises VideoError."""
+    path = Path(task.path)
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)  # opening a FIFO would wait for ever
+    except OSError as error:
+        raise VideoMissing(f"cannot be opened: {error.strerror}") from error
+    if not regular:
+        raise VideoMissing("is not a regular file")
+    with open_decoder(task.decoder, path) as decoder:
+        counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send)
+        send({"ended": cut(decoder, task, counter if task.count else sender, send)}, [])
+
+
+def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender, send: Send) -> Header:
+    """Cut the frames that are shown between the task's start and end into clips; what the video turned out to be."""
+    origin = task.start or 0.0
+    tolerance = min(decoder.stream.tick / 2, 0.0005)
+    fps = task.sampling.fps
+    resampler = Resampler(fps, decoder.stream.tick) if fps else None
+    first: Shown | None = None
+    last: Shown | None = None
+    beat = time.monotonic()
+    for shown in timeline(decoder.scan() if task.count else decoder, decoder.stream.fps):
+        if time.monotonic() - beat > HEARTBEAT:
+            send({}, [])
+            beat = time.monotonic()
+        if task.end is not None and shown.start >= task.end - tolerance:
+            break
+        last = shown
+        if task.start and shown.end <= task.start + tolerance:
+            continue
+        first = first or shown
+        if resampler is None or fps is None:
+            clips.add(shown, shown.start)
+            continue
+        if shown.end - shown.start > LONGEST_STILL:
+            raise VideoTimestamps(
+                f"time stamps jump from {shown.start:.3f} s to {shown.end:.3f} s at frame {shown.index + 1}, "
+                "too far to resample; extract it without --fps"
+            )
+        for _ in repeat(None, resampler.repeats(min(shown.end, task.end or shown.end) - origin)):
+            clips.add(shown, origin + float(clips.seen / fps))
+    if last is None:
+        why = f": {decoder.trouble}" if decoder.trouble else ""
+        raise VideoUnreadable(f"no frame of it decodes ({decoder.damaged} damaged packets{why})")
+    if first is None:
+        raise VideoUnreadable(f"it ends at {last.end:.3f} s, before its segment starts at {origin:.3f} s")
+    if not clips.seen:  # shorter than one period of fps
+        clips.add(first, origin)
+    end = min(last.end, task.end) if task.end is not None and resampler else last.end
+    clips.finish(end)
+    frames, duration = last.index + 1 - first.index, last.end - first.start
+    measured = frames / duration if duration else 0.0
+    nominal = decoder.stream.fps
+    return {
+        "width": clips.size[0],
+        "height": clips.size[1],
+        "clips": clips.clips,
+        "frames": frames,
+        # containers with a coarse clock make the measured rate of a constant one a little off
+        "fps": nominal if nominal and abs(measured - nominal) < 0.01 * nominal else measured,
+        "duration": duration,
+        "damaged": decoder.damaged,
+        "trouble": decoder.trouble,
+    }
+
+
+def serve(tasks: BinaryIO, messages: BinaryIO) -> None:
+    """Work through tasks until there are no more. When their source closes, whatever is being decoded is given up."""
+
+    def send(header: Header, pixels: list[Pixels]) -> None:
+        encoded = json.dumps(header).encode()
+        messages.write(LENGTH.pack(len(encoded)) + encoded)
+        for frame in pixels:
+            messages.write(frame.data)
+        messages.flush()
+
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in tasks:
+            waiting.put(line)
+        os._exit(0)  # the parent is gone, or done with us
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        task = Task.from_json(waiting.get())
+        try:
+            decode(task, send)
+        except VideoError as error:
+            send({"failed": [type(error).__name__, str(error)]}, [])
+
+
+if __name__ == "__main__":
+    # Native libraries print where they like: keep the message pipe to ourselves, give them standard error.
+    pipe = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, pipe)

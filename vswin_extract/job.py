@@ -1,0 +1,156 @@
+"""One frozen value that says everything about a run, and the events that a run yields."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, get_args
+
+from vswin_extract.backbone import Pool, Precision
+from vswin_extract.clips import Align, Sampling, Tail
+from vswin_extract.errors import UsageError
+from vswin_extract.frames import DecoderName
+from vswin_extract.preprocess import Crop, Geometry, Recipe
+from vswin_extract.store import Compression, VideoRecord
+from vswin_extract.videos import Video
+from vswin_extract.weights import BUNDLED
+
+Dtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs. What is None follows from the weights' recipe or from the device.
+
+    `stages`: maps to write, 1 to 4. `pool`: keep their maps, or average over space or all. `embedding`: write it, which
+    needs all four stages. Raises UsageError.
+    """
+
+    videos: tuple[Video, ...]
+    output: Path
+    weights: str = BUNDLED
+    variant: str | None = None
+    stages: tuple[int, ...] = ()
+    pool: Pool = "none"
+    embedding: bool = True
+    logits: bool = False
+    dtype: Dtype = "float32"
+    compression: Compression = "none"
+    clip_len: int | None = None
+    frame_interval: int | None = None
+    stride: int | None = None
+    fps: Fraction | None = None
+    align: Align = "start"
+    tail: Tail = "pad"
+    size: int | None = None
+    resize: int | None = None
+    crop: Crop = "center"
+    decoder: DecoderName = "pyav"
+    workers: int | None = None
+    timeout: float = 60.0
+    device: str = "auto"
+    precision: Precision = "auto"
+    batch_size: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not set(self.stages) <= {1, 2, 3, 4} or len(set(self.stages)) < len(self.stages):
+            raise UsageError(f"stages are 1 to 4, each once, not {', '.join(map(str, self.stages))}")
+        if not (self.stages or self.embedding or self.logits):
+            raise UsageError("nothing to write: name a stage, or leave the embedding on")
+        for name, kind in (
+            ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("precision", Precision),
+            ("decoder", DecoderName),
+        ):  # fmt: skip
+            if getattr(self, name) not in get_args(kind):
+                raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
+        for name in ("batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', '-')} must be at least 1, not {value}")
+        if not self.timeout > 0:
+            raise UsageError(f"timeout must be more than 0 seconds, not {self.timeout:g}")
+        if self.crop == "three" and self.stages and self.pool == "none":
+            raise UsageError(
+                "the features of three crops are averaged, which a map in space does not allow; "
+                "add --pool space or --pool all"
+            )
+        self.sampling(Recipe())
+        self.geometry(Recipe())
+
+    def sampling(self, recipe: Recipe) -> Sampling:
+        """How to cut clips, with what the recipe says where the job does not."""
+        return Sampling(
+            clip_len=recipe.clip_len if self.clip_len is None else self.clip_len,
+            frame_interval=recipe.frame_interval if self.frame_interval is None else self.frame_interval,
+            stride=self.stride,
+            fps=self.fps,
+            align=self.align,
+            tail=self.tail,
+        )
+
+    def geometry(self, recipe: Recipe) -> Geometry:
+        """Which pixels. A new size keeps the recipe's proportion of crop to short side."""
+        size = recipe.size if self.size is None else self.size
+        resize = round(recipe.resize * size / recipe.size) if self.resize is None else self.resize
+        return Geometry(size=size, resize=resize, crop=self.crop)
+
+
+@dataclass(frozen=True)
+class Started:
+    """The model is loaded. `notes` are for the user; `resumed` of `videos` were done by an earlier run."""
+
+    model: str
+    parameters: int
+    device: str
+    precision: str
+    videos: int
+    resumed: int
+    bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClipsDone:
+    """So many more clips went through the network."""
+
+    clips: int
+
+
+@dataclass(frozen=True)
+class VideoDone:
+    """A video is through and kept, or failed: see `record.status`. `bytes` is the size of its file."""
+
+    record: VideoRecord
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The output is complete. The counts are of all its videos, those of an earlier run included."""
+
+    output: Path
+    videos: int
+    clips: int
+    partial: int
+    failed: int
+    seconds: float
+    bytes: int
+
+
+Event = Started | ClipsDone | VideoDone | Finished
+
+
+def parse_fps(text: str | float | None) -> Fraction | None:
+    """A frame rate as people write it: 15, 29.97, 30000/1001. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return Fraction(str(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"fps must be a number or a fraction like 30000/1001, not {text!r}") from error
+
+
+def parse_stages(stages: int | Iterable[int]) -> tuple[int, ...]:
+    """One stage or several, in order."""
+    return tuple(sorted({stages} if isinstance(stages, int) else set(stages)))

@@ -1,0 +1,151 @@
+"""Which videos a run covers, and what each is called: directories, files, manifests and lists."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vswin_extract.errors import UsageError
+
+EXTENSIONS = frozenset(
+    ".3gp .asf .avi .flv .gif .h264 .hevc .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)
+"""What counts as a video when a directory is walked. A file named by itself may be called anything."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video, or the segment [start, end) of one in seconds. `id` is unique within a run."""
+
+    id: str
+    path: Path
+    start: float | None = None
+    end: float | None = None
+
+
+def find(
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    manifest: str | os.PathLike[str] | None = None,
+    listed: Iterable[str] = (),
+) -> tuple[Video, ...]:
+    """The videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's rows, and
+    `listed` paths. Raises UsageError for what is not there, for nothing at all, and where two videos get one id."""
+    videos = [video for path in inputs for video in _from_input(Path(path))]
+    if manifest is not None:
+        videos += _from_manifest(Path(manifest))
+    videos += [_from_path(line.rstrip("\r\n"), Path()) for line in listed if line.strip()]
+    if not videos:
+        raise UsageError("no videos: name a directory, files or a --manifest")
+    unique: dict[str, Video] = {}
+    for video in videos:
+        _check_id(video)
+        other = unique.setdefault(video.id, video)
+        same_file = os.path.abspath(other.path) == os.path.abspath(video.path)
+        if not same_file or (other.start, other.end) != (video.start, video.end):
+            raise UsageError(
+                f"two videos would get the id {video.id!r}: {other.path} and {video.path}; "
+                "name a directory above both, or give ids in a --manifest"
+            )
+    _check_nesting(unique)
+    return tuple(unique.values())
+
+
+def _from_input(path: Path) -> Iterator[Video]:
+    if path.is_dir():
+        found = [Video(file.relative_to(path).as_posix(), file) for file in _walk(path)]
+        if not found:
+            raise UsageError(f"no videos in {path}: looked for {' '.join(sorted(EXTENSIONS))}")
+        yield from found
+    elif os.path.lexists(path):
+        yield Video(path.name, path)
+    else:
+        raise UsageError(f"no such file or directory: {path}")
+
+
+def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Video files below `directory`, sorted by path. Links are followed, but never back into a directory above."""
+    here = directory.stat()
+    if (here.st_dev, here.st_ino) in above:
+        return
+    above |= {(here.st_dev, here.st_ino)}
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise UsageError(f"cannot list {directory}: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith("."):  # hidden, as ._name.mp4 that macOS leaves on other file systems
+            continue
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), above)
+        elif Path(entry.name).suffix.lower() in EXTENSIONS:
+            yield Path(entry.path)
+
+
+def _from_manifest(manifest: Path) -> Iterator[Video]:
+    """Rows of a .csv or .tsv with the columns path[,id,start,end]; relative paths start at the manifest's directory."""
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(manifest.suffix.lower())
+    if delimiter is None:
+        raise UsageError(f"manifest {manifest} must end in .csv or .tsv")
+    try:
+        text = manifest.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the manifest {manifest}: {error}") from error
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        columns = set(rows.fieldnames or ())
+        unknown = columns - {"path", "id", "start", "end"}
+        if "path" not in columns or unknown:
+            raise UsageError(
+                f"manifest {manifest} must begin with the column names path[,id,start,end], not "
+                f"{delimiter.join(rows.fieldnames or ('nothing',))!r}"
+            )
+        for row in rows:
+            where = f"{manifest}, line {rows.line_num}"
+            if not row["path"] or None in row:
+                raise UsageError(f"{where}: needs a path, and no more than the {len(columns)} columns named above")
+            start, end = (_seconds(row.get(column), column, where) for column in ("start", "end"))
+            if end is not None and end <= (start or 0.0):
+                raise UsageError(f"{where}: end {end:g} is not after start {start or 0:g}")
+            video = _from_path(row["path"], manifest.parent)
+            yield Video(row.get("id") or video.id, video.path, start, end)
+    except csv.Error as error:
+        raise UsageError(f"{manifest}, line {rows.line_num}: {error}") from error
+
+
+def _seconds(text: str | None, column: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{where}: {column} must be seconds, 0 or more, not {text!r}")
+    return value
+
+
+def _from_path(path: str, base: Path) -> Video:
+    """A listed path. Its id is the path as written, less a leading slash or steps up."""
+    name = os.path.normpath(path).replace(os.sep, "/").lstrip("/")
+    while name.startswith("../"):
+        name = name[3:]
+    return Video(name, base / path)
+
+
+def _check_id(video: Video) -> None:
+    parts = video.id.split("/")
+    if not video.id or "\0" in video.id or any(part in ("", ".", "..") for part in parts):
+        raise UsageError(
+            f"{video.id!r} cannot be the id of {video.path}: an id is a relative path without '..' or empty parts; "
+            "give one in a --manifest"
+        )
+
+
+def _check_nesting(videos: dict[str, Video]) -> None:
+    """No id may be the directory of another, since both would be groups of one name."""
+    for name in videos:
+        for cut in range(len(name)):
+            if name[cut] == "/" and name[:cut] in videos:
+                raise UsageError(f"{name[:cut]!r} and {name!r} cannot both be ids: one lies inside the other")
