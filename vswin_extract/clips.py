@@ -61,10 +61,15 @@ class Sampling:
         """The stride in force."""
         return self.span if self.stride is None else self.stride
 
+    @property
+    def _half(self) -> int:
+        """From the start of a clip to its centre."""
+        return self.clip_len // 2 * self.frame_interval
+
     def start(self, k: int) -> int:
         """Where clip k starts on the regular grid; negative where a centred clip reaches over the beginning."""
         if self.align == "center":  # as mmaction2's UntrimmedSampleFrames
-            return self.step // 2 + k * self.step - self.clip_len // 2 * self.frame_interval
+            return self.step // 2 + k * self.step - self._half
         return k * self.step
 
     def count(self, n: int) -> int:
@@ -82,7 +87,9 @@ class Sampling:
     def clip(self, k: int, n: int) -> "Clip":
         """Clip `k` of a video of `n` positions."""
         start = self.start(k)
-        if self.tail == "shift" and k > 0:
+        if self.align == "center":
+            start = min(start, n - 1 - self._half)  # a video that ends before the first centre
+        elif self.tail == "shift" and k > 0:
             start = min(start, n - self.span)
         picked = range(start, start + self.span, self.frame_interval)
         return Clip(
@@ -95,8 +102,8 @@ class Sampling:
 
     def uses(self, position: int) -> bool:
         """Whether some clip may show this position, the last of the video apart. False saves the frame's pixels."""
-        if position == 0 or self.tail == "shift":  # repeated by centred clips; anywhere, once the end is known
-            return True
+        if self.tail == "shift" or (self.align == "center" and position <= self.step // 2):
+            return True  # where such a clip lies is known with the video's end only
         latest = (position - self.start(0)) // self.step
         offset = position - self.start(latest)
         while offset < self.span and latest >= 0:
@@ -131,7 +138,7 @@ class ClipCutter:
     @property
     def oldest(self) -> int:
         """The oldest position that a later clip may still show."""
-        upcoming = self.sampling.start(self.next)
+        upcoming = self.sampling.clip(self.next, self.seen).first if self.seen else 0
         if self.sampling.tail == "shift":  # the last clip steps back to end on the last frame
             upcoming = min(upcoming, self.seen - self.sampling.span)
         return max(0, min(upcoming, self.seen - 1))

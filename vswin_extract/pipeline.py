@@ -187,7 +187,7 @@ class Pipeline:
         record = VideoRecord(
             id=video.id,
             path=os.fspath(video.path),
-            status="partial" if end.damaged else "ok",
+            status="partial" if end.trouble else "ok",
             clips=part.rows,
             fps=end.fps,
             frames=end.frames,
@@ -198,7 +198,7 @@ class Pipeline:
             mtime=passage.mtime,
             start=video.start,
             end=video.end,
-            message=f"{end.damaged} damaged packets: {end.trouble}" if end.damaged else "",
+            message=f"{end.trouble} ({end.damaged} damaged packets)" if end.trouble else "",
         )
         self.journal.commit(record)
         return VideoDone(record, max(passage.size, 0))

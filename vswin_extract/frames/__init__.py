@@ -19,10 +19,12 @@ DecoderName = Literal["pyav", "decord"]
 
 @dataclass(frozen=True)
 class Stream:
-    """The video stream. `fps`: nominal, 0 where unknown. `tick`: seconds between two ticks of its clock."""
+    """The video stream. `fps`: nominal, 0 where unknown. `tick`: seconds between two ticks of its clock. `declared`:
+    seconds that it should last, 0 where nothing can be relied on to say so."""
 
     fps: float
     tick: float
+    declared: float = 0.0
 
 
 @dataclass(frozen=True)

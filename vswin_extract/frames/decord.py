@@ -1,11 +1,14 @@
 """Frames by decord, read in sequence, for those who must reproduce features made with it."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.frames import Frame, Stream, not_decoded
+from vswin_extract.preprocess import Pixels
 
 
 class DecordDecoder:
@@ -43,7 +46,16 @@ class DecordDecoder:
                 self.damaged += 1
                 self.trouble = str(error).strip().splitlines()[-1]
                 return
-            yield Frame(time=begin, duration=end - begin, rgb=frame.asnumpy)
+            yield Frame(time=begin, duration=end - begin, rgb=partial(_rgb, frame))
 
     def scan(self) -> Iterable[Frame]:
         return [Frame(begin, end - begin, not_decoded) for begin, end in self.times]
+
+
+def _rgb(frame: Any) -> Pixels:
+    """A decord array as (height, width, 3): of narrow frames it takes the padding of rows for channels (decord #336)."""
+    pixels: Pixels = frame.asnumpy()
+    height, width, channels = pixels.shape
+    if channels == 3:
+        return pixels
+    return pixels.reshape(height, width * channels)[:, : width * 3].reshape(height, width, 3)

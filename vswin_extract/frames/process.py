@@ -45,7 +45,7 @@ class DecodedClip:
 @dataclass(frozen=True)
 class VideoEnd:
     """The video is over, after `clips`. `frames` were decoded of it, `width` x `height` upright;
-    `damaged` packets were not."""
+    `damaged` packets were not. `trouble`: what is wrong with it, empty where it is whole."""
 
     width: int
     height: int

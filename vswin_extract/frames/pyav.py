@@ -1,6 +1,7 @@
 """Frames by PyAV (FFmpeg), read packet by packet: the default decoder."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,10 @@ FORMATS = (
     "3g2,3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,"
     "ogg,rm,vc1,webm,wtv"
 )
+LOSSY_ENDS = frozenset(("matroska", "webm", "avi", "flv", "asf"))
+"""Formats whose reader takes a cut or a hole for the end."""
+TRIES = 16
+"""Errors in a row after which nothing more is read from a damaged file."""
 
 
 class PyavDecoder:
@@ -37,7 +42,11 @@ class PyavDecoder:
             raise VideoUnreadable("no video stream" + (", only cover art" if found else ""))
         self.video = self.container.streams.video[[s.index for s in self.container.streams.video].index(found.index)]
         self.video.codec_context.thread_count = 1  # workers are the parallelism
-        self.stream = Stream(fps=float(self.video.average_rate or 0), tick=float(self.video.time_base or 0))
+        self.stream = Stream(
+            fps=float(self.video.average_rate or 0),
+            tick=float(self.video.time_base or 0),
+            declared=self._declared(),
+        )
         self.damaged = 0
         self.trouble = ""
 
@@ -50,36 +59,55 @@ class PyavDecoder:
         self.container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        packets = self.container.demux(self.video)
-        while True:
+        for packet in self._packets():
+            if packet.is_corrupt:
+                self.damaged += 1
+                self.trouble = "packets were lost or damaged"
             try:
-                packet = next(packets, None)
-                if packet is None:
-                    return
                 decoded = packet.decode()
             except av.error.EOFError:
                 return
-            except av.error.FFmpegError as error:
+            except av.error.FFmpegError as error:  # this packet; those behind it may be whole
                 self.damaged += 1
                 self.trouble = _reason(error)
-                if isinstance(error, av.error.InvalidDataError):
-                    continue  # one packet; those behind it may be whole
-                return
+                continue
             for frame in decoded:
                 if isinstance(frame, VideoFrame):
                     yield self._frame(frame)
 
+    def _packets(self) -> Iterator[av.Packet]:
+        """Packets of the stream, and the empty one that flushes the decoder; over damage as long as some more come."""
+        futile = 0
+        while futile < TRIES:
+            try:
+                for packet in self.container.demux(self.video):
+                    futile = 0
+                    yield packet
+                return
+            except av.error.FFmpegError as error:
+                self.damaged += 1
+                self.trouble = _reason(error)
+                futile += 1
+
+    def _declared(self) -> float:
+        """Seconds, by formats that can end early without an error, and say how long they should be."""
+        if not LOSSY_ENDS & set(self.container.format.name.split(",")):
+            return 0.0
+        if self.video.duration:
+            return float(self.video.duration * (self.video.time_base or 0))
+        tag = self.video.metadata.get("DURATION", "")
+        if clock := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tag):
+            return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
+        alone = len(self.container.streams) == 1  # else it may be another stream's
+        return self.container.duration / av.time_base if alone and self.container.duration else 0.0
+
     def scan(self) -> Iterable[Frame]:
         clock = float(self.video.time_base or 0)
         shown = []
-        try:
-            for packet in self.container.demux(self.video):
-                if packet.size and not packet.is_discard:
-                    time = packet.dts if packet.pts is None else packet.pts
-                    shown.append((None if time is None else time * clock, (packet.duration or 0) * clock))
-        except av.error.FFmpegError as error:
-            self.damaged += 1
-            self.trouble = _reason(error)
+        for packet in self._packets():
+            if packet.size and not packet.is_discard:
+                time = packet.dts if packet.pts is None else packet.pts
+                shown.append((None if time is None else time * clock, (packet.duration or 0) * clock))
         shown.sort(key=lambda frame: frame[0] or 0.0)  # packets come in decoding order
         return [Frame(time, duration, not_decoded) for time, duration in shown]
 

@@ -226,6 +226,10 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender, send: Sen
         raise VideoUnreadable(f"it ends at {last.end:.3f} s, before its segment starts at {origin:.3f} s")
     if not clips.seen:  # shorter than one period of fps
         clips.add(first, origin)
+    trouble = decoder.trouble
+    missing = decoder.stream.declared - last.end
+    if (task.end is None or last.end < task.end) and missing > max(0.5, 0.05 * decoder.stream.declared):
+        trouble = f"it ends after {last.end:.2f} of the {decoder.stream.declared:.2f} s that it declares"
     end = min(last.end, task.end) if task.end is not None and resampler else last.end
     clips.finish(end)
     frames, duration = last.index + 1 - first.index, last.end - first.start
@@ -240,7 +244,7 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender, send: Sen
         "fps": nominal if nominal and abs(measured - nominal) < 0.01 * nominal else measured,
         "duration": duration,
         "damaged": decoder.damaged,
-        "trouble": decoder.trouble,
+        "trouble": trouble,
     }
 
 

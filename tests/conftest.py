@@ -1,0 +1,60 @@
+"""What several test files use: the command line as a user calls it, and small weights."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vswin_extract import checkpoints
+from vswin_extract.preprocess import Recipe
+from vswin_extract.swin3d import VideoSwin
+from vswin_extract.variants import VARIANTS
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn nano weights with three classes, whose recipe makes clips of 8 frames of 32 x 32: quick to compute."""
+    network = VideoSwin(VARIANTS["nano"], 3)
+    network.init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():  # larger than a training would begin with, so that features differ
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    recipe = Recipe(size=32, resize=32, clip_len=8, frame_interval=2)
+    checkpoints.save(path, network.state_dict(), VARIANTS["nano"], recipe, ["one", "two", "three"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty weights cache."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def environment(cache: Path) -> dict[str, str]:
+    """No terminal, nothing of the user's own."""
+    return {**os.environ, "VSWIN_WEIGHTS_DIR": str(cache), "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+@pytest.fixture(scope="session")
+def run(environment: dict[str, str]) -> Run:
+    """`run("vswin", "inspect", path)`: a console script in a process of its own, as a shell would start it."""
+
+    def call(command: str, *arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+        script = Path(sys.executable).with_name(command)
+        options.setdefault("timeout", 120)
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [str(script), *map(str, arguments)], capture_output=True, text=True, env=environment, **options
+        )
+
+    return call

@@ -1,0 +1,79 @@
+"""Videos whose frames say their own number: sixteen black or white cells in the middle square of the picture.
+
+The corner cells tell which way up it is (white at the top left, black elsewhere); the others are the bits of the number.
+"""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vswin_extract.preprocess import Pixels
+
+CORNERS = (0, 3, 12, 15)
+BITS = tuple(cell for cell in range(16) if cell not in CORNERS)
+
+
+def draw(number: int, width: int, height: int) -> Pixels:
+    """The frame with this number, below 4096: (height, width, 3)."""
+    cells = np.full(16, 16, np.uint8)
+    cells[0] = 235
+    for bit, cell in enumerate(BITS):
+        cells[cell] = 235 if number >> bit & 1 else 16
+    side = min(width, height) // 4
+    frame = np.full((height, width, 3), 90, np.uint8)
+    top, left = (height - 4 * side) // 2, (width - 4 * side) // 2
+    square = cells.reshape(4, 4).repeat(side, 0).repeat(side, 1)
+    frame[top : top + 4 * side, left : left + 4 * side] = square[..., None]
+    return frame
+
+
+def read(picture: Pixels) -> int:
+    """The number of a square picture; -1 where it is not upright."""
+    side = picture.shape[0] // 4
+    inner = slice(side // 4, side - side // 4)
+    cells = picture.mean(-1).reshape(4, side, 4, side)[:, inner, :, inner].mean((1, 3)).flatten() > 125
+    if not cells[0] or cells[[3, 12, 15]].any():
+        return -1
+    return sum(int(cells[cell]) << bit for bit, cell in enumerate(BITS))
+
+
+def write(
+    path: Path,
+    count: int,
+    rate: Fraction | int = 30,
+    ticks: Sequence[int] | None = None,
+    clock: Fraction = Fraction(1, 1000),
+    codec: str = "libx264",
+    size: tuple[int, int] = (96, 64),
+    rotation: int = 0,
+    options: dict[str, str] | None = None,
+    first: int = 0,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Frames first, first + 1… at a constant `rate`, or at `ticks` of `clock`."""
+    pictures: Iterable[Pixels] = (draw(first + number, *size) for number in range(count))
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        if codec == "libx264":
+            stream.codec_context.options = {"crf": "12", "preset": "ultrafast", **(options or {})}
+        if ticks is not None:
+            stream.codec_context.time_base = clock
+            stream.time_base = clock
+        if rotation:
+            stream.set_display_rotation(rotation)
+            # stored lying, so that turning it by `rotation` degrees (counterclockwise) sets it upright
+            pictures = [np.ascontiguousarray(np.rot90(picture, -rotation // 90)) for picture in pictures]
+            stream.height, stream.width = pictures[0].shape[:2]
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if ticks is not None:
+                frame.time_base = clock
+                frame.pts = ticks[number]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path

@@ -1,0 +1,317 @@
+"""Frames that say their own number, through the decoder's process: which reach the model, and when they are shown."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numbered
+import pytest
+
+from vswin_extract.clips import Sampling
+from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoMissing, VideoTimestamps, VideoUnreadable
+from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.frames.worker import Task
+from vswin_extract.preprocess import Geometry
+
+SMALL = Geometry(64, 64)
+VFR = [0, 40, 50, 200, 1000, 1010, 1300, 1340, 1500, 1533, 2000, 2600]
+"""Milliseconds at which the frames of the variable video begin; the last lasts as encoders make it."""
+
+Read = tuple[list[DecodedClip], VideoEnd]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[DecoderProcess]:
+    process = DecoderProcess(timeout=20)
+    yield process
+    process.close()
+
+
+def read_video(process: DecoderProcess, task: Task) -> Read:
+    process.submit(task)
+    clips = []
+    while True:
+        arrived = process.read()
+        if isinstance(arrived, VideoEnd):
+            return clips, arrived
+        clips.append(arrived)
+
+
+def numbers(clip: DecodedClip) -> list[int]:
+    return [numbered.read(frame) for frame in clip.views[0]]
+
+
+def task(path: Path, sampling: Sampling, decoder: str = "pyav", **more: float) -> Task:
+    return Task(str(path), decoder, sampling, SMALL, **more)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("numbered")
+    return {
+        "mp4": numbered.write(folder / "a.mp4", 50),
+        "mkv": numbered.write(folder / "a.mkv", 40, rate=Fraction(24000, 1001), options={"g": "7", "bf": "2"}),
+        "webm": numbered.write(folder / "a.webm", 30, rate=25, codec="libvpx"),
+        "avi": numbered.write(folder / "a.avi", 30, rate=Fraction(25, 2), codec="mpeg4"),
+        "ts": numbered.write(folder / "a.ts", 40),
+        "gif-like": numbered.write(folder / "one.mp4", 1),
+        "vfr": numbered.write(folder / "vfr.mp4", len(VFR), ticks=VFR),
+        "late": numbered.write(folder / "late.mkv", 30, rate=25, ticks=[5000 + 40 * i for i in range(30)]),
+        "portrait": numbered.write(folder / "portrait.mp4", 20, size=(64, 112)),
+    }
+
+
+@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "webm", "avi", "portrait", "gif-like", "late"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(4, 3, 5),
+        Sampling(4, 3, 5, tail="drop"),
+        Sampling(4, 3, 5, tail="shift"),
+        Sampling(4, 3, 5, align="center"),
+        Sampling(5, 1, 23),
+        Sampling(3, 2, 2, align="center"),
+    ],
+    ids=str,
+)
+def test_every_clip_shows_the_frames_that_it_says(
+    decoder: DecoderProcess, videos: dict[str, Path], kind: str, sampling: Sampling, name: str
+) -> None:
+    clips, end = read_video(decoder, task(videos[kind], sampling, name))
+    n = {"mp4": 50, "mkv": 40, "portrait": 20, "gif-like": 1}.get(kind, 30)
+    rate = {"mkv": 24000 / 1001, "webm": 25, "avi": 12.5, "late": 25}.get(kind, 30)
+    rounding = 0.0011 if kind in ("mkv", "webm", "late") else 1e-6  # Matroska's clock has milliseconds
+    assert (end.frames, end.clips, end.damaged) == (n, sampling.count(n), 0)
+    assert end.fps == pytest.approx(rate, rel=1e-3)
+    assert end.duration == pytest.approx(n / rate, abs=rounding)
+    assert len(clips) == sampling.count(n)
+    for clip, expected in zip(clips, (sampling.clip(k, n) for k in range(len(clips))), strict=True):
+        assert clip.index == expected.index
+        assert numbers(clip) == list(expected.positions)
+        assert clip.frames == (expected.first, expected.end)
+        assert clip.valid == expected.valid
+        assert clip.times == pytest.approx((expected.first / rate, expected.end / rate), abs=rounding)
+
+
+@pytest.mark.parametrize("name", ["pyav", "decord"])
+def test_times_of_a_variable_frame_rate_are_its_time_stamps(
+    decoder: DecoderProcess, videos: dict[str, Path], name: str
+) -> None:
+    clips, end = read_video(decoder, task(videos["vfr"], Sampling(2, 2, 3), name))
+    assert [numbers(clip) for clip in clips] == [[0, 2], [3, 5], [6, 8], [9, 11]]
+    assert [clip.times[0] for clip in clips] == pytest.approx([0, 0.2, 1.3, 1.533], abs=1e-4)
+    assert [clip.times[1] for clip in clips[:3]] == pytest.approx([1.0, 1.34, 2.0], abs=1e-4)
+    assert clips[-1].times[1] == end.duration > 2.6
+
+
+@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("fps", [Fraction(10), Fraction(30), Fraction("2.5"), Fraction(30000, 1001)])
+def test_resampling_a_variable_frame_rate_shows_what_was_on_screen(
+    decoder: DecoderProcess, videos: dict[str, Path], name: str, fps: Fraction
+) -> None:
+    sampling = Sampling(4, 1, 4, fps=fps)
+    clips, end = read_video(decoder, task(videos["vfr"], sampling, name))
+    duration = end.duration
+    shown = [number for clip in clips for number in numbers(clip)[: clip.valid]]
+    assert len(shown) == int(np.ceil(duration * float(fps) - 1e-2))
+    for k, number in enumerate(shown):
+        millisecond = 1000 * k / float(fps)
+        near = min(abs(millisecond - begin) for begin in VFR)
+        if near > 1 or near == 0:
+            assert number == max(i for i, begin in enumerate(VFR) if begin <= millisecond), k
+    for k, clip in enumerate(clips):
+        assert clip.times[0] == pytest.approx(4 * k / float(fps))
+        assert clip.times[1] == pytest.approx(min(4 * (k + 1) / float(fps), duration))
+        real = numbers(clip)[: clip.valid]
+        assert clip.frames == (real[0], real[-1] + 1)
+
+
+def test_a_segment_holds_what_is_shown_in_it(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
+    clips, end = read_video(decoder, task(videos["mp4"], Sampling(5, 1, 5), start=0.5, end=1.0))
+    assert [numbers(clip) for clip in clips] == [list(range(15, 20)), list(range(20, 25)), list(range(25, 30))]
+    assert [clip.frames for clip in clips] == [(15, 20), (20, 25), (25, 30)]
+    assert clips[0].times == pytest.approx((0.5, 20 / 30))
+    assert (end.frames, end.duration) == (15, pytest.approx(0.5))
+    sampling = Sampling(5, 1, 5, fps=Fraction(10))
+    clips, _ = read_video(decoder, task(videos["mp4"], sampling, start=0.51, end=1.0))
+    assert [numbers(clip)[: clip.valid] for clip in clips] == [[15, 18, 21, 24, 27]]
+    assert clips[0].times == pytest.approx((0.51, 1.0))
+
+
+def test_a_segment_behind_the_end_is_an_error(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
+    with pytest.raises(VideoUnreadable, match="ends at 1.667 s, before its segment starts at 9.000 s"):
+        read_video(decoder, task(videos["mp4"], Sampling(5, 1), start=9.0))
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+@pytest.mark.parametrize("name", ["pyav", "decord"])
+def test_rotation_is_honoured(decoder: DecoderProcess, tmp_path: Path, rotation: int, name: str) -> None:
+    path = numbered.write(tmp_path / "turned.mp4", 10, size=(128, 96), rotation=rotation)
+    clips, end = read_video(decoder, task(path, Sampling(10, 1), name))
+    assert numbers(clips[0]) == list(range(10))
+    assert (end.width, end.height) == (128, 96)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "webm", "avi", "vfr", "late", "gif-like"])
+@pytest.mark.parametrize("fps", [None, Fraction(7)])
+def test_counting_by_packets_agrees_with_decoding(
+    decoder: DecoderProcess, videos: dict[str, Path], kind: str, fps: Fraction | None
+) -> None:
+    whole = task(videos[kind], Sampling(3, 2, 4, fps=fps))
+    clips, end = read_video(decoder, whole)
+    none, counted = read_video(decoder, replace(whole, count=True))
+    assert none == []
+    assert (counted.clips, counted.frames) == (len(clips), end.frames)
+
+
+def test_only_frames_that_clips_show_are_sent(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
+    """Overlap costs no second conversion, and neither do the frames in between."""
+    decoder.submit(task(videos["mp4"], Sampling(4, 4, 4)))
+    for _ in range(Sampling(4, 4, 4).count(50)):
+        decoder.read()
+    sent = next(decoder.numbers)
+    decoder.read()
+    assert sent == 14  # 0, 4 … 48, and 49, which the last clip repeats
+
+
+def test_what_is_kept_does_not_grow_with_the_video(decoder: DecoderProcess, tmp_path: Path) -> None:
+    path = numbered.write(tmp_path / "long.mp4", 1200)
+    decoder.submit(task(path, Sampling(8, 2, 4)))
+    most = 0
+    while not isinstance(decoder.read(), VideoEnd):
+        most = max(most, len(decoder.slots))
+    assert most <= 8 + 16
+
+
+def test_three_crops_of_a_wide_video(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
+    wide = replace(task(videos["mp4"], Sampling(5, 1)), geometry=Geometry(32, 32, "three"))
+    clips, _ = read_video(decoder, wide)
+    assert [view.shape for view in clips[0].views] == [(5, 32, 32, 3)] * 3
+    assert [numbered.read(frame) for frame in clips[3].views[1]] == list(range(15, 20))
+
+
+@pytest.mark.parametrize("name", ["pyav", "decord"])
+def test_what_is_no_video(decoder: DecoderProcess, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("hello\n" * 1000)
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(10_000))
+    for file in ("empty.mp4", "text.mp4", "noise.mp4"):
+        with pytest.raises(VideoUnreadable):
+            read_video(decoder, task(tmp_path / file, Sampling(4, 1), name))
+
+
+def test_what_must_not_be_opened(decoder: DecoderProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "broken.mp4").symlink_to(tmp_path / "nowhere")
+    for file in ("fifo.mp4", "folder.mp4", "broken.mp4"):
+        with pytest.raises(VideoMissing):
+            read_video(decoder, task(tmp_path / file, Sampling(4, 1)))
+
+
+def test_a_playlist_is_not_followed(decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{videos['ts']}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {videos['mp4']}\n")
+    for file in ("list.mp4", "concat.mp4"):
+        with pytest.raises(VideoUnreadable):
+            read_video(decoder, task(tmp_path / file, Sampling(4, 1)))
+
+
+def test_names_that_look_like_protocols(decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("concat:a.mp4", "http:b.mp4", "with space %03d é.mp4", "new\nline.mp4"):
+        path = tmp_path / name
+        path.write_bytes(videos["mp4"].read_bytes())
+        clips, _ = read_video(decoder, task(path, Sampling(4, 1)))
+        assert numbers(clips[1]) == [4, 5, 6, 7]
+
+
+def test_a_gap_of_hours_is_not_resampled(decoder: DecoderProcess, tmp_path: Path) -> None:
+    path = numbered.write(tmp_path / "gap.mkv", 6, ticks=[0, 40, 80, 36_000_000, 36_000_040, 36_000_080])
+    with pytest.raises(VideoTimestamps, match="too far to resample"):
+        read_video(decoder, task(path, Sampling(2, 1, fps=Fraction(25))))
+    clips, end = read_video(decoder, task(path, Sampling(3, 1)))
+    assert clips[1].times == pytest.approx((36000, 36000.113), abs=0.002)
+    assert end.frames == 6
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "ts", "avi"])
+def test_damage_in_the_middle_keeps_what_decodes_and_says_so(
+    decoder: DecoderProcess, tmp_path: Path, ending: str
+) -> None:
+    path = numbered.write(tmp_path / f"a.{ending}", 200, size=(320, 256), options={"g": "10"})
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
+    path.write_bytes(content)
+    clips, end = read_video(decoder, task(path, Sampling(4, 1)))
+    assert end.trouble
+    assert 80 <= end.frames <= 200
+    assert [numbers(clip) for clip in clips[:10]] == [list(range(4 * k, 4 * k + 4)) for k in range(10)]
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_a_video_that_was_cut_off_is_not_called_whole(
+    decoder: DecoderProcess, tmp_path: Path, ending: str
+) -> None:
+    options = {"movflags": "faststart"} if ending == "mp4" else {}
+    path = numbered.write(tmp_path / f"a.{ending}", 200, size=(320, 256), container_options=options)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    clips, end = read_video(decoder, task(path, Sampling(4, 1)))
+    assert end.trouble
+    assert 80 <= end.frames <= 160
+    assert numbers(clips[10]) == [40, 41, 42, 43]
+
+
+def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path]) -> None:
+    process = DecoderProcess(timeout=20)
+    try:
+        long = task(videos["mp4"], Sampling(2, 1, 1))
+        process.submit(long)
+        process.submit(task(videos["webm"], Sampling(5, 1)))
+        process.read()
+        os.kill(process.process.pid, signal.SIGSEGV)
+        with pytest.raises(DecoderCrash, match="SIGSEGV"):
+            while True:
+                process.read()
+        clips = []
+        while isinstance(arrived := process.read(), DecodedClip):
+            clips.append(arrived)
+        assert len(clips) == 6
+    finally:
+        process.close()
+
+
+def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
+    process = DecoderProcess(timeout=1.5)
+    try:
+        process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
+        process.submit(task(videos["avi"], Sampling(5, 1)))
+        process.read()
+        os.kill(process.process.pid, signal.SIGSTOP)
+        with pytest.raises(DecoderTimeout, match="no progress for 1.5 s"):
+            while True:
+                process.read()
+        assert isinstance(process.read(), DecodedClip)
+    finally:
+        process.close()
+
+
+def test_a_decoder_does_not_outlive_its_parent(videos: dict[str, Path]) -> None:
+    """Whatever it is doing, its standard input ends with the parent."""
+    process = DecoderProcess(timeout=20, ahead=1)
+    process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
+    process.read()
+    assert process.process.stdin is not None
+    process.process.stdin.close()
+    deadline = time.monotonic() + 10
+    while process.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.process.poll() is not None
+    process.process.stdin = None
+    process.close()

@@ -1,0 +1,188 @@
+"""Our numbers against those of the published implementations, which were computed in float64 on drawn weights."""
+
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from recipe import clip, fixture, layouts, relative_error, tensor
+from torch import Tensor
+
+from vswin_extract import checkpoints
+from vswin_extract.checkpoints import expected_shapes, inflate
+from vswin_extract.swin3d import VideoSwin
+from vswin_extract.variants import VARIANTS, Variant
+
+TOLERANCE = 4e-5
+FORWARD = ["t_16x112", "t_odd_9x75x90", "s_8x96", "b_32x64", "b16_32x64", "l_4x64"]
+
+
+def official_name(ours: str) -> str:
+    """Our parameter name as the official checkpoints write it."""
+    if ours.startswith("head."):
+        return ours.replace("head.", "cls_head.fc_cls.")
+    merge = re.match(r"stages\.(\d)\.merge\.(.*)", ours)
+    if merge:
+        return f"backbone.layers.{int(merge[1]) - 1}.downsample.{merge[2]}"
+    return "backbone." + ours.replace("stages.", "layers.")
+
+
+def network(variant: Variant, state: dict[str, Tensor], classes: int) -> VideoSwin:
+    with torch.device("meta"):
+        made = VideoSwin(variant, classes)
+    made.load_state_dict(state, strict=True, assign=True)
+    return made.eval()
+
+
+def check(made: VideoSwin, name: str) -> None:
+    facts, expected = fixture(name)
+    with torch.inference_mode():
+        maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
+        embedding = made.embed(maps[4])
+        logits = made.head(embedding) if made.head is not None else None
+    for stage in (1, 2, 3, 4):
+        published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
+        assert list(published.shape) == list(expected[f"stage{stage}.shape"])
+        values = published.flatten()[torch.from_numpy(expected[f"stage{stage}.index"].astype(np.int64))]
+        assert relative_error(values, expected[f"stage{stage}.value"]) < TOLERANCE
+        assert float(published.double().norm()) == pytest.approx(float(expected[f"stage{stage}.norm"]), rel=TOLERANCE)
+    assert relative_error(embedding, expected["embedding"]) < TOLERANCE
+    if logits is not None:
+        assert relative_error(logits, expected["logits"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_network_gives_the_published_numbers(name: str) -> None:
+    facts, _ = fixture(name)
+    variant = replace(VARIANTS[facts["arch"]], window=tuple(facts["window"]))
+    shapes = expected_shapes(variant, facts["num_classes"])
+    state = {ours: tensor(official_name(ours), shape) for ours, shape in shapes.items()}
+    check(network(variant, state, facts["num_classes"]), name)
+
+
+@cache
+def published_checkpoint(layout: str) -> dict[str, Tensor]:
+    """A whole checkpoint in a published layout, its values those of the fixtures."""
+    by_name = {}
+    rename = checkpoints.LAYOUTS
+    assert rename
+    for key, shape in layouts()[layout].items():
+        if key.endswith("relative_position_index") or key.endswith("attn_mask"):
+            by_name[key] = torch.zeros(shape, dtype=torch.int64 if key.endswith("index") else torch.float32)
+        elif "2d" in layout or "timm" in layout:
+            microsoft = re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key)
+            name = microsoft if "timm" in layout else key
+            drawn = tensor("swin2d/" + name, shape)
+            by_name[key] = drawn
+        elif "torchvision" in layout:
+            by_name[key] = tensor(torchvision_to_official(key), shape)
+        else:
+            by_name[key] = tensor(key.replace("norm3", "norm"), shape)
+    return by_name
+
+
+def torchvision_to_official(key: str) -> str:
+    key = re.sub(r"\.mlp\.0\.", ".mlp.fc1.", re.sub(r"\.mlp\.3\.", ".mlp.fc2.", key))
+    block = re.match(r"features\.(\d)\.(.*)", key)
+    if block:
+        index = int(block[1])
+        inner = f"layers.{index // 2}." + ("downsample." if index % 2 else "blocks.") + block[2]
+        return "backbone." + inner
+    return key.replace("head.", "cls_head.fc_cls.") if key.startswith("head.") else "backbone." + key
+
+
+def write(layout: str, path: Path) -> Path:
+    """The checkpoint as its publisher saves it."""
+    state: Any = published_checkpoint(layout)
+    if layout.startswith(("official", "mmaction2")):
+        torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
+    elif layout.startswith("swin2d"):
+        torch.save({"model": state}, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "found", "name"),
+    [
+        ("official_t", "official", "t_16x112"),
+        ("official_t", "official", "t_odd_9x75x90"),
+        ("mmaction2_t", "mmaction2", "t_16x112"),
+        ("torchvision_t", "torchvision", "t_16x112"),
+        ("swin2d_t_w7", "swin2d", "inflate_t_w7"),
+        ("timm_t_w7", "timm", "inflate_t_w7"),
+    ],
+)
+def test_every_layout_loads_and_gives_the_published_numbers(
+    layout: str, found: str, name: str, tmp_path: Path
+) -> None:
+    read = checkpoints.read(write(layout, tmp_path / "weights.pth"))
+    assert read.layout == found
+    assert read.variant == VARIANTS["t"]
+    check(network(read.variant, read.state, read.num_classes), name)
+
+
+def test_official_b_loads(tmp_path: Path) -> None:
+    """Its fixture has 600 classes where this layout has 400, so the head is compared apart."""
+    read = checkpoints.read(write("official_b", tmp_path / "weights.pth"))
+    assert (read.variant, read.num_classes) == (VARIANTS["b"], 400)
+    backbone = {name: value for name, value in read.state.items() if not name.startswith("head.")}
+    check(network(read.variant, backbone, 0), "b_32x64")
+    assert torch.equal(read.state["head.weight"], tensor("cls_head.fc_cls.weight", (400, 1024)))
+    published_checkpoint.cache_clear()
+
+
+def test_a_larger_2d_window_is_resized(tmp_path: Path) -> None:
+    """Window 12 to 7, in both 2D layouts alike, by cubic convolution."""
+    microsoft = checkpoints.read(write("swin2d_b_w12", tmp_path / "microsoft.pth"))
+    timm = checkpoints.read(write("timm_b_w12", tmp_path / "timm.pth"))
+    assert microsoft.variant == timm.variant == VARIANTS["b"]
+    assert microsoft.state.keys() == timm.state.keys()
+    for name, value in microsoft.state.items():
+        assert torch.equal(value, timm.state[name]), name
+    published_checkpoint.cache_clear()
+
+    plane = np.random.default_rng(0).standard_normal((23, 23))
+    name = "x.relative_position_bias_table"
+    table = inflate({name: torch.from_numpy(plane.reshape(-1, 1))}, VARIANTS["b"])[name]
+    taps = cubic_convolution(23, 13)
+    expected = np.tile((taps @ plane @ taps.T).reshape(-1, 1), (15, 1))
+    assert relative_error(table, expected) < 1e-5
+
+
+def cubic_convolution(source: int, target: int) -> NDArray[np.float64]:
+    """Keys' kernel with a = -0.75, edges repeated, as a (target, source) matrix."""
+
+    def kernel(x: float) -> float:
+        a, x = -0.75, abs(x)
+        if x < 1:
+            return ((a + 2) * x - (a + 3)) * x * x + 1
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a if x < 2 else 0.0
+
+    matrix = np.zeros((target, source))
+    for row in range(target):
+        at = (row + 0.5) * source / target - 0.5
+        for tap in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+            matrix[row, min(max(tap, 0), source - 1)] += kernel(at - tap)
+    return matrix
+
+
+def test_a_still_clip_gives_the_2d_features_at_every_time(tmp_path: Path) -> None:
+    """What inflation is for (section 3.3): the 3D network sees no motion where there is none."""
+    read = checkpoints.read(write("swin2d_t_w7", tmp_path / "weights.pth"))
+    assert read.num_classes == 0
+    assert any("not used" in note for note in read.notes)
+    made = network(read.variant, read.state, 0)
+    # as large as whole windows of the last stage: a shrunken window's bias is not the same at every time
+    still = clip("still", (1, 3, 1, 224, 224)).expand(1, 3, 16, 224, 224).double()
+    with torch.inference_mode():
+        maps = made.double()(still, (1, 2, 3, 4))
+    for stage, features in maps.items():
+        first = features[:, :1].expand_as(features)
+        assert relative_error(features, first) < 1e-12, stage

@@ -1,0 +1,77 @@
+"""Resize and crop against torchvision's video preset: its numbers, and PyTorch's own interpolation."""
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recipe import fixture
+
+from vswin_extract.errors import UsageError
+from vswin_extract.preprocess import Geometry, Pixels, Recipe
+
+
+def drawn_frames(name: str, shape: tuple[int, int, int]) -> Pixels:
+    """As the fixture's README says."""
+    t, h, w = shape
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    coarse = rng.randint(0, 256, (t, 9, 16, 3)).astype(np.float32)
+    tt, yy, xx = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")
+    wave = 40 * np.sin(0.9 * xx + 0.31 * yy + tt)[..., None]
+    return np.clip(coarse[tt, yy * 9 // h, xx * 16 // w] * 0.7 + 50 + wave, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["landscape", "fullhd", "portrait", "square", "odd"])
+def test_agrees_with_torchvision(name: str) -> None:
+    _, values = fixture("preprocess")
+    t, h, w = (int(side) for side in values[f"{name}.frames_shape"][:3])
+    recipe = Recipe(resize=256)
+    frames = [Geometry(224, 256).apply(frame) for frame in drawn_frames(name, (t, h, w))]
+    normalised = (np.stack(frames) - np.float32(recipe.mean)) / np.float32(recipe.std)
+    difference = np.abs(normalised.transpose(3, 0, 1, 2).ravel()[values[f"{name}.index"]] - values[f"{name}.torchvision"])
+    assert difference.max() < 0.018  # one grey level
+    assert difference.mean() < 0.0001
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(20, 300), st.integers(20, 300), st.integers(32, 96), st.integers(0, 64), st.integers(0, 2**32 - 1))
+def test_is_bilinear_interpolation_then_centre_crop(height: int, width: int, size: int, more: int, seed: int) -> None:
+    frame = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    resize = size + more
+    long = resize * max(height, width) // min(height, width)
+    shape = (resize, long) if height < width else (long, resize)
+    whole = F.interpolate(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), shape, mode="bilinear")
+    top, left = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
+    expected = whole.round()[0, :, top : top + size, left : left + size].permute(1, 2, 0).numpy()
+    found = Geometry(size, resize).apply(frame)
+    assert found.shape == (size, size, 3)
+    difference = np.abs(found.astype(np.float32) - expected)
+    assert difference.max() <= 1  # exact but where a value lies half-way between two levels
+    assert (difference > 0).mean() < 0.002
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 151), (151, 64), (64, 64), (90, 91), (48, 200)])
+def test_three_crops_reach_from_end_to_end(height: int, width: int) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    geometry = Geometry(64, 64, "three")
+    band = geometry.apply(frame)
+    first, middle, last = (view[0] for view in geometry.views([band]))
+    assert first.shape == middle.shape == last.shape == (64, 64, 3)
+    assert np.array_equal(first, band[:64, :64])
+    assert np.array_equal(last, band[-64:, -64:])
+    one = Geometry(64, 64).apply(frame)
+    offset = max(band.shape[:2]) - 64
+    if offset % 2 == 0 and max(height, width) * 64 // min(height, width) == max(band.shape[:2]):
+        assert np.array_equal(middle, one)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [((16, 32), "at least 32"), ((64, 63), "smaller than the crop"), ((64, 64, "five"), "crop must be")],
+)
+def test_sizes_that_cannot_work(arguments: tuple[int, int], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Geometry(*arguments)
