@@ -1,20 +1,25 @@
 """What several test files use: the command line as a user calls it, and small weights."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from vswin_extract import checkpoints
+from vswin_extract.cli import vswin
+from vswin_extract.cli.extract import extract
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., "Done"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,18 +48,46 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def environment(cache: Path) -> dict[str, str]:
     """No terminal, nothing of the user's own."""
-    return {**os.environ, "VSWIN_WEIGHTS_DIR": str(cache), "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return {**os.environ, "VSWIN_WEIGHTS_DIR": str(cache), "COLUMNS": "100"}
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def shell(environment: dict[str, str]) -> Run:
+    """`shell("vswin", "inspect", path)`: a console script in a process of its own, as a shell would start it."""
+
+    def call(command: str, *arguments: object) -> Done:
+        done = subprocess.run(
+            [script(command), *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return call
 
 
 @pytest.fixture(scope="session")
 def run(environment: dict[str, str]) -> Run:
-    """`run("vswin", "inspect", path)`: a console script in a process of its own, as a shell would start it."""
+    """The same within this process, which saves the seconds that importing torch takes."""
 
-    def call(command: str, *arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
-        script = Path(sys.executable).with_name(command)
-        options.setdefault("timeout", 120)
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [str(script), *map(str, arguments)], capture_output=True, text=True, env=environment, **options
-        )
+    def call(command: str, *arguments: object, input: str | None = None, cwd: Path | None = None) -> Done:
+        entry = {"vswin": vswin, "vswin-extract": extract}[command]
+        with contextlib.chdir(cwd or Path.cwd()):
+            done = CliRunner().invoke(
+                entry, list(map(str, arguments)), input=input, env=environment, catch_exceptions=False
+            )
+        return Done(done.exit_code, done.stdout, done.stderr)
 
     return call
+
+
+def script(name: str) -> str:
+    """Where a console script was installed."""
+    return str(Path(sys.executable).with_name(name))

@@ -1,6 +1,6 @@
-"""Videos whose frames say their own number: sixteen black or white cells in the middle square of the picture.
+"""Videos whose frames say their own number: sixteen cells in the middle, black or white.
 
-The corner cells tell which way up it is (white at the top left, black elsewhere); the others are the bits of the number.
+The corner cells tell which way up it is (white at the top left, black elsewhere); the others are its bits.
 """
 
 from collections.abc import Iterable, Sequence

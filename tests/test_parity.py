@@ -119,9 +119,7 @@ def write(layout: str, path: Path) -> Path:
         ("timm_t_w7", "timm", "inflate_t_w7"),
     ],
 )
-def test_every_layout_loads_and_gives_the_published_numbers(
-    layout: str, found: str, name: str, tmp_path: Path
-) -> None:
+def test_every_layout_loads_and_gives_the_published_numbers(layout: str, found: str, name: str, tmp_path: Path) -> None:
     read = checkpoints.read(write(layout, tmp_path / "weights.pth"))
     assert read.layout == found
     assert read.variant == VARIANTS["t"]

@@ -31,7 +31,9 @@ def test_agrees_with_torchvision(name: str) -> None:
     recipe = Recipe(resize=256)
     frames = [Geometry(224, 256).apply(frame) for frame in drawn_frames(name, (t, h, w))]
     normalised = (np.stack(frames) - np.float32(recipe.mean)) / np.float32(recipe.std)
-    difference = np.abs(normalised.transpose(3, 0, 1, 2).ravel()[values[f"{name}.index"]] - values[f"{name}.torchvision"])
+    difference = np.abs(
+        normalised.transpose(3, 0, 1, 2).ravel()[values[f"{name}.index"]] - values[f"{name}.torchvision"]
+    )
     assert difference.max() < 0.018  # one grey level
     assert difference.mean() < 0.0001
 

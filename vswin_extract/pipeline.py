@@ -158,7 +158,8 @@ class Pipeline:
                 named["logits"] = features.logits
             for name, values in named.items():
                 total[name] = total[name] + values if name in total else values
-        return {name: (values / views).cpu().numpy().astype(self.job.dtype) for name, values in total.items()}
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which `_write` refuses
+            return {name: (values / views).cpu().numpy().astype(self.job.dtype) for name, values in total.items()}
 
     def _write(self, passage: Passage, rows: dict[str, NDArray[np.floating]], clips: Sequence[DecodedClip]) -> None:
         for name, values in rows.items():

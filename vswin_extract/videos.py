@@ -77,7 +77,7 @@ def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> I
     for entry in entries:
         if entry.name.startswith("."):  # hidden, as ._name.mp4 that macOS leaves on other file systems
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # unlike entry.is_dir(), false for a link to itself
             yield from _walk(Path(entry.path), above)
         elif Path(entry.name).suffix.lower() in EXTENSIONS:
             yield Path(entry.path)

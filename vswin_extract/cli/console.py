@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 P = ParamSpec("P")
 RUN = "Run"
@@ -21,8 +22,8 @@ RUN = "Run"
 EXIT_CODES = {
     0: "everything was extracted",
     1: "the machine failed: disk full, no permission, out of memory",
-    2: "wrong usage: an argument, weights or output that cannot work; nothing was written",
-    3: "the file is complete, but some videos failed: they are listed in it under /failures",
+    2: "an argument, weights or output that cannot work; nothing was written",
+    3: "the file is complete, but some videos failed: see /failures in it",
     130: "stopped by Ctrl-C; the same command continues",
     143: "stopped by SIGTERM; the same command continues",
 }
@@ -68,7 +69,29 @@ def stdout() -> "Console":
     """Where results go."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # lines in a file do not break
+
+
+def table(rows: Iterable[Sequence[object]], titles: Sequence[str] = (), right: Collection[str] = ()) -> "Table":
+    """Rows as text, whatever they hold; columns named in `right` are numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        collapse_padding=True,
+        header_style="bold",
+        show_header=bool(titles),
+    )
+    for title in titles:
+        made.add_column(title, justify="right" if title in right else "left", overflow="fold")
+    if titles:
+        made.columns[0].no_wrap = True
+    for row in rows:
+        made.add_row(*(Text(printable(str(value))) for value in row))
+    return made
 
 
 def fail(message: str, code: int) -> NoReturn:

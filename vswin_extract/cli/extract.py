@@ -20,6 +20,7 @@ from vswin_extract.cli.console import (
     reports_errors,
     stderr,
     stdout,
+    table,
     terminable,
 )
 
@@ -34,7 +35,7 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 @click.command(
     cls=GroupedCommand,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    epilog="\b\nExit codes:\n" + "\n".join(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items()),
 )
 @click.argument("inputs", nargs=-1, metavar="VIDEOS...")
 @click.argument("output", metavar="OUT.h5")
@@ -211,9 +212,9 @@ def extract(
     from vswin_extract.videos import find
 
     if verbose:
-        logging.basicConfig(level=logging.DEBUG, format="%(message)s", stream=sys.stderr)
-        for noisy in ("h5py", "torch"):
-            logging.getLogger(noisy).setLevel(logging.INFO)
+        logger = logging.getLogger("vswin_extract")
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(logging.StreamHandler())
     if not inputs and manifest is None and os.path.exists(output):
         fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
     listed = sys.stdin if "-" in inputs else ()
@@ -282,17 +283,12 @@ def show_survey(job: "Job") -> None:
 
 
 def show_summary(finished: "Finished") -> None:
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rate = finished.clips / finished.seconds if finished.seconds else 0.0
     rows = [
-        ("output", f"{printable(str(finished.output))} ({human_bytes(finished.bytes)})"),
+        ("output", f"{finished.output} ({human_bytes(finished.bytes)})"),
         ("videos", f"{finished.videos}" + (f", {finished.partial} of them partial" if finished.partial else "")),
         ("failed", f"{finished.failed}" + (", see: vswin inspect" if finished.failed else "")),
         ("clips", f"{finished.clips}"),
         ("time", f"{finished.seconds:.1f} s, {rate:.1f} clips/s"),
     ]
-    for name, value in rows:
-        table.add_row(name, value)
-    stdout().print(table)
+    stdout().print(table(rows))

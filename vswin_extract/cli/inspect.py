@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vswin_extract.cli.console import human_bytes, printable, reports_errors, stdout
+from vswin_extract.cli.console import human_bytes, reports_errors, stdout, table
 
 if TYPE_CHECKING:
     from vswin_extract.features import FeatureFile
@@ -49,15 +49,12 @@ def facts(features: "FeatureFile") -> dict[str, Any]:
 def render(features: "FeatureFile", path: str, show_all: bool) -> None:
     from pathlib import Path
 
-    from rich.table import Table
-
     out = stdout()
     info = features.info
     sampling, preprocessing, variant = info["sampling"], info["preprocessing"], info["variant"]
     fps = f" at {sampling['fps']} fps" if sampling["fps"] else ""
-    head = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in (
-        ("file", f"{printable(path)} ({human_bytes(Path(path).stat().st_size)}, schema {info['schema']})"),
+    rows = [
+        ("file", f"{path} ({human_bytes(Path(path).stat().st_size)}, schema {info['schema']})"),
         ("complete", "yes" if info["complete"] else "no"),
         ("created", info["created"]),
         ("model", f"{info['model']} (variant {variant['name']}, sha256 {info['weights_sha256'][:8]}…)"),
@@ -72,36 +69,31 @@ def render(features: "FeatureFile", path: str, show_all: bool) -> None:
             f"decoder {info['decoder']}",
         ),
         ("computed", f"on {info['device']} in {info['precision']} with torch {info['versions'].get('torch', '?')}"),
-    ):
-        head.add_row(name, value)
+    ]
     for name in features.names:
         dataset = features.file[name]
         shape = " x ".join(map(str, dataset.shape))
-        head.add_row(name, f"{shape} {dataset.dtype}, {human_bytes(dataset.id.get_storage_size())}")
-    head.add_row("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed")
-    out.print(head)
+        rows.append((name, f"{shape} {dataset.dtype}, {human_bytes(dataset.id.get_storage_size())}"))
+    rows.append(("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed"))
+    out.print(table(rows))
 
-    table = features.file["videos_table"]
+    stored = features.file["videos_table"]
     shown = len(features) if show_all else SHOWN_VIDEOS
-    columns = {name: table[name][:shown] for name in ("clips", "duration", "fps", "width", "height")}
-    names, statuses = table["id"].asstr()[:shown], table["status"].asstr()[:shown]
-    videos = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("video", "clips", "seconds", "fps", "size", "status"):
-        videos.add_column(title, justify="left" if title in ("video", "status") else "right")
-    for row, (name, status) in enumerate(zip(names, statuses, strict=True)):
-        c = {key: values[row] for key, values in columns.items()}
-        size = f"{c['width']}x{c['height']}"
-        videos.add_row(printable(name), f"{c['clips']}", f"{c['duration']:.2f}", f"{c['fps']:.5g}", size, status)
+    ids, statuses = stored["id"].asstr()[:shown], stored["status"].asstr()[:shown]
+    clips, seconds, rates, widths, heights = (
+        stored[name][:shown] for name in ("clips", "duration", "fps", "width", "height")
+    )
     if len(features):
         out.print()
-        out.print(videos)
+        videos = [
+            (ids[i], clips[i], f"{seconds[i]:.2f}", f"{rates[i]:.5g}", f"{widths[i]}x{heights[i]}", statuses[i])
+            for i in range(len(ids))
+        ]
+        titles = ("video", "clips", "seconds", "fps", "size", "status")
+        out.print(table(videos, titles, right=("clips", "seconds", "fps", "size")))
     if len(features) > shown:
         out.print(f"… and {len(features) - shown} more; --all lists them")
     if features.failures:
         out.print()
-        failures = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for title in ("failed", "class", "why"):
-            failures.add_column(title)
-        for failure in features.failures[: None if show_all else SHOWN_VIDEOS]:
-            failures.add_row(printable(failure["id"]), failure["error"], printable(failure["message"]))
-        out.print(failures)
+        failures = [(failure["id"], failure["error"], failure["message"]) for failure in features.failures]
+        out.print(table(failures[: None if show_all else SHOWN_VIDEOS], ("failed", "class", "why")))

@@ -2,7 +2,7 @@
 
 import click
 
-from vswin_extract.cli.console import human_bytes, reports_errors, stderr, stdout
+from vswin_extract.cli.console import human_bytes, reports_errors, stderr, stdout, table
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,33 +14,21 @@ def weights() -> None:
 @reports_errors
 def list_() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
-    from rich.table import Table
-
     from vswin_extract.weights import BUNDLED, bundled_file, cache_dir, manifest
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("name", "variant", "trained on", "classes", "top-1", "top-5", "size", "licence", "here"):
-        table.add_column(title, justify="right" if title in ("classes", "top-1", "top-5", "size") else "left")
     bundled = human_bytes(bundled_file().stat().st_size)
-    table.add_row(BUNDLED, "nano", "drawn clips", "", "", "", bundled, "Apache-2.0", "bundled")
+    rows = [(BUNDLED, "drawn clips", "", "", bundled, "Apache-2.0", "yes")]
     for row in manifest().values():
-        table.add_row(
-            row.name,
-            row.variant,
-            row.dataset,
-            str(row.classes),
-            f"{row.accuracy[0]:.1f}",
-            f"{row.accuracy[1]:.1f}",
-            human_bytes(row.megabytes * 1e6) if row.megabytes else "?",
-            row.license,
-            "cached" if row.file.is_file() else "",
-        )
+        size = human_bytes(row.megabytes * 1e6) if row.megabytes else "?"
+        here = "yes" if row.file.is_file() else ""
+        top1, top5 = (f"{percent:.1f}" for percent in row.accuracy)
+        rows.append((row.name, row.dataset, top1, top5, size, row.license, here))
     out = stdout()
-    out.print(table)
-    out.print(
-        f"\nTop-1 and top-5 in percent as published, mostly over {next(iter(manifest().values())).views}. "
-        f"Cache: {cache_dir()}"
-    )
+    titles = ("name", "trained on", "top-1", "top-5", "size", "licence", "here")
+    out.print(table(rows, titles, right=("top-1", "top-5", "size")))
+    views = next(iter(manifest().values())).views
+    out.print(f"\nTop-1 and top-5 in percent as published, mostly over {views}. Names begin with the variant.")
+    out.print(f"Cache: {cache_dir()}")
 
 
 @weights.command()

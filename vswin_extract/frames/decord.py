@@ -53,7 +53,7 @@ class DecordDecoder:
 
 
 def _rgb(frame: Any) -> Pixels:
-    """A decord array as (height, width, 3): of narrow frames it takes the padding of rows for channels (decord #336)."""
+    """A decord array as (height, width, 3): it takes the padding of narrow rows for channels (decord #336)."""
     pixels: Pixels = frame.asnumpy()
     height, width, channels = pixels.shape
     if channels == 3:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.frames import Frame, Stream, not_decoded
@@ -75,7 +76,7 @@ class PyavDecoder:
                 if isinstance(frame, VideoFrame):
                     yield self._frame(frame)
 
-    def _packets(self) -> Iterator[av.Packet]:
+    def _packets(self) -> Iterator[av.Packet[VideoStream]]:
         """Packets of the stream, and the empty one that flushes the decoder; over damage as long as some more come."""
         futile = 0
         while futile < TRIES:

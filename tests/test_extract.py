@@ -1,0 +1,562 @@
+"""The whole trip by the command line: what is in the file, resuming, failures, wrong usage."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import h5py
+import numbered
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Run, script
+
+import vswin_extract
+from vswin_extract import open_features
+from vswin_extract.clips import Sampling
+from vswin_extract.job import Finished
+from vswin_extract.preprocess import Geometry
+
+EXAMPLES = ROOT / "examples" / "videos"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos, two of one name, of 50, 33 and 7 frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "sub dir").mkdir()
+    numbered.write(folder / "a.mp4", 50)
+    numbered.write(folder / "sub dir" / "a.mp4", 33, rate=25, first=100)
+    numbered.write(folder / "short.webm", 7, rate=10, codec="libvpx", first=200)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty videos of 40 to 69 frames."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(30):
+        numbered.write(folder / f"{number:02}.mp4", 40 + number, first=10 * number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(run: Run, videos: Path, small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An extraction with everything that can be written."""
+    out = tmp_path_factory.mktemp("plain") / "out.h5"
+    done = run(
+        "vswin-extract", videos, out, "--weights", small_weights, "--stride", 8, "--logits",
+        *[word for stage in (4, 1, 2, 3) for word in ("--stage", stage)],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_the_schema_with_plain_h5py(plain: Path, videos: Path, small_weights: Path) -> None:
+    sampling = Sampling(8, 2, 8)
+    counts = [sampling.count(n) for n in (50, 7, 33)]
+    total = sum(counts)
+    with h5py.File(plain, "r") as file:
+        assert file.attrs["schema"] == "vswin-extract/1"
+        assert bool(file.attrs["complete"])
+        assert file.attrs["model"] == small_weights.name
+        assert len(file.attrs["weights_sha256"]) == 64
+        assert file.attrs["precision"] == "fp32"
+        assert json.loads(file.attrs["sampling"]) == {
+            "clip_len": 8, "frame_interval": 2, "stride": 8, "fps": None, "align": "start", "tail": "pad",
+        }  # fmt: skip
+        assert json.loads(file.attrs["preprocessing"])["size"] == 32
+        assert json.loads(file.attrs["variant"])["window"] == [8, 7, 7]
+        assert json.loads(file.attrs["versions"])["torch"] == torch.__version__
+        shapes = {
+            "embedding": (256,),
+            "logits": (3,),
+            "stage1": (4, 8, 8, 32),
+            "stage2": (4, 4, 4, 64),
+            "stage3": (4, 2, 2, 128),
+            "stage4": (4, 1, 1, 256),
+        }
+        for name, shape in shapes.items():
+            assert file[name].shape == (total, *shape)
+            assert file[name].dtype == np.float32
+            assert np.isfinite(file[name][:]).all()
+        assert np.allclose(file["embedding"][:], file["stage4"][:].mean((1, 2, 3)), atol=1e-6)
+        assert file["classes"].asstr()[:].tolist() == ["one", "two", "three"]
+
+        table = file["videos_table"]
+        assert table["id"].asstr()[:].tolist() == ["a.mp4", "short.webm", "sub dir/a.mp4"]
+        assert table["clips"][:].tolist() == counts
+        assert table["first_clip"][:].tolist() == [0, counts[0], counts[0] + counts[1]]
+        assert table["frames"][:].tolist() == [50, 7, 33]
+        assert table["fps"][:].tolist() == pytest.approx([30, 10, 25])
+        assert table["duration"][:].tolist() == pytest.approx([50 / 30, 0.7, 33 / 25], abs=1e-3)
+        assert table["width"][:].tolist() == [96] * 3
+        assert table["status"].asstr()[:].tolist() == ["ok"] * 3
+        assert table["size"][0] == (videos / "a.mp4").stat().st_size
+        assert len(file["failures/id"]) == 0
+
+        assert file["clips/video"][:].tolist() == [0] * counts[0] + [1] * counts[1] + [2] * counts[2]
+        for row, (name, n, rate) in enumerate((("a.mp4", 50, 30), ("short.webm", 7, 10), ("sub dir/a.mp4", 33, 25))):
+            group, first = file["videos"][name], table["first_clip"][row]
+            for column in (*shapes, "frames", "times", "valid"):
+                whole = file[column if column in shapes else f"clips/{column}"]
+                assert np.array_equal(group[column][:], whole[first : first + counts[row]])
+            expected = [sampling.clip(k, n) for k in range(counts[row])]
+            assert group["frames"][:].tolist() == [[clip.first, clip.end] for clip in expected]
+            assert group["valid"][:].tolist() == [clip.valid for clip in expected]
+            assert np.allclose(group["times"][:] * rate, group["frames"][:], atol=0.02)
+            assert group.attrs["fps"] == pytest.approx(rate)
+        assert not list(plain.parent.glob("*.parts"))
+
+
+def test_features_are_those_of_the_model_on_those_frames(plain: Path, small_weights: Path) -> None:
+    """Against drawn frames, which differ from decoded ones by what the codec does to flat cells."""
+    model = vswin_extract.load_model(str(small_weights), device="cpu")
+    geometry = Geometry(32, 32)
+    with open_features(plain) as features:
+        for name, first, n in (("a.mp4", 0, 50), ("sub dir/a.mp4", 100, 33), ("short.webm", 200, 7)):
+            for k in range(len(features[name])):
+                positions = Sampling(8, 2, 8).clip(k, n).positions
+                frames = [geometry.apply(numbered.draw(first + p, 96, 64)) for p in positions]
+                expected = model(torch.from_numpy(np.stack(frames))[None]).embedding
+                assert expected is not None
+                found = torch.from_numpy(features[name].embedding[k])
+                assert torch.cosine_similarity(found, expected[0], 0) > 0.995
+
+
+def test_reading_lazily(plain: Path) -> None:
+    with open_features(plain) as features:
+        assert list(features) == ["a.mp4", "short.webm", "sub dir/a.mp4"]
+        assert features.info["sampling"]["stride"] == 8
+        video = features["sub dir/a.mp4"]
+        whole = np.asarray(video.stage4)
+        assert whole.shape == video.stage4.shape == (len(video), 4, 1, 1, 256)
+        assert np.array_equal(video.stage4[0], whole[0])
+        assert np.array_equal(video.stage4[-1], whole[-1])
+        assert np.array_equal(video.stage4[1:3, 2], whole[1:3, 2])
+        assert np.array_equal(video.stage4[::-1], whole[::-1])
+        assert np.array_equal(video.stage4[[2, 0]], whole[[2, 0]])
+        assert video.times[0].tolist() == [0.0, pytest.approx(16 / 25)]
+        assert video.info["fps"] == 25
+        with pytest.raises(IndexError):
+            video.stage4[len(video)]
+        with pytest.raises(AttributeError, match="has no stage5; it has embedding"):
+            _ = video.stage5
+        with pytest.raises(KeyError):
+            features["nope"]
+
+
+def test_open_features_refuses_other_files(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("hello")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    for name, says in (("text.h5", "not an HDF5 file"), ("other.h5", "not written by"), ("no.h5", "no such file")):
+        with pytest.raises(vswin_extract.VswinError, match=says):
+            open_features(tmp_path / name)
+
+
+def embeddings(path: Path, name: str = "embedding") -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    with h5py.File(path, "r") as file:
+        return file[name][:]  # type: ignore[no-any-return]
+
+
+def test_two_runs_give_identical_bytes_and_batches_do_not_matter(shell: Run, tmp_path: Path) -> None:
+    """With the bundled weights on the example videos, as a newcomer runs it."""
+    outputs = []
+    for name, arguments in (("one", []), ("two", []), ("b1", ["--batch-size", 1]), ("b8", ["--batch-size", 8])):
+        outputs.append(tmp_path / f"{name}.h5")
+        done = shell("vswin-extract", EXAMPLES, outputs[-1], "--stage", 4, "--quiet", *arguments)
+        assert done.returncode == 0, done.stderr
+    for dataset in ("embedding", "stage4"):
+        one, two, batch1, batch8 = (embeddings(path, dataset) for path in outputs)
+        assert one.tobytes() == two.tobytes()
+        assert np.linalg.norm(batch1 - batch8) <= 1e-6 * np.linalg.norm(batch1)
+        assert np.linalg.norm(one - batch8) <= 1e-6 * np.linalg.norm(one)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_decoder_processes_do_not_matter(
+    run: Run, many: Path, small_weights: Path, tmp_path: Path, workers: int
+) -> None:
+    for name, count in (("a", 1), ("b", workers), ("c", workers)):
+        done = run("vswin-extract", many, tmp_path / name, "--weights", small_weights, "--workers", count)
+        assert done.returncode == 0, done.stderr
+    one, other, again = (embeddings(tmp_path / name) for name in "abc")
+    assert np.linalg.norm(one - other) <= 1e-6 * np.linalg.norm(one)
+    assert other.tobytes() == again.tobytes()
+
+
+def finished_parts(out: Path) -> dict[str, float]:
+    """Finished videos in the journal, with the time at which each was."""
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in out.with_name(out.name + ".parts").glob("*.json")
+        if path.name != "job.json"
+    }
+
+
+def kill_in_the_middle(command: list[str], environment: dict[str, str], out: Path, more: int) -> None:
+    """Start the command, and kill -9 it when that many more videos are finished."""
+    before = len(finished_parts(out))
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and len(finished_parts(out)) < before + more and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+
+
+def test_kill_9_and_the_same_command_again(
+    run: Run, environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    arguments = [str(many), "--weights", str(small_weights), "--stage", "4", "--stride", "6", "--batch-size", "3"]
+    whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
+    assert run("vswin-extract", *arguments[:1], whole, *arguments[1:]).returncode == 0
+    done: dict[str, float] = {}
+    for more in (1, 5, 2, 7, 3):
+        kill_in_the_middle([script("vswin-extract"), arguments[0], str(out), *arguments[1:]], environment, out, more)
+        assert not out.exists()
+        now = finished_parts(out)
+        assert done.items() <= now.items()  # what was finished is not computed again
+        assert len(now) > len(done)
+        done = now
+    last = run("vswin-extract", arguments[0], out, *arguments[1:])
+    assert last.returncode == 0, last.stderr
+    assert f"30 videos, {len(done)} of them done before" in last.stderr
+    assert not out.with_name("out.h5.parts").exists()
+    with open_features(whole) as expected, open_features(out) as found:
+        assert list(found) == list(expected)
+        for name in expected:
+            assert np.array_equal(found[name].frames[:], expected[name].frames[:])
+            assert np.array_equal(found[name].times[:], expected[name].times[:])
+            for dataset in ("embedding", "stage4"):
+                a, b = np.asarray(getattr(expected[name], dataset)), np.asarray(getattr(found[name], dataset))
+                assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
+
+
+def interrupted(run: Run, environment: dict[str, str], many: Path, weights: Path, out: Path) -> None:
+    kill_in_the_middle([script("vswin-extract"), str(many), str(out), "--weights", str(weights)], environment, out, 3)
+
+
+def test_resuming_with_other_settings_is_refused(
+    run: Run, environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    interrupted(run, environment, many, small_weights, out)
+    other = run("vswin-extract", many, out, "--weights", small_weights, "--stride", 4)
+    assert other.returncode == 2
+    assert "sampling.stride was 16, is 4" in other.stderr
+    other = run("vswin-extract", many, out)
+    assert other.returncode == 2
+    assert "weights_sha256 was" in other.stderr
+    dropped = run("vswin-extract", many, out, "--weights", small_weights, "--stride", 20, "--overwrite")
+    assert dropped.returncode == 0, dropped.stderr
+    with open_features(out) as features:
+        assert features.info["sampling"]["stride"] == 20
+
+
+def test_a_changed_video_is_extracted_again(
+    run: Run, environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    out, copy = tmp_path / "out.h5", tmp_path / "videos"
+    copy.mkdir()
+    for path in many.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    interrupted(run, environment, copy, small_weights, out)
+    numbered.write(copy / "00.mp4", 100)
+    assert run("vswin-extract", copy, out, "--weights", small_weights).returncode == 0
+    with open_features(out) as features:
+        assert features["00.mp4"].info["frames"] == 100
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_it_and_says_how_to_go_on(
+    run: Run,
+    environment: dict[str, str],
+    many: Path,
+    small_weights: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    out = tmp_path / "out.h5"
+    process = subprocess.Popen(
+        [script("vswin-extract"), str(many), str(out), "--weights", str(small_weights)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while len(finished_parts(out)) < 3:
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "the same command continues" in said
+    assert "Traceback" not in said
+    assert not list(out.with_name("out.h5.parts").glob("*.tmp"))
+    assert not out.with_name("out.h5.parts").joinpath("lock").exists()
+    assert run("vswin-extract", many, out, "--weights", small_weights).returncode == 0
+
+
+def test_two_runs_on_one_output(
+    run: Run, environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    first = subprocess.Popen(
+        [script("vswin-extract"), str(many), str(out), "--weights", str(small_weights)],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    while not finished_parts(out):
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)
+    second = run("vswin-extract", many, out, "--weights", small_weights)
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert f"being written by process {first.pid} on {os.uname().nodename}" in second.stderr
+    assert first.wait(timeout=60) == 0
+
+
+def test_videos_that_fail_are_recorded_and_the_rest_goes_on(
+    run: Run, videos: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "good.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    (mixed / "bad.mp4").write_text("no video")
+    (mixed / "worse.mkv").symlink_to(tmp_path / "nowhere")
+    (mixed / "cut.mp4").write_bytes((videos / "a.mp4").read_bytes()[:2000])
+    done = run("vswin-extract", mixed, tmp_path / "out.h5", "--weights", small_weights)
+    assert done.returncode == 3
+    assert "failed: bad.mp4: VideoUnreadable: no video container" in done.stderr
+    with open_features(tmp_path / "out.h5") as features:
+        assert list(features) == ["good.mp4"]
+        assert [(f["id"], f["error"]) for f in features.failures] == [
+            ("bad.mp4", "VideoUnreadable"),
+            ("cut.mp4", "VideoUnreadable"),
+            ("worse.mkv", "VideoMissing"),
+        ]
+    shown = run("vswin", "inspect", tmp_path / "out.h5")
+    assert shown.returncode == 0
+    assert "worse.mkv" in shown.stdout
+    assert "1 with 4 clips, 3 failed" in shown.stdout
+    facts = json.loads(run("vswin", "inspect", "--json", tmp_path / "out.h5").stdout)
+    assert facts["clips"] == 4
+    assert facts["videos"][0]["id"] == "good.mp4"
+
+
+def test_nothing_but_failures_is_a_file_too(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    done = run("vswin-extract", tmp_path / "bad.mp4", tmp_path / "out.h5", "--weights", small_weights)
+    assert done.returncode == 3
+    with open_features(tmp_path / "out.h5") as features:
+        assert len(features) == features.clips == 0
+        assert len(features.failures) == 1
+    assert run("vswin", "inspect", tmp_path / "out.h5").returncode == 0
+
+
+@pytest.mark.parametrize("compression", ["lzf", "gzip"])
+def test_half_precision_compression_and_pooling(
+    run: Run, videos: Path, small_weights: Path, plain: Path, tmp_path: Path, compression: str
+) -> None:
+    out = tmp_path / "out.h5"
+    done = run(
+        "vswin-extract", videos, out, "--weights", small_weights, "--stride", 8, "--stage", 2, "--pool", "space",
+        "--no-embedding", "--dtype", "float16", "--compression", compression,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with h5py.File(out, "r") as file, h5py.File(plain, "r") as whole:
+        assert "embedding" not in file
+        assert file["stage2"].compression == compression
+        assert file["stage2"].dtype == np.float16
+        expected = whole["stage2"][:].mean((2, 3))
+        assert np.allclose(file["stage2"][:], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_three_crops_are_averaged(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    arguments = ["--weights", small_weights, "--crop", "three"]
+    done = run("vswin-extract", videos, tmp_path / "three.h5", *arguments)
+    assert done.returncode == 0, done.stderr
+    model = vswin_extract.load_model(str(small_weights), device="cpu")
+    geometry = Geometry(32, 32, "three")
+    frames = [geometry.apply(numbered.draw(p, 96, 64)) for p in Sampling(8, 2).clip(1, 50).positions]
+    views = torch.from_numpy(np.stack(geometry.views(frames)))
+    expected = model(views).embedding
+    assert expected is not None
+    found = torch.from_numpy(embeddings(tmp_path / "three.h5")[1])
+    assert torch.cosine_similarity(found, expected.mean(0), 0) > 0.995
+
+
+def test_manifest_segments_and_fps(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"path,id,start,end\n{videos / 'a.mp4'},late,1,\n{videos / 'a.mp4'},x/early,,1\n")
+    out = tmp_path / "out.h5"
+    done = run("vswin-extract", "--manifest", manifest, out, "--weights", small_weights, "--fps", "15", "--stride", "4")
+    assert done.returncode == 0, done.stderr
+    with open_features(out) as features:
+        assert list(features) == ["late", "x/early"]
+        assert features["late"].times[:, 0].tolist() == pytest.approx([1.0])
+        assert features["x/early"].frames[0].tolist() == [0, 29]  # 15 of 30 frames a second, the last at 28
+        assert features["x/early"].times[0].tolist() == pytest.approx([0, 1])
+        assert features["late"].info["start"] == 1.0
+        assert features.info["sampling"]["fps"] == "15"
+
+
+def test_a_list_on_standard_input(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    names = "a.mp4\nsub dir/a.mp4\n"
+    done = run("vswin-extract", "-", tmp_path / "out.h5", "--weights", small_weights, input=names, cwd=videos)
+    assert done.returncode == 0, done.stderr
+    with open_features(tmp_path / "out.h5") as features:
+        assert list(features) == ["a.mp4", "sub dir/a.mp4"]
+
+
+def test_file_names_of_all_kinds(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "v"
+    folder.mkdir()
+    names = ["with space.mp4", "new\nline.mp4", "é中.mp4", "[bold]x.mp4", "a" * 200 + ".mp4", "esc\x1b[31m.mp4"]
+    for name in names:
+        (folder / name).write_bytes((videos / "a.mp4").read_bytes())
+    (Path(os.fsdecode(os.fsencode(folder) + b"/latin\xe9.mp4"))).write_bytes((videos / "a.mp4").read_bytes())
+    done = run("vswin-extract", folder, tmp_path / "out.h5", "--weights", small_weights, "-v")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stderr
+    with open_features(tmp_path / "out.h5") as features:
+        assert set(features) == {*names, "latin\\xe9.mp4"}
+        assert len(features["new\nline.mp4"].embedding) == 4
+    shown = run("vswin", "inspect", tmp_path / "out.h5")
+    assert "[bold]x.mp4" in shown.stdout
+    assert "\x1b" not in shown.stdout
+
+
+def test_dry_run_counts_and_writes_nothing(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    done = run(
+        "vswin-extract", videos, tmp_path / "bad.mp4", tmp_path / "out.h5", "--weights", small_weights,
+        "--stage", 4, "--dry-run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "unreadable: bad.mp4" in done.stdout
+    clips = sum(Sampling(8, 2).count(n) for n in (50, 33, 7))
+    assert f"3 videos, about {clips} clips, {clips * 5 * 1024 / 1000:.1f} kB" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mp4"]
+
+
+WRONG = [
+    (["nowhere", "OUT"], "no such file or directory: nowhere"),
+    (["EMPTY", "OUT"], "no videos in"),
+    (["VIDEOS"], "the last argument is the file to write"),
+    (["VIDEOS", "OUT", "--stage", "5"], "stages are 1 to 4, each once, not 5"),
+    (["VIDEOS", "OUT", "--stride", "0"], "stride must be at least 1, not 0"),
+    (["VIDEOS", "OUT", "--weights", "t-k4000"], "did you mean t-k400"),
+    (["VIDEOS", "OUT", "--weights", "t-k400"], "vswin weights pull t-k400"),
+    (["VIDEOS", "OUT", "--weights", "missing.pth"], "no weights at missing.pth"),
+    (["VIDEOS", "OUT", "--weights", "SMALL", "--variant", "t"], "does not fit variant t"),
+    (["VIDEOS", "OUT", "--device", "cuda"], "no CUDA device"),
+    (["VIDEOS", "OUT", "--device", "toaster"], "unknown device 'toaster'"),
+    (["VIDEOS", "OUT", "--no-embedding"], "nothing to write"),
+    (["VIDEOS", "OUT", "--crop", "three", "--stage", "4"], "--pool space"),
+    (["VIDEOS", "OUT", "--size", "256", "--resize", "224"], "smaller than the crop"),
+    (["VIDEOS", "OUT", "--fps", "fast"], "fps must be a number"),
+    (["VIDEOS", "OUT", "--fps", "0"], "fps must lie between"),
+    (["VIDEOS", "OUT", "--align", "center", "--tail", "drop"], "align start only"),
+    (["VIDEOS", "OUT", "--batch-size", "0"], "batch-size must be at least 1"),
+    (["VIDEOS", "OUT", "--workers", "0"], "workers must be at least 1"),
+    (["VIDEOS", "OUT", "--timeout", "0"], "timeout must be more than 0"),
+    (["VIDEOS", "OUT", "--pool", "some"], "'some' is not one of"),
+    (["VIDEOS", "OUT", "--strid", "4"], "--stride"),
+    (["VIDEOS", "nowhere/out.h5"], "no directory nowhere"),
+    (["VIDEOS", "TEXT"], "was not written by vswin-extract"),
+    (["VIDEOS", "TEXT", "--overwrite"], "was not written by vswin-extract"),
+    (["VIDEOS", "EMPTY"], "is a directory"),
+    (["VIDEOS", "DONE"], "add --overwrite"),
+    (["VIDEOS", "OUT", "--manifest", "list.txt"], "must end in .csv or .tsv"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_wrong_usage_gets_one_line_and_writes_nothing(
+    run: Run, videos: Path, small_weights: Path, plain: Path, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("keep me")
+    (tmp_path / "done.h5").write_bytes(plain.read_bytes())
+    stand_ins = {
+        "VIDEOS": videos, "OUT": tmp_path / "out.h5", "EMPTY": tmp_path / "empty", "TEXT": tmp_path / "text.txt",
+        "DONE": tmp_path / "done.h5", "SMALL": small_weights,
+    }  # fmt: skip
+    done = run("vswin-extract", *[stand_ins.get(word, word) for word in arguments], "--quiet", cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done.h5", "empty", "text.txt"]
+    assert (tmp_path / "text.txt").read_text() == "keep me"
+
+
+def test_overwrite_replaces_when_the_new_one_is_complete(
+    run: Run, videos: Path, small_weights: Path, plain: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    out.write_bytes(plain.read_bytes())
+    done = run("vswin-extract", videos, out, "--weights", small_weights, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    with open_features(out) as features:
+        assert features.names == ["embedding"]
+
+
+def test_it_is_never_silent_about_the_bundled_model(run: Run, videos: Path, tmp_path: Path) -> None:
+    done = run("vswin-extract", videos / "short.webm", tmp_path / "a.h5", "--size", 32)
+    assert "nano, the small bundled model" in done.stderr
+    quiet = run("vswin-extract", videos / "short.webm", tmp_path / "b.h5", "--size", 32, "--quiet")
+    assert len(quiet.stderr.splitlines()) == 1
+    assert "nano" in quiet.stderr
+    chosen = run(
+        "vswin-extract", videos / "short.webm", tmp_path / "c.h5", "--size", 32, "--quiet", "--weights", "nano"
+    )
+    assert (chosen.stderr, chosen.stdout, chosen.returncode) == ("", "", 0)
+
+
+def test_logits_of_weights_without_head(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    from vswin_extract import checkpoints
+
+    read = checkpoints.read(small_weights)
+    state = {name: value for name, value in read.state.items() if not name.startswith("head.")}
+    assert read.recipe is not None
+    checkpoints.save(tmp_path / "headless.safetensors", state, read.variant, read.recipe)
+    done = run("vswin-extract", videos, tmp_path / "o.h5", "--weights", tmp_path / "headless.safetensors", "--logits")
+    assert done.returncode == 2
+    assert "no classification head" in done.stderr
+
+
+def test_values_that_do_not_fit_are_a_failure(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    from vswin_extract import checkpoints
+
+    read = checkpoints.read(small_weights)
+    assert read.recipe is not None
+    state = {**read.state, "norm.weight": read.state["norm.weight"] * 1e6}
+    checkpoints.save(tmp_path / "loud.safetensors", state, read.variant, read.recipe)
+    arguments = ["--weights", tmp_path / "loud.safetensors", "--dtype", "float16"]
+    done = run("vswin-extract", videos, tmp_path / "out.h5", *arguments)
+    assert done.returncode == 3
+    assert "failed: a.mp4: NonFiniteFeatures" in done.stderr
+    with open_features(tmp_path / "out.h5") as features:
+        assert len(features) == 0
+        assert len(features.failures) == 3
+
+
+def test_the_python_api(videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    events: list[object] = []
+    finished = vswin_extract.extract(
+        videos, tmp_path / "out.h5", stage=[4], weights=str(small_weights), fps=12.5, on_event=events.append
+    )
+    assert isinstance(finished, Finished)
+    assert (finished.videos, finished.failed) == (3, 0)
+    assert events[-1] is finished
+    with open_features(tmp_path / "out.h5") as features:
+        assert features.info["sampling"]["fps"] == str(Fraction("12.5"))
+    with pytest.raises(vswin_extract.VswinError, match="unexpected keyword argument 'sride'"):
+        vswin_extract.extract(videos, tmp_path / "x.h5", sride=3)
