@@ -76,7 +76,7 @@ class PyavDecoder:
                 if isinstance(frame, VideoFrame):
                     yield self._frame(frame)
 
-    def _packets(self) -> Iterator[av.Packet[VideoStream]]:
+    def _packets(self) -> "Iterator[av.Packet[VideoStream]]":
         """Packets of the stream, and the empty one that flushes the decoder; over damage as long as some more come."""
         futile = 0
         while futile < TRIES:

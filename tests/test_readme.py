@@ -1,0 +1,79 @@
+"""What the README says is run, or held against the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Run
+
+from vswin_extract.cli.console import EXIT_CODES
+from vswin_extract.frames.pyav import FORMATS
+from vswin_extract.variants import VARIANTS
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the README's first command has been run, but for the install."""
+    here = tmp_path_factory.mktemp("readme")
+    (here / "examples").symlink_to(ROOT / "examples")
+    install, extract, inspect = blocks("sh")[0].strip().split(" && ")
+    assert install == "pip install ."
+    for command in (extract, inspect):
+        name, *arguments = command.split()
+        done = run(name, *arguments, cwd=here)
+        assert done.returncode == 0, done.stderr
+    return here
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_examples_run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_commands_name_options_that_exist(run: Run) -> None:
+    offered = "".join(run(*command, "--help").stdout for command in (("vswin-extract",), ("vswin", "inspect")))
+    for name in re.findall(r"`(--[a-z-]+)", README):
+        assert name in offered, name
+    for command in re.findall(r"^\$ vswin weights (\w+)", README, re.MULTILINE):
+        assert command in run("vswin", "weights", "--help").stdout
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", README, re.MULTILINE))
+    assert table == {str(code): meaning for code, meaning in EXIT_CODES.items()}
+
+
+def test_variants_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (nano|T|S|B|L) \| ([\d, ]+) \| ([\d, ]+) \|", README, re.MULTILINE)
+    assert len(rows) == len(VARIANTS)
+    for name, channels, blocks_ in rows:
+        variant = VARIANTS[name.lower()]
+        assert channels == ", ".join(str(variant.channels(stage)) for stage in (1, 2, 3, 4))
+        assert blocks_ == ", ".join(map(str, variant.depths))
+
+
+def test_weights_commands(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    listed = run("vswin", "weights", "list")
+    assert listed.returncode == 0
+    assert "t-k400 " in listed.stdout
+    assert "nano " in listed.stdout
+    converted = run("vswin", "weights", "convert", small_weights, tmp_path / "mine.safetensors")
+    assert converted.returncode == 0, converted.stderr
+    assert "variant nano, window 8x7x7, 3 classes" in converted.stdout
+    wrong = run("vswin", "weights", "convert", small_weights, tmp_path / "mine.pth")
+    assert (wrong.returncode, "must end in .safetensors" in wrong.stderr) == (2, True)
+    near = run("vswin", "weights", "pull", "t-k40")
+    assert (near.returncode, "did you mean t-k400" in near.stderr) == (2, True)
+
+
+def test_no_playlist_or_image_format_is_opened() -> None:
+    names = set(FORMATS.split(","))
+    assert not names & {"hls", "dash", "concat", "image2", "tee", "rtsp", "sdp", "webm_dash_manifest", "imf", "lavfi"}
+    assert not [name for name in names if name.endswith("_pipe")]
