@@ -510,7 +510,7 @@ def test_overwrite_replaces_when_the_new_one_is_complete(
 
 def test_it_is_never_silent_about_the_bundled_model(run: Run, videos: Path, tmp_path: Path) -> None:
     done = run("vswin-extract", videos / "short.webm", tmp_path / "a.h5", "--size", 32)
-    assert "nano, the small bundled model" in done.stderr
+    assert "nano is the small bundled model" in done.stderr
     quiet = run("vswin-extract", videos / "short.webm", tmp_path / "b.h5", "--size", 32, "--quiet")
     assert len(quiet.stderr.splitlines()) == 1
     assert "nano" in quiet.stderr

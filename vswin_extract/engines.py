@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,20 +17,22 @@ from vswin_extract.errors import UsageError, VideoError
 from vswin_extract.features import open_features
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
-from vswin_extract.job import Event, Finished, Job, Started, parse_fps, parse_stages
+from vswin_extract.job import Event, Finished, Job, Started, Stopped, VideoDone, parse_fps, parse_stages
+from vswin_extract.journal import check_output, finish_interrupted_cleanup, open_journal
 from vswin_extract.pipeline import Pipeline, file_state, row_shapes
-from vswin_extract.store import check_output, finish_interrupted_cleanup, open_journal
 from vswin_extract.videos import find
 
 
-def run(job: Job) -> Generator[Event, None, None]:
+def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, None, None]:
     """Extract a job's videos on one device, or continue where an earlier run of it was stopped.
 
     Yields Started, then ClipsDone and VideoDone as they come, then Finished once the output is in place. Raises
-    VswinError before anything is written where the job cannot be done. Closing the iterator stops the run; finished
-    videos are kept beside the output.
+    VswinError before anything is written where the job cannot be done. Setting `stopping` ends the run with Stopped as
+    soon as the videos in flight are through, closing the iterator ends it at once; finished videos are kept beside the
+    output.
     """
     begun = time.monotonic()
+    stopping = stopping or threading.Event()
     if finish_interrupted_cleanup(job.output):
         yield _finished(job.output, begun)
         return
@@ -39,7 +42,7 @@ def run(job: Job) -> Generator[Event, None, None]:
     arrays = row_shapes(job, backbone, sampling, geometry)
     settings = describe(job, backbone)
     with open_journal(job.output, settings, arrays, job.overwrite) as journal:
-        remaining = [video for video in job.videos if journal.done(video.id, *file_state(video)) is None]
+        remaining = [video for video in job.videos if not journal.done(video.id, *file_state(video))]
         yield Started(
             model=backbone.name,
             parameters=sum(parameter.numel() for parameter in backbone.parameters()),
@@ -48,13 +51,19 @@ def run(job: Job) -> Generator[Event, None, None]:
             videos=len(job.videos),
             resumed=len(job.videos) - len(remaining),
             bytes=sum(max(0, file_state(video)[0]) for video in remaining),
-            notes=backbone.notes,
+            notes=(*backbone.notes, *journal.notes),
         )
         cuda = backbone.device.type == "cuda"
         pipeline = Pipeline(job, backbone, journal, sampling, geometry, job.batch_size or (8 if cuda else 4))
         # On the CPU the network needs the cores; beside a GPU decoding does.
         workers = job.workers or (max(1, min(8, (os.cpu_count() or 2) - 1)) if cuda else 1)
-        yield from pipeline.run(remaining, workers)
+        done = 0
+        for event in pipeline.run(remaining, workers, stopping):
+            done += isinstance(event, VideoDone)
+            yield event
+        if done < len(remaining):
+            yield Stopped(len(remaining) - done)
+            return
         attributes = {
             **settings,
             "model": backbone.name,

@@ -8,6 +8,7 @@ VswinError                 what the command line turns into one line and an exit
 └── VideoError             one video; the run records it under /failures and goes on
     ├── VideoMissing       not there, or not a regular file
     ├── VideoUnreadable    no video stream, or nothing in it decodes
+    ├── VideoDamaged       only a part of it decodes, and parts are not wanted
     ├── VideoTimestamps    its time stamps cannot be resampled
     ├── DecoderTimeout     the decoder made no progress
     ├── DecoderCrash       the decoder's process died
@@ -47,6 +48,10 @@ class VideoUnreadable(VideoError):
     """No video stream, or nothing in it decodes."""
 
 
+class VideoDamaged(VideoError):
+    """Only a part of it decodes, and parts are not wanted."""
+
+
 class VideoTimestamps(VideoError):
     """Its time stamps cannot be resampled."""
 
@@ -65,6 +70,14 @@ class NonFiniteFeatures(VideoError):
 
 VIDEO_ERRORS = {
     error.__name__: error
-    for error in (VideoMissing, VideoUnreadable, VideoTimestamps, DecoderTimeout, DecoderCrash, NonFiniteFeatures)
+    for error in (
+        VideoMissing,
+        VideoUnreadable,
+        VideoDamaged,
+        VideoTimestamps,
+        DecoderTimeout,
+        DecoderCrash,
+        NonFiniteFeatures,
+    )
 }
 """By the name that a decoder process sends and /failures keeps."""

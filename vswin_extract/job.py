@@ -16,6 +16,7 @@ from vswin_extract.videos import Video
 from vswin_extract.weights import BUNDLED
 
 Dtype = Literal["float32", "float16"]
+Partial = Literal["keep", "fail"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Job:
     """Everything a run needs. What is None follows from the weights' recipe or from the device.
 
     `stages`: maps to write, 1 to 4. `pool`: keep their maps, or average over space or all. `embedding`: write it, which
-    needs all four stages. Raises UsageError.
+    needs all four stages. `partial`: keep what decodes of a damaged video, or let it fail. Raises UsageError.
     """
 
     videos: tuple[Video, ...]
@@ -46,6 +47,7 @@ class Job:
     resize: int | None = None
     crop: Crop = "center"
     decoder: DecoderName = "pyav"
+    partial: Partial = "keep"
     workers: int | None = None
     timeout: float = 60.0
     device: str = "auto"
@@ -60,7 +62,7 @@ class Job:
             raise UsageError("nothing to write: name a stage, or leave the embedding on")
         for name, kind in (
             ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("precision", Precision),
-            ("decoder", DecoderName),
+            ("decoder", DecoderName), ("partial", Partial),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
@@ -111,6 +113,20 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that the user should know, said once."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The run was asked to stop; `remaining` videos are not done. The same job again continues it."""
+
+    remaining: int
+
+
+@dataclass(frozen=True)
 class ClipsDone:
     """So many more clips went through the network."""
 
@@ -138,7 +154,7 @@ class Finished:
     bytes: int
 
 
-Event = Started | ClipsDone | VideoDone | Finished
+Event = Started | Notice | ClipsDone | VideoDone | Stopped | Finished
 
 
 def parse_fps(text: str | float | None) -> Fraction | None:

@@ -5,6 +5,7 @@ never on timing, and batches are filled across videos: so the same command makes
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from vswin_extract.backbone import Backbone
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import NonFiniteFeatures, VideoError
+from vswin_extract.errors import NonFiniteFeatures, VideoDamaged, VideoError
 from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
-from vswin_extract.job import ClipsDone, Event, Job, VideoDone
+from vswin_extract.job import ClipsDone, Event, Job, Notice, VideoDone
+from vswin_extract.journal import Journal
+from vswin_extract.parts import Part
 from vswin_extract.preprocess import Geometry
-from vswin_extract.store import Arrays, Journal, Part, VideoRecord
+from vswin_extract.store import Arrays, VideoRecord
 from vswin_extract.videos import Video
 
 
@@ -60,8 +63,11 @@ class Pipeline:
         self.batch_size = batch_size
         self.batch: list[tuple[Passage, DecodedClip]] = []
 
-    def run(self, videos: Sequence[Video], workers: int) -> Iterator[Event]:
-        """Extract these videos. Yields ClipsDone and VideoDone; a video that fails does not end it."""
+    def run(self, videos: Sequence[Video], workers: int, stopping: threading.Event) -> Iterator[Event]:
+        """Extract these videos. Yields ClipsDone and VideoDone; a video that fails does not end it.
+
+        Once `stopping` is set no further video is begun, and it ends when those that are in flight are through.
+        """
         queue = deque(videos)
         lanes = deque(Lane(DecoderProcess(self.job.timeout), deque()) for _ in range(min(workers, max(1, len(videos)))))
         try:
@@ -70,6 +76,11 @@ class Pipeline:
                 self._give(lane, queue)
             while lanes:
                 lane = lanes[0]
+                if stopping.is_set():
+                    queue.clear()
+                    for other in lanes:
+                        while len(other.passages) > 1:
+                            other.passages.pop()
                 if not lane.passages:
                     lane.decoder.close()
                     lanes.popleft()
@@ -86,14 +97,18 @@ class Pipeline:
                 if isinstance(arrived, DecodedClip):
                     passage.waiting += 1
                     self.batch.append((passage, arrived))
-                    if len(self.batch) == self.batch_size:
+                    if len(self.batch) >= self.batch_size:
                         yield from self._compute()
                         lanes.rotate(-1)
                 else:
                     lane.passages.popleft()
                     self._give(lane, queue)
                     passage.end = arrived
-                    if not passage.waiting and not passage.failed:
+                    if passage.failed:
+                        continue
+                    if arrived.trouble and self.job.partial == "fail":
+                        yield self._fail(passage, VideoDamaged(f"{arrived.trouble}; {arrived.frames} frames decode"))
+                    elif not passage.waiting:
                         yield self._finish(passage)
             yield from self._compute()
         finally:
@@ -123,7 +138,10 @@ class Pipeline:
         self.batch = []
         if not batch:
             return
+        before = self.batch_size
         rows = self._features([clip for _, clip in batch])
+        if self.batch_size < before:
+            yield Notice(f"out of memory with batches of {before} clips; going on with {self.batch_size}")
         yield ClipsDone(len(batch))
         start = 0
         while start < len(batch):
@@ -143,6 +161,19 @@ class Pipeline:
                 yield self._finish(passage)
 
     def _features(self, clips: Sequence[DecodedClip]) -> dict[str, NDArray[np.floating]]:
+        """Features by dataset name. Where memory does not suffice, in two halves, and so from then on."""
+        try:
+            return self._forward(clips)
+        except torch.OutOfMemoryError:
+            if len(clips) == 1:
+                raise
+        torch.cuda.empty_cache()  # outside of `except`, whose traceback holds on to tensors
+        half = len(clips) // 2
+        self.batch_size = min(self.batch_size, len(clips) - half)
+        first, second = self._features(clips[:half]), self._features(clips[half:])
+        return {name: np.concatenate((values, second[name])) for name, values in first.items()}
+
+    def _forward(self, clips: Sequence[DecodedClip]) -> dict[str, NDArray[np.floating]]:
         """Features by dataset name, averaged over the crops of each clip."""
         views = len(clips[0].views)
         total: dict[str, torch.Tensor] = {}
@@ -184,7 +215,6 @@ class Pipeline:
         end, part, video = passage.end, passage.part, passage.video
         if end is None or part is None:
             raise RuntimeError(f"{video.id} was finished before it had ended")
-        part.finish()
         record = VideoRecord(
             id=video.id,
             path=os.fspath(video.path),
@@ -201,7 +231,7 @@ class Pipeline:
             end=video.end,
             message=f"{end.trouble} ({end.damaged} damaged packets)" if end.trouble else "",
         )
-        self.journal.commit(record)
+        self.journal.commit(record, part)
         return VideoDone(record, max(passage.size, 0))
 
     def _fail(self, passage: Passage, error: VideoError) -> VideoDone:

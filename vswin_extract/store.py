@@ -1,24 +1,16 @@
-"""Features on disk: a journal of finished videos beside the output, and the one file that is made of it at the end.
+"""The output file: its schema, and writing it from the rows of finished videos. Schema: README, "The file".
 
-    out.h5.parts/
-      job.json           the settings that all parts share, and an id of the run
-      lock               host and process of the run that is going on
-      <key>.h5           the rows of one finished video; <key> is a hash of the video's id
-      <key>.json         what became of the video. A video is done when this is there, and it is written last.
-      *.tmp              unfinished; of no value after a kill
-
-Everything is written under another name, synced and renamed, so a name never stands for half a file. Schema of the
-output: README, "The file".
+Files are written under another name, synced and renamed, so that a name never stands for half a file.
 """
 
+import errno
 import hashlib
 import json
 import os
-import shutil
-import socket
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +19,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import OutputError
-
 SCHEMA = "vswin-extract/1"
+CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 25
+"""What is held in memory of a dataset at a time."""
+VIDEO_BYTES = 8192
+"""About what a video costs in the file besides its rows."""
 CLIP_COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {
     "video": ((), "int64"),
     "frames": ((2,), "int64"),
@@ -56,7 +51,7 @@ class Arrays:
         return sum(int(np.prod(shape)) for shape in self.shapes.values()) * np.dtype(self.dtype).itemsize
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoRecord:
     """What became of a video: a row of /videos_table, or of /failures where `status` is "failed".
 
@@ -80,172 +75,85 @@ class VideoRecord:
     message: str = ""
 
 
-class Part:
-    """The rows of one video, being written."""
-
-    def __init__(self, path: Path, arrays: Arrays) -> None:
-        self.path = path
-        self.unfinished = path.with_name(path.name + ".tmp")
-        self.rows = 0
-        self.file = h5py.File(self.unfinished, "w")
-        for name, shape in arrays.shapes.items():
-            _create(self.file, name, 0, shape, arrays, chunk_bytes=1 << 16)
-        for name, (shape, dtype) in CLIP_COLUMNS.items():
-            if name != "video":
-                _create(self.file, f"clips/{name}", 0, shape, Arrays({}, dtype), chunk_bytes=1 << 12)
-
-    def append(self, rows: Rows) -> None:
-        """Rows of consecutive clips: features by name, and the columns "clips/frames" and so on."""
-        count = len(next(iter(rows.values())))
-        for name, values in rows.items():
-            dataset = self.file[name]
-            dataset.resize(self.rows + count, axis=0)
-            dataset[self.rows :] = values
-        self.rows += count
-
-    def finish(self) -> None:
-        """Make it durable, under its own name."""
-        self.file.close()
-        _publish(self.unfinished, self.path)
-
-    def discard(self) -> None:
-        self.file.close()
-        self.unfinished.unlink(missing_ok=True)
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """HDF5 reports a full disk as a RuntimeError of many lines; make it the OSError that it is."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
-@dataclass
-class Journal:
-    """The finished videos of a run that is going on. Made by `open_journal`; `with` releases its lock."""
-
-    output: Path
-    directory: Path
-    arrays: Arrays
-    settings: dict[str, Any]
-    run: str
-    records: dict[str, VideoRecord] = field(default_factory=dict)
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.directory.is_dir():  # published
-            return
-        for unfinished in self.directory.glob("*.tmp"):
-            unfinished.unlink()
-        (self.directory / "lock").unlink(missing_ok=True)
-        if os.listdir(self.directory) == ["job.json"]:  # no video got through
-            shutil.rmtree(self.directory)
-
-    def done(self, video_id: str, size: int, mtime: float) -> VideoRecord | None:
-        """What became of a video that is through and has not changed since; else None."""
-        path = self._file(video_id, ".json")
-        if not path.is_file():
-            return None
-        record = VideoRecord(**json.loads(path.read_text("utf-8")))
-        whole = record.status == "failed" or self._file(video_id, ".h5").is_file()
-        if (record.id, record.size, record.mtime) != (video_id, size, mtime) or not whole:
-            return None
-        self.records[video_id] = record
-        return record
-
-    def part(self, video_id: str) -> Part:
-        return Part(self._file(video_id, ".h5"), self.arrays)
-
-    def commit(self, record: VideoRecord) -> None:
-        """A video is through: its part is finished, or it failed. From here on no kill loses it."""
-        _write_json(self._file(record.id, ".json"), asdict(record))
-        self.records[record.id] = record
-
-    def publish(self, video_ids: Sequence[str], attributes: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
-        """Make the output of the parts of these videos, in this order; then the journal goes."""
-        records = [self.records[video_id] for video_id in video_ids]
-        unfinished = self.directory / "output.h5.tmp"
-        extracted = [record for record in records if record.status != "failed"]
-        with h5py.File(unfinished, "w") as file:
-            write_attributes(file, {**attributes, "run": self.run})
-            _copy_rows(file, [(record, self._file(record.id, ".h5")) for record in extracted], self.arrays)
-            _write_tables(file, extracted, [record for record in records if record.status == "failed"])
-            _write_views(file, extracted, self.arrays)
-            if classes:
-                file.create_dataset("classes", data=np.array(classes, object), dtype=h5py.string_dtype())
-            file.attrs["complete"] = True
-        _publish(unfinished, self.output)
-        shutil.rmtree(self.directory)
-
-    def _file(self, video_id: str, suffix: str) -> Path:
-        key = hashlib.sha256(video_id.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        return self.directory / (key + suffix)
+def write_output(
+    path: Path,
+    rows: Callable[[str], Iterator[NDArray[Any]]],
+    extracted: Sequence[VideoRecord],
+    failed: Sequence[VideoRecord],
+    arrays: Arrays,
+    attributes: Mapping[str, Any],
+    classes: Sequence[str],
+) -> None:
+    """Write a whole output to a path of no meaning yet. `rows(name)`: the rows of a dataset of `row_types`, all videos'
+    in order, in pieces. Raises OSError where the disk is full."""
+    clips = [record.clips for record in extracted]
+    _expect_room(path, sum(clips), len(extracted), arrays)
+    with _disk_errors(path), h5py.File(path, "w") as file:
+        write_attributes(file, attributes)
+        for name, (shape, dtype) in row_types(arrays).items():
+            how = arrays if name in arrays.shapes else Arrays({}, dtype)
+            _write_rows(_create(file, name, sum(clips), shape, how), rows(name))
+        file["clips/video"] = np.repeat(np.arange(len(clips)), clips)
+        _write_tables(file, extracted, failed)
+        _write_views(file, extracted, arrays)
+        if classes:
+            file.create_dataset("classes", data=np.array(classes, object), dtype=h5py.string_dtype())
+        file.attrs["complete"] = True
 
 
-def open_journal(output: Path, settings: dict[str, Any], arrays: Arrays, overwrite: bool) -> Journal:
-    """Begin a run, or continue the one that was stopped.
-
-    Raises OutputError where the output is in the way, another process is at it, or the journal is of other settings.
-    """
-    directory = journal_directory(output)
-    check_output(output, overwrite)
-    directory.mkdir(exist_ok=True)
-    _lock(directory / "lock", output)
-    begun = _begun(directory)
-    if begun and begun["settings"] != settings:
-        if not overwrite:
-            (directory / "lock").unlink()
-            raise OutputError(
-                f"{directory} holds a run that was stopped, with other settings: "
-                f"{describe_difference(begun['settings'], settings)}; give the old ones to continue it, "
-                "or --overwrite to drop it"
-            )
-        begun = None
-    if begun is None:
-        for path in directory.iterdir():
-            if path.name != "lock":
-                path.unlink()
-        begun = {"settings": settings, "run": uuid.uuid4().hex}
-        _write_json(directory / "job.json", begun)
-    return Journal(output, directory, arrays, settings, begun["run"])
+def row_types(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The datasets whose rows come with the clips: name -> shape of a row, type."""
+    return {
+        **{name: (shape, arrays.dtype) for name, shape in arrays.shapes.items()},
+        **{f"clips/{name}": CLIP_COLUMNS[name] for name in VIEWED},
+    }
 
 
-def journal_directory(output: Path) -> Path:
-    return output.with_name(output.name + ".parts")
+def _write_rows(dataset: h5py.Dataset, pieces: Iterator[NDArray[Any]]) -> None:
+    """Fill a dataset, small pieces together so that a chunk is written once, and note the sha256 of its rows."""
+    digest = hashlib.sha256()
+    first = 0
+    for rows in _in_blocks(pieces):
+        dataset[first : first + len(rows)] = rows
+        digest.update(rows.data)
+        first += len(rows)
+    dataset.attrs["sha256"] = digest.hexdigest()
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raise OutputError unless `output` can be written: it is not there, or is ours and may be overwritten."""
-    if not output.parent.is_dir():
-        raise OutputError(f"no directory {output.parent} to write {output.name} into")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"cannot write into {output.parent.absolute()}")
-    if output.is_dir():
-        raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
-    if os.path.lexists(output):
-        if _attributes(output) is None:
-            raise OutputError(f"{output} exists and was not written by vswin-extract; choose another name")
-        if not overwrite:
-            raise OutputError(f"{output} exists; add --overwrite to replace it")
+def _in_blocks(pieces: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    waiting: list[NDArray[Any]] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(rows.nbytes for rows in waiting) >= BLOCK_BYTES:
+            yield np.ascontiguousarray(np.concatenate(waiting))
+            waiting = []
+    if waiting:
+        yield np.ascontiguousarray(np.concatenate(waiting))
 
 
-def finish_interrupted_cleanup(output: Path) -> bool:
-    """Whether a kill came between the output's appearance and its journal's removal; then the journal is removed."""
-    begun = _begun(journal_directory(output))
-    made = _attributes(output)
-    if begun is None or made is None or made.get("run") != begun["run"]:
-        return False
-    shutil.rmtree(journal_directory(output))
-    return True
+def block_rows(rows: int, nbytes: int) -> int:
+    """So many of these rows are a piece of memory of no concern."""
+    return max(1, BLOCK_BYTES * rows // max(nbytes, 1))
 
 
-def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """The settings that differ, each as "name was old, is new"."""
-    found = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
-        if before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            found.append(describe_difference(before, after, f"{prefix}{key}."))
-        else:
-            found.append(f"{prefix}{key} was {before}, is {after}")
-    return "; ".join(found)
+def _expect_room(path: Path, clips: int, videos: int, arrays: Arrays) -> None:
+    """Raise OSError before HDF5 runs into a full disk, which it does not survive."""
+    state = os.statvfs(path.parent)
+    needed = clips * arrays.bytes_per_clip() // (1 if arrays.compression == "none" else 2) + videos * VIDEO_BYTES
+    if state.f_bavail * state.f_frsize < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: the output needs {needed / 1e6:.1f} MB", str(path))
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
@@ -257,42 +165,13 @@ def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
         file.attrs[name] = json.dumps(value) if isinstance(value, dict | list | tuple) else value
 
 
-def _begun(directory: Path) -> dict[str, Any] | None:
-    """What job.json says, or None."""
-    job = directory / "job.json"
-    return json.loads(job.read_text("utf-8")) if job.is_file() else None
-
-
-def _attributes(path: Path) -> dict[str, Any] | None:
+def read_attributes(path: Path) -> dict[str, Any] | None:
     """Root attributes of a file of ours, or None where it is none."""
     try:
         with h5py.File(path, "r") as file:
             return dict(file.attrs) if str(file.attrs.get("schema", "")).startswith("vswin-extract/") else None
     except OSError:
         return None
-
-
-def _copy_rows(file: h5py.File, parts: Sequence[tuple[VideoRecord, Path]], arrays: Arrays) -> None:
-    """All rows of all parts, one part after another; what is in memory at a time does not grow with them."""
-    total = sum(record.clips for record, _ in parts)
-    for name, shape in arrays.shapes.items():
-        _create(file, name, total, shape, arrays, chunk_bytes=1 << 20)
-    for name, (shape, dtype) in CLIP_COLUMNS.items():
-        _create(file, f"clips/{name}", total, shape, Arrays({}, dtype), chunk_bytes=1 << 16)
-    first = 0
-    for number, (record, path) in enumerate(parts):
-        with h5py.File(path, "r") as part:
-            for name in [*arrays.shapes, *(f"clips/{column}" for column in CLIP_COLUMNS if column != "video")]:
-                for start, stop in _blocks(part[name]):
-                    file[name][first + start : first + stop] = part[name][start:stop]
-        file["clips/video"][first : first + record.clips] = number
-        first += record.clips
-
-
-def _blocks(dataset: h5py.Dataset, most_bytes: int = 1 << 25) -> Iterator[tuple[int, int]]:
-    rows = max(1, most_bytes * len(dataset) // max(dataset.nbytes, 1))
-    for start in range(0, len(dataset), rows):
-        yield start, min(start + rows, len(dataset))
 
 
 def _write_tables(file: h5py.File, extracted: Sequence[VideoRecord], failed: Sequence[VideoRecord]) -> None:
@@ -336,20 +215,18 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
         first += record.clips
 
 
-def _create(file: h5py.File, name: str, rows: int, shape: tuple[int, ...], arrays: Arrays, chunk_bytes: int) -> None:
-    """A dataset in chunks of whole rows; it can grow if it begins with none."""
+def _create(file: h5py.File, name: str, rows: int, shape: tuple[int, ...], arrays: Arrays) -> h5py.Dataset:
+    """A dataset in chunks of whole rows: of one row where a row is large."""
     row_bytes = max(1, int(np.prod(shape)) * np.dtype(arrays.dtype).itemsize)
-    chunk = max(1, min(chunk_bytes // row_bytes, rows or chunk_bytes))
     compression = None if arrays.compression == "none" else arrays.compression
-    # bytes of one significance side by side: floats hardly compress otherwise
-    file.create_dataset(
+    return file.create_dataset(
         name,
         (rows, *shape),
         arrays.dtype,
+        chunks=(max(1, min(CHUNK_BYTES // row_bytes, rows)), *shape),
         maxshape=(None, *shape),
-        chunks=(chunk, *shape),
         compression=compression,
-        shuffle=compression is not None,
+        shuffle=compression is not None,  # bytes of one significance side by side: floats hardly compress otherwise
     )
 
 
@@ -362,13 +239,13 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(json.dumps(value), "utf-8")
-    _publish(unfinished, path)
+    publish(unfinished, path)
 
 
-def _publish(unfinished: Path, path: Path) -> None:
+def publish(unfinished: Path, path: Path) -> None:
     """Rename a finished file into place so that it survives a power cut."""
     _sync(unfinished)
     unfinished.replace(path)
@@ -381,40 +258,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(lock: Path, output: Path) -> None:
-    """Claim the journal. Raises OutputError where a living process, or one on another host, holds it."""
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-    while True:
-        try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            try:
-                holder = json.loads(lock.read_text())
-            except FileNotFoundError:
-                continue
-            except ValueError:  # killed while writing it
-                holder = {"host": socket.gethostname(), "pid": 0}
-            if holder["host"] != socket.gethostname() or _alive(holder["pid"]):
-                raise OutputError(
-                    f"{output} is being written by process {holder['pid']} on {holder['host']}; "
-                    f"if that is no longer so, delete {lock}"
-                ) from None
-            lock.unlink(missing_ok=True)
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            file.write(mine)
-        return
-
-
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "extract": "Extract features of videos into one HDF5 file.",
     "inspect": "Show what is in a file of features.",
+    "check": "Verify a file of features, or an unfinished run.",
     "weights": "List, download and convert weights.",
 }
 """Commands of `vswin`, each in a module of its name, with the line that `vswin --help` shows."""

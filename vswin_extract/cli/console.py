@@ -3,11 +3,11 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self
 
 import click
 
@@ -24,13 +24,45 @@ EXIT_CODES = {
     1: "the machine failed: disk full, no permission, out of memory",
     2: "an argument, weights or output that cannot work; nothing was written",
     3: "the file is complete, but some videos failed: see /failures in it",
+    4: "`vswin check` found something wrong",
     130: "stopped by Ctrl-C; the same command continues",
-    143: "stopped by SIGTERM; the same command continues",
+    143: "stopped by SIGTERM or SIGUSR1; the same command continues",
 }
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
+class Interrupted(BaseException):
+    """Stop at once: a second signal arrived, or the time to finish is over."""
+
+
+class StopSignals:
+    """Turns the first SIGINT, SIGTERM or SIGUSR1 into `stopping`; raises Interrupted at the second, or `grace` seconds
+    later. `say` tells the user. SIGUSR1 is what Slurm can send before it ends a job."""
+
+    def __init__(self, grace: float, say: Callable[[str], None]) -> None:
+        self.grace = grace
+        self.say = say
+        self.stopping = threading.Event()
+        self.code = 0
+
+    def __enter__(self) -> Self:
+        self.previous = {
+            number: signal.signal(number, self._arrived)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGALRM or self.stopping.is_set():
+            raise Interrupted
+        self.code = 130 if number == signal.SIGINT else 143
+        self.stopping.set()
+        signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
+        self.say(f"stopping: finishing the videos in flight, for up to {self.grace:g} s; Ctrl-C again stops at once")
 
 
 class GroupedCommand(click.Command):
@@ -62,7 +94,7 @@ def stderr() -> "Console":
     """Where progress and messages go. No wrapping where nobody's terminal has a width."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def stdout() -> "Console":
@@ -118,20 +150,6 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
             fail(f"{error.strerror or error}{where}", 1)
 
     return wrapped
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Raise Terminated within, where SIGTERM arrives."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def printable(text: str) -> str:

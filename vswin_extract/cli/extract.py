@@ -12,7 +12,8 @@ from vswin_extract.cli.console import (
     EXIT_CODES,
     RUN,
     GroupedCommand,
-    Terminated,
+    Interrupted,
+    StopSignals,
     fail,
     human_bytes,
     option,
@@ -21,7 +22,6 @@ from vswin_extract.cli.console import (
     stderr,
     stdout,
     table,
-    terminable,
 )
 
 if TYPE_CHECKING:
@@ -152,6 +152,14 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 )
 @option(
     INPUT,
+    "--partial",
+    type=click.Choice(["keep", "fail"]),
+    default="keep",
+    show_default=True,
+    help="A video of which only a part decodes: keep the part, or count it as failed.",
+)
+@option(
+    INPUT,
     "--workers",
     type=int,
     metavar="N",
@@ -190,6 +198,15 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     MODEL, "--batch-size", type=int, metavar="CLIPS", help="Clips computed at once.  [default: 4 on the CPU, 8 on CUDA]"
 )
 @option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing.")
+@option(
+    RUN,
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After Ctrl-C, SIGTERM or SIGUSR1: time for the videos in flight to get through.",
+)
 @option(RUN, "-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @option(RUN, "-v", "--verbose", is_flag=True, help="Say what happens to each video, and what decoders mutter.")
 @reports_errors
@@ -203,6 +220,7 @@ def extract(
     dry_run: bool,
     quiet: bool,
     verbose: bool,
+    grace: float,
     **options: Any,
 ) -> None:
     """Extract Video Swin features of VIDEOS (directories, files, or - for a list of paths on standard input) into one
@@ -238,34 +256,32 @@ def extract(
     chosen = given is not None and given.name != "DEFAULT"
     if job.weights == "nano" and not (quiet and chosen):
         console.print(
-            "Using nano, the small bundled model: quick, and good for trying things out. For full-size features see "
-            "`vswin weights list`, then e.g. `vswin weights pull t-k400` and --weights t-k400."
+            "nano is the small bundled model, for trying things out; a full-size one: vswin weights pull t-k400, "
+            "then --weights t-k400"
         )
-    finished = follow(job, console, quiet, verbose)
+    finished = follow(job, console, quiet, verbose, grace)
     if not quiet:
         show_summary(finished)
     sys.exit(3 if finished.failed else 0)
 
 
-def follow(job: "Job", console: "Console", quiet: bool, verbose: bool) -> "Finished":
+def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: float) -> "Finished":
     """Run the job and show how it goes: a live display on a terminal, lines elsewhere."""
     from vswin_extract.cli.progress import LiveProgress, LogProgress, Quiet
     from vswin_extract.engines import run
     from vswin_extract.job import Finished
 
     progress = Quiet(console) if quiet else (LiveProgress if console.is_terminal else LogProgress)(console, verbose)
-    stopped = f"Stopped. Finished videos are kept in {printable(str(job.output))}.parts; the same command continues."
     try:
-        with terminable(), progress, closing(run(job)) as events:
+        with progress, StopSignals(grace, progress.say) as signals, closing(run(job, signals.stopping)) as events:
             for event in events:
                 progress.show(event)
                 if isinstance(event, Finished):
                     return event
-    except KeyboardInterrupt:
-        fail(stopped, 130)
-    except Terminated:
-        fail(stopped, 143)
-    raise RuntimeError("the run ended without saying so")
+    except Interrupted:
+        console.print("stopped at once; the videos in flight will be extracted again")
+    kept = printable(str(job.output))
+    fail(f"stopped; finished videos are kept in {kept}.parts, and the same command continues", signals.code)
 
 
 def show_survey(job: "Job") -> None:

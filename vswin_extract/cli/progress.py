@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from vswin_extract.cli.console import printable
-from vswin_extract.job import ClipsDone, Event, Started, VideoDone
+from vswin_extract.job import ClipsDone, Event, Notice, Started, VideoDone
 
 LOG_EVERY = 10.0
 """Seconds between lines of progress in a log."""
@@ -44,6 +44,8 @@ class Quiet:
         match event:
             case Started():
                 self.videos, self.total, self.begun = event.resumed, event.videos, time.monotonic()
+            case Notice():
+                self.say(event.text)
             case ClipsDone():
                 self.clips += event.clips
             case VideoDone(record=record):

@@ -1,0 +1,312 @@
+"""The journal by itself: nothing finished is lost, nothing damaged is believed, and it stays small."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, Run
+
+from vswin_extract import journal as journal_
+from vswin_extract.check import check
+from vswin_extract.errors import OutputError
+from vswin_extract.features import open_features
+from vswin_extract.journal import Journal, open_journal
+from vswin_extract.store import Arrays, VideoRecord
+
+ARRAYS = Arrays({"embedding": (64,), "stage4": (2, 3, 3, 64)})
+ATTRIBUTES = {
+    "model": "none",
+    "weights_sha256": "0" * 64,
+    "sampling": {"clip_len": 8},
+    "preprocessing": {},
+    "precision": "fp32",
+    "decoder": "pyav",
+}
+
+
+def opened(output: Path) -> Journal:
+    return open_journal(output, {"settings": 1}, ARRAYS, overwrite=False)
+
+
+def add(journal: Journal, number: int) -> None:
+    """A video of one to three clips whose values tell its number; every seventh one fails."""
+    name, clips = f"v/{number:05}.mp4", 1 + number % 3
+    if number % 7 == 6:
+        journal.commit(VideoRecord(name, name, "failed", size=number, error="VideoUnreadable", message="no"))
+        return
+    part = journal.part(name)
+    values = np.arange(clips)[:, None] / 10 + number
+    part.append(
+        {
+            "embedding": np.broadcast_to(values, (clips, 64)),
+            "stage4": np.broadcast_to(values.reshape(-1, 1, 1, 1, 1), (clips, 2, 3, 3, 64)),
+            "clips/frames": np.array([[8 * k, 8 * k + 8] for k in range(clips)]),
+            "clips/times": np.array([[k / 2, k / 2 + 0.5] for k in range(clips)]),
+            "clips/valid": np.full(clips, 8),
+        }
+    )
+    journal.commit(VideoRecord(name, name, "ok", clips=clips, fps=16.0, frames=8 * clips, size=number), part)
+
+
+def names(count: int) -> list[str]:
+    return [f"v/{number:05}.mp4" for number in range(count)]
+
+
+def expect_whole(output: Path, count: int) -> None:
+    with open_features(output) as features:
+        assert list(features) == [name for i, name in enumerate(names(count)) if i % 7 != 6]
+        assert [failure["id"] for failure in features.failures] == names(count)[6::7]
+        for number in range(count):
+            if number % 7 != 6:
+                video = features[names(count)[number]]
+                assert len(video) == 1 + number % 3
+                assert np.allclose(video.embedding[:, 5], np.arange(len(video)) / 10 + number)
+                assert np.allclose(video.stage4[-1], (len(video) - 1) / 10 + number)
+    found = check(output)
+    assert found.problems == ()
+    assert found.finished
+
+
+def test_packs_keep_the_journal_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_, "PACK", 16)
+    output = tmp_path / "out.h5"
+    most = 0
+    with opened(output) as journal:
+        for number in range(200):
+            add(journal, number)
+            most = max(most, len(os.listdir(journal.directory)))
+        assert most <= 2 * 16 + 2 * 200 // 16 + 2
+        packed = sum(path.stat().st_size for path in journal.directory.iterdir())
+        assert len(journal.singles) < 16
+        found = check(output)
+        assert (found.videos + found.failures, found.finished, found.problems) == (200, False, ())
+        journal.publish(names(200), ATTRIBUTES)
+    assert packed < 1.2 * output.stat().st_size
+    expect_whole(output, 200)
+    assert not (tmp_path / "out.h5.parts").exists()
+
+
+COMMITTER = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+from vswin_extract import journal as journal_
+import test_journal
+journal_.PACK = 8
+with test_journal.opened(Path(sys.argv[1])) as journal:
+    for number in range(int(sys.argv[2])):
+        if f"v/{{number:05}}.mp4" not in journal.entries:
+            test_journal.add(journal, number)
+    journal.publish(test_journal.names(int(sys.argv[2])), test_journal.ATTRIBUTES)
+"""
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
+    """Of a process that commits, packs and publishes as fast as it can."""
+    output, count = tmp_path / "out.h5", 60 * kills
+    script = COMMITTER.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    chance = random.Random(kills)
+    known: set[str] = set()
+    for _ in range(kills):
+        process = subprocess.Popen([sys.executable, "-c", script, str(output), str(count)], stderr=subprocess.PIPE)
+        while process.poll() is None and not (tmp_path / "out.h5.parts" / "lock").exists():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.4))
+        process.kill()
+        process.communicate()
+        if output.exists():
+            break
+        with opened(output) as journal:
+            assert journal.notes == []
+            assert known <= journal.entries.keys()  # nothing that was finished is lost
+            known = set(journal.entries)
+    if not output.exists():
+        assert known
+        subprocess.run([sys.executable, "-c", script, str(output), str(count)], check=True)
+    expect_whole(output, count)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_damaged_parts_and_packs_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_, "PACK", 8)
+    output = tmp_path / "out.h5"
+    with opened(output) as journal:
+        for number in range(20):
+            add(journal, number)
+        pack, part = journal.directory / "pack-0.rows", journal._file("v/00018.mp4", ".rows")
+        gone, nonsense = journal._file("v/00017.mp4", ".rows"), journal._file("v/00016.mp4", ".json")
+    flip(pack)
+    flip(part)
+    gone.unlink()
+    nonsense.write_text("{")
+    wrong = {problem.where for problem in check(output).problems}
+    assert wrong == {pack.name, part.name, gone.name, nonsense.with_suffix(".rows").name}
+    with opened(output) as journal:
+        assert len(journal.notes) == 4
+        lost = {*names(8), "v/00016.mp4", "v/00017.mp4", "v/00018.mp4"}
+        assert set(names(20)) - journal.entries.keys() == lost
+        for number in range(20):
+            if names(20)[number] in lost:
+                add(journal, number)
+        journal.publish(names(20), ATTRIBUTES)
+    expect_whole(output, 20)
+
+
+def test_a_journal_removed_by_hand_is_an_error(tmp_path: Path) -> None:
+    with opened(tmp_path / "out.h5") as journal:
+        add(journal, 0)
+        shutil.rmtree(journal.directory)
+        with pytest.raises(OSError, match="No such file"):
+            add(journal, 1)
+
+
+def test_a_lock_of_another_host_or_a_living_process_is_kept(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with opened(output), pytest.raises(OutputError, match=f"process {os.getpid()} on {os.uname().nodename}"):
+        opened(output)
+    lock = tmp_path / "out.h5.parts" / "lock"
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    with pytest.raises(OutputError, match="process 1 on elsewhere"):
+        opened(output)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for content in (json.dumps({"host": os.uname().nodename, "pid": dead.pid}), ""):
+        lock.write_text(content)
+        with opened(output) as journal:
+            add(journal, 0)
+
+
+def test_a_kill_between_the_last_rename_and_the_cleaning_up(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with opened(output) as journal:
+        add(journal, 0)
+        shutil.copytree(journal.directory, tmp_path / "kept")
+        journal.publish(names(1), ATTRIBUTES)
+    (tmp_path / "kept").rename(tmp_path / "out.h5.parts")
+    assert journal_.finish_interrupted_cleanup(output)
+    assert not (tmp_path / "out.h5.parts").exists()
+    assert not journal_.finish_interrupted_cleanup(output)
+    expect_whole(output, 1)
+
+
+def damage(path: Path, what: str) -> None:
+    with h5py.File(path, "r+") as file:
+        match what:
+            case "value":
+                file["stage4"][3, 0, 0, 0, 0] += 1
+            case "nan":
+                file["embedding"][2, 3] = np.nan
+            case "times":
+                file["clips/times"][2] = [9.0, 8.0]
+            case "rows":
+                file["embedding"].resize(len(file["embedding"]) - 1, axis=0)
+            case "gone":
+                del file["clips/valid"]
+            case "table":
+                file["videos_table/clips"][0] += 1
+            case "view":
+                del file["videos/v/00003.mp4/embedding"]
+            case "incomplete":
+                file.attrs["complete"] = False
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        ("value", "/stage4"),
+        ("nan", "/embedding"),
+        ("times", "/clips/times"),
+        ("rows", "/embedding"),
+        ("gone", "/clips/valid"),
+        ("table", "/videos_table"),
+        ("view", "/videos/v/00003.mp4/embedding"),
+        ("incomplete", "/"),
+    ],
+)
+def test_check_finds_what_is_wrong(run: Run, tmp_path: Path, what: str, where: str) -> None:
+    output = tmp_path / "out.h5"
+    with opened(output) as journal:
+        for number in range(12):
+            add(journal, number)
+        journal.publish(names(12), ATTRIBUTES)
+    assert run("vswin", "check", output).stdout.endswith("nothing wrong\n")
+    damage(output, what)
+    done = run("vswin", "check", output)
+    assert done.returncode == 4
+    assert where in {problem.where for problem in check(output).problems}
+    assert where in done.stdout
+
+
+def test_check_against_videos(run: Run, tmp_path: Path) -> None:
+    videos, output = tmp_path / "v", tmp_path / "out.h5"
+    videos.mkdir()
+    with opened(output) as journal:
+        for number in range(6):
+            add(journal, number)
+        journal.publish(names(6), ATTRIBUTES)
+    for number in (1, 2, 9):
+        (videos / f"{number:05}.mp4").write_bytes(bytes(number))
+        os.utime(videos / f"{number:05}.mp4", (0, 0))
+    (videos / "00002.mp4").write_bytes(bytes(50))
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path\nv/00001.mp4\nv/00002.mp4\nv/00009.mp4\n")
+    done = run("vswin", "check", output, "--manifest", manifest)
+    assert done.returncode == 4
+    lines = done.stdout.splitlines()
+    assert sum("is in the output, but not among the videos" in line for line in lines) == 4
+    assert any(line.startswith("v/00009.mp4") and "is missing from the output" in line for line in lines)
+    assert any(line.startswith("v/00002.mp4") and "has changed" in line for line in lines)
+    assert run("vswin", "check", tmp_path / "nowhere.h5").returncode == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> "Path":
+    """A file system of two megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    return disk
+
+
+def test_a_full_disk_loses_nothing(run: Run, shell: Run, small_disk: Path, small_weights: Path, tmp_path: Path) -> None:
+    import numbered
+
+    try:
+        videos = tmp_path / "videos"
+        videos.mkdir()
+        for number in range(12):
+            numbered.write(videos / f"{number:02}.mp4", 60, first=60 * number)
+        out = small_disk / "out.h5"
+        arguments = [videos, out, "--weights", small_weights, "--stage", 1, "--stride", 4]
+        full = shell("vswin-extract", *arguments)
+        assert full.returncode == 1
+        assert "No space left on device" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert not out.exists()
+        finished = check(out)
+        assert finished.videos > 0
+        assert finished.problems == ()
+        subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+        again = run("vswin-extract", *arguments)
+        assert again.returncode == 0, again.stderr
+        assert f"{finished.videos} of them done before" in again.stderr
+        assert check(out).problems == ()
+    finally:
+        subprocess.run(["umount", str(small_disk)], check=True)

@@ -1,0 +1,37 @@
+"""`vswin check`: whether an output is whole and true."""
+
+import sys
+
+import click
+
+from vswin_extract.cli.console import reports_errors, stdout, table
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(),
+    metavar="VIDEOS",
+    help="Directory or file that the output should cover, as it was given to extract. Repeatable.",
+)
+@click.option("--manifest", type=click.Path(), metavar="FILE", help="The manifest that the output should cover.")
+@reports_errors
+def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
+    """Verify a finished or unfinished output: structure, checksums, times, no NaN; with --against or --manifest, also
+    which videos are missing, changed or extra. Exit code 4 where something is wrong."""
+    from pathlib import Path
+
+    from vswin_extract.check import check as check_output
+    from vswin_extract.videos import find
+
+    videos = find(against, manifest) if against or manifest else ()
+    found = check_output(Path(file), videos)
+    out = stdout()
+    state = "finished" if found.finished else "unfinished"
+    out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")
+    if found.problems:
+        out.print(table([(problem.where, problem.what) for problem in found.problems], ("where", "what is wrong")))
+        sys.exit(4)
+    out.print("nothing wrong")
