@@ -40,6 +40,11 @@ def read(picture: Pixels) -> int:
     return sum(int(cells[cell]) << bit for bit, cell in enumerate(BITS))
 
 
+def lay(picture: Pixels, rotation: int, mirrored: bool) -> Pixels:
+    """What must be stored to be seen as `picture` once it is turned counterclockwise by `rotation`, then mirrored."""
+    return np.ascontiguousarray(np.rot90(picture[:, ::-1] if mirrored else picture, -rotation // 90))
+
+
 def write(
     path: Path,
     count: int,
@@ -52,22 +57,30 @@ def write(
     options: dict[str, str] | None = None,
     first: int = 0,
     container_options: dict[str, str] | None = None,
+    pix_fmt: str = "yuv420p",
+    format: str | None = None,
+    mirrored: bool = False,
+    aspect: Fraction | None = None,
 ) -> Path:
-    """Frames first, first + 1… at a constant `rate`, or at `ticks` of `clock`."""
+    """Frames first, first + 1… at a constant `rate`, or at `ticks` of `clock`.
+
+    `rotation` and `mirrored` are for the display matrix: the pictures are stored so that it sets them upright.
+    """
     pictures: Iterable[Pixels] = (draw(first + number, *size) for number in range(count))
-    with av.open(str(path), "w", options=container_options or {}) as container:
+    with av.open(f"file:{path}", "w", format=format, options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pix_fmt
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if codec == "libx264":
             stream.codec_context.options = {"crf": "12", "preset": "ultrafast", **(options or {})}
         if ticks is not None:
             stream.codec_context.time_base = clock
             stream.time_base = clock
-        if rotation:
-            stream.set_display_rotation(rotation)
-            # stored lying, so that turning it by `rotation` degrees (counterclockwise) sets it upright
-            pictures = [np.ascontiguousarray(np.rot90(picture, -rotation // 90)) for picture in pictures]
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
+            pictures = [lay(picture, rotation, mirrored) for picture in pictures]
             stream.height, stream.width = pictures[0].shape[:2]
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")

@@ -37,11 +37,12 @@ class PyavDecoder:
             self.container = av.open(address, "r", options=options)
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoUnreadable(f"no video container that can be read: {_reason(error)}") from error
-        found = self.container.streams.best("video")
-        if found is None or found.disposition & Disposition.attached_pic:
+        streams = self.container.streams.video
+        videos = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+        if not videos:
             self.container.close()
-            raise VideoUnreadable("no video stream" + (", only cover art" if found else ""))
-        self.video = self.container.streams.video[[s.index for s in self.container.streams.video].index(found.index)]
+            raise VideoUnreadable("no video stream" + (", only cover art" if streams else ""))
+        self.video = max(videos, key=_preference)
         self.video.codec_context.thread_count = 1  # workers are the parallelism
         self.stream = Stream(
             fps=float(self.video.average_rate or 0),
@@ -96,6 +97,10 @@ class PyavDecoder:
             return 0.0
         if self.video.duration:
             return float(self.video.duration * (self.video.time_base or 0))
+        return max(0.0, self._declared_end() - float((self.video.start_time or 0) * (self.video.time_base or 0)))
+
+    def _declared_end(self) -> float:
+        """The same from the beginning of the file, for formats that count so."""
         tag = self.video.metadata.get("DURATION", "")
         if clock := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tag):
             return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
@@ -135,6 +140,11 @@ def upright(frame: VideoFrame) -> Pixels:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return rgb.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+
+
+def _preference(stream: VideoStream) -> int:
+    """As ffmpeg chooses: the default stream, else the largest picture."""
+    return stream.width * stream.height + 5_000_000 * bool(stream.disposition & Disposition.default)
 
 
 def _reason(error: Exception) -> str:
