@@ -55,7 +55,7 @@ HARD |= {
     "h264 10 bit": plain("mkv", pix_fmt="yuv420p10le"),
     "h264 yuv444": plain("mp4", pix_fmt="yuv444p"),
     "h264 full range": plain("mp4", pix_fmt="yuvj420p"),
-    "h264 open GOP": plain("mp4", count=90, options={"x264-params": "open-gop=1:keyint=15:bframes=3", "preset": "medium"}),
+    "h264 open GOP": plain("mp4", count=90, options={"x264-params": "open-gop=1:keyint=15:bframes=3"}),
     "h264 GOP of 300": plain("mp4", count=330, options={"g": "300", "keyint_min": "300", "sc_threshold": "0"}),
     "h264 interlaced": plain("mp4", size=(128, 128), options={"x264-params": "tff=1", "crf": "8"}),
     "h264 in fragmented mp4": plain("mp4", container_options={"movflags": "frag_keyframe+empty_moov"}),

@@ -61,12 +61,13 @@ def write(
     format: str | None = None,
     mirrored: bool = False,
     aspect: Fraction | None = None,
+    wrap: int = 1 << 62,
 ) -> Path:
-    """Frames first, first + 1… at a constant `rate`, or at `ticks` of `clock`.
+    """Frames first, first + 1… (modulo `wrap`) at a constant `rate`, or at `ticks` of `clock`.
 
     `rotation` and `mirrored` are for the display matrix: the pictures are stored so that it sets them upright.
     """
-    pictures: Iterable[Pixels] = (draw(first + number, *size) for number in range(count))
+    pictures: Iterable[Pixels] = (draw((first + number) % wrap, *size) for number in range(count))
     with av.open(f"file:{path}", "w", format=format, options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height = size

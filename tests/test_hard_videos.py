@@ -4,9 +4,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
-import numbered
-import numpy as np
 import pytest
 from hard_videos import HARD, read_all
 

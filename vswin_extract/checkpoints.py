@@ -84,6 +84,17 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Ours:
+    """What the metadata of a file that `save` wrote say."""
+
+    variant: Variant
+    recipe: Recipe
+    classes: tuple[str, ...]
+    source: str
+    license: str
+
+
 def read(path: Path, variant: str | None = None) -> Checkpoint:
     """Read a checkpoint of any known layout.
 
@@ -92,35 +103,32 @@ def read(path: Path, variant: str | None = None) -> Checkpoint:
     """
     if variant is not None and variant not in VARIANTS:
         raise WeightsError(f"unknown variant {variant!r}; there are {', '.join(VARIANTS)}")
-    tensors, metadata = _load(path)
+    tensors, ours = _load(path)
     layout = _layout(tensors, path)
     names = {_our_name(name, layout): name for name in tensors if not name.endswith(DERIVED)}
     state = {ours: tensors[name] for ours, name in names.items()}
-    known = json.loads(metadata["variant"]) if "variant" in metadata else None
-    sizes = _known_variant(known) if known and not variant else _closest(state, variant, path)
+    sizes = ours.variant if ours and not variant else _closest(state, variant, path)
     notes = []
     if layout in FLAT:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
         if len(state) < len(names):
             notes.append("a 2D checkpoint, inflated; its classification head is not used, so there are no logits")
         state = inflate(state, sizes)
-    elif not known:
+    elif not ours:
         sizes = replace(sizes, window=_window(state, names, path))
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     _fit(state, names, expected_shapes(sizes, num_classes), path, sizes)
-    recipe = Recipe(**_tuples(json.loads(metadata["recipe"]))) if "recipe" in metadata else None
-    if recipe is None and layout == "torchvision":
-        recipe = Recipe(resize=256)
+    published_recipe = Recipe(resize=256) if layout == "torchvision" else None
     return Checkpoint(
         state={name: tensor.float() for name, tensor in state.items()},
         variant=sizes,
         layout=layout,
         sha256=file_sha256(path),
         num_classes=num_classes,
-        classes=tuple(json.loads(metadata.get("classes", "[]"))),
-        recipe=recipe,
-        source=metadata.get("source", ""),
-        license=metadata.get("license", ""),
+        classes=ours.classes if ours else (),
+        recipe=ours.recipe if ours else published_recipe,
+        source=ours.source if ours else "",
+        license=ours.license if ours else "",
         notes=tuple(notes),
     )
 
@@ -194,8 +202,8 @@ def expected_shapes(variant: Variant, num_classes: int) -> dict[str, torch.Size]
         return {name: tensor.shape for name, tensor in VideoSwin(variant, num_classes).state_dict().items()}
 
 
-def _load(path: Path) -> tuple[State, dict[str, str]]:
-    """Tensors by published name, and our metadata where the file is ours."""
+def _load(path: Path) -> tuple[State, Ours | None]:
+    """Tensors by published name, and what our metadata say where the file is ours."""
     if not path.is_file():
         raise WeightsError(f"no weights at {path}")
     with path.open("rb") as file:
@@ -204,7 +212,8 @@ def _load(path: Path) -> tuple[State, dict[str, str]]:
         if head[8:9] == b"{":
             with safe_open(path, framework="pt") as stored:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-                return tensors, dict(stored.metadata() or {})
+                metadata = stored.metadata() or {}
+            return tensors, _ours(tensors, metadata) if metadata.get("format") == FORMAT else None
         with warnings.catch_warnings(action="ignore"):  # of pickles that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -220,7 +229,15 @@ def _load(path: Path) -> tuple[State, dict[str, str]]:
             content = content[container]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path} holds no table of tensors, neither bare nor under 'state_dict' or 'model'")
-    return dict(content), {}
+    return dict(content), None
+
+
+def _ours(tensors: State, metadata: Mapping[str, str]) -> Ours:
+    if metadata["tensors_sha256"] != tensors_sha256(tensors):
+        raise ValueError("its tensors have another sha256 than when it was written")
+    variant, recipe = (_tuples(json.loads(metadata[name])) for name in ("variant", "recipe"))
+    classes = tuple(json.loads(metadata["classes"]))
+    return Ours(Variant(**variant), Recipe(**recipe), classes, metadata["source"], metadata["license"])
 
 
 def _layout(tensors: State, path: Path) -> str:
@@ -263,10 +280,6 @@ def _closest(state: State, name: str | None, path: Path) -> Variant:
         widths = ", ".join(f"{variant.name} {variant.embed_dim}" for variant in VARIANTS.values())
         raise WeightsError(f"{path} has {width} channels in its first stage, which no variant has ({widths})")
     return min(fitting, key=lambda variant: len(expected_shapes(variant, 0).keys() ^ state.keys()))
-
-
-def _known_variant(written: dict[str, Any]) -> Variant:
-    return Variant(**_tuples(written))
 
 
 def _tuples(written: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,213 @@
+"""Broken and hostile files in numbers, and what must not grow with what is extracted."""
+
+import os
+import random
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numbered
+import numpy as np
+import pytest
+from conftest import ROOT, Run, script
+
+from vswin_extract import checkpoints
+from vswin_extract.check import check
+from vswin_extract.checkpoints import tensors_sha256
+from vswin_extract.clips import Sampling
+from vswin_extract.errors import UsageError, VideoError, WeightsError
+from vswin_extract.features import open_features
+from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.frames.worker import Task
+from vswin_extract.preprocess import Geometry
+from vswin_extract.videos import find
+
+EXAMPLES = sorted(
+    path for path in (ROOT / "examples" / "videos").rglob("*") if path.suffix in (".mp4", ".mkv", ".webm", ".avi")
+)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[DecoderProcess]:
+    process = DecoderProcess(timeout=30)
+    yield process
+    process.close()
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Bytes flipped, cut out, repeated, or the end cut off."""
+    changed = bytearray(content)
+    for _ in range(chance.choice([1, 3, 30])):
+        at, length = chance.randrange(len(changed)), chance.choice([1, 4, 200, 5000])
+        match chance.randrange(4):
+            case 0:
+                changed[at : at + length] = chance.randbytes(min(length, len(changed) - at))
+            case 1:
+                del changed[at : at + length]
+            case 2:
+                changed[at:at] = changed[at : at + length]
+            case _:
+                changed[at] ^= 1 << chance.randrange(8)
+    return bytes(changed[: chance.randrange(len(changed) // 2, len(changed))] if chance.random() < 0.2 else changed)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mutated_videos_neither_hang_nor_crash_the_run(decoder: DecoderProcess, tmp_path: Path, count: int) -> None:
+    chance = random.Random(count)
+    path = tmp_path / "mutated"
+    outcomes = {"clips": 0, "failed": 0}
+    for number in range(count):
+        source = EXAMPLES[number % len(EXAMPLES)]
+        path.write_bytes(mutated(source.read_bytes(), chance))
+        fps = chance.choice([None, 15])
+        decoder.submit(Task(str(path), "pyav", Sampling(8, 4, fps=fps), Geometry(32, 32)))  # type: ignore[arg-type]
+        try:
+            while not isinstance(arrived := decoder.read(), VideoEnd):
+                assert isinstance(arrived, DecodedClip)
+                assert arrived.times[0] <= arrived.times[1]
+                outcomes["clips"] += 1
+        except VideoError:
+            outcomes["failed"] += 1
+    assert outcomes["clips"] > count  # most of most videos survives
+    assert outcomes["failed"] < count
+
+
+def test_mutated_weights_are_refused_or_whole(small_weights: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    content = small_weights.read_bytes()
+    whole = tensors_sha256(checkpoints.read(small_weights).state)
+    path = tmp_path / "w.safetensors"
+    for _ in range(60):
+        changed = bytearray(content)
+        changed[chance.randrange(chance.choice([8, 3000, len(content)]))] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        try:
+            read = checkpoints.read(path)
+        except WeightsError:
+            continue
+        assert tensors_sha256(read.state) == whole  # the flip was in a word of no consequence
+
+
+def test_random_manifests_are_refused_in_words(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    pieces = ["path", "id", ",", "\n", '"', "a.mp4", "../x", "\0", "1e9", "é", "\r", "start", "end", "-1", " ", "/"]
+    path = tmp_path / "list.csv"
+    for _ in range(500):
+        path.write_text("path,id,start,end\n" + "".join(chance.choices(pieces, k=chance.randrange(1, 12))), newline="")
+        try:
+            for video in find(manifest=path):
+                assert ".." not in video.id.split("/")
+                assert not video.id.startswith("/")
+        except UsageError:
+            continue
+
+
+def test_a_bomb_is_given_up(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    """A huge declared size: an MPEG-1 header that claims 4095 x 4095, or an AVI of 30000 x 30000."""
+    small = numbered.write(tmp_path / "a.avi", 3, codec="mjpeg", pix_fmt="yuvj420p").read_bytes()
+    huge = (30000).to_bytes(4, "little")
+    width, height = (96).to_bytes(4, "little"), (64).to_bytes(4, "little")
+    (tmp_path / "a.avi").write_bytes(small.replace(width + height, huge + huge))
+    done = run("vswin-extract", tmp_path / "a.avi", tmp_path / "out.h5", "--weights", small_weights, "--timeout", 20)
+    assert done.returncode in (0, 3)
+    assert check(tmp_path / "out.h5").problems == ()
+
+
+def peak_memory(arguments: list[str], environment: dict[str, str]) -> int:
+    """Kilobytes that the largest process of a command held."""
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert process.stderr is not None
+    assert os.waitstatus_to_exitcode(status) == 0, process.stderr.read()
+    process.stderr.close()
+    process.returncode = 0
+    assert isinstance(usage, resource.struct_rusage)
+    return usage.ru_maxrss
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_video(
+    environment: dict[str, str], small_weights: Path, tmp_path: Path
+) -> None:
+    """One minute against sixty."""
+    peaks = []
+    for name, seconds in (("short", 60), ("long", 3600)):
+        path = tmp_path / f"{name}.mp4"
+        numbered.write(path, 30 * seconds, size=(64, 64), wrap=4096)
+        out = tmp_path / f"{name}.h5"
+        command = [script("vswin-extract"), str(path), str(out), "--weights", str(small_weights), "--stage", "4"]
+        peaks.append(peak_memory(command, environment))
+        with open_features(out) as features:
+            assert features.clips == -(-30 * seconds // 16)
+    assert peaks[1] < 1.2 * peaks[0], peaks
+
+
+@pytest.mark.slow
+def test_memory_and_journal_do_not_grow_with_the_number_of_videos(
+    environment: dict[str, str], small_weights: Path, tmp_path: Path
+) -> None:
+    """A hundred tiny videos against ten thousand."""
+    source = numbered.write(tmp_path / "source.mp4", 7)
+    peaks = []
+    for count in (100, 10_000):
+        videos, out = tmp_path / str(count), tmp_path / f"{count}.h5"
+        for number in range(count):
+            path = videos / f"{number // 100:03}" / f"{number % 100:02}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.hardlink_to(source)
+        command = [
+            script("vswin-extract"),
+            str(videos),
+            str(out),
+            "--weights",
+            str(small_weights),
+            "--batch-size",
+            "16",
+        ]
+        peaks.append(peak_memory(command, environment))
+        with open_features(out) as features:
+            assert len(features) == features.clips == count
+            first = np.asarray(features["000/00.mp4"].embedding)
+            assert np.allclose(first, features.file["embedding"][:], atol=1e-5)
+        assert check(out).problems == ()
+    assert peaks[1] < 1.2 * peaks[0], peaks
+
+
+def test_nothing_is_left_behind(run: Run, environment: dict[str, str], small_weights: Path, tmp_path: Path) -> None:
+    """No process of a run outlives it, not even after kill -9."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(10):
+        numbered.write(videos / f"{number}.mp4", 200)
+    arguments = [
+        str(videos),
+        str(tmp_path / "o.h5"),
+        "--weights",
+        str(small_weights),
+        "--stride",
+        "1",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(
+        [script("vswin-extract"), *arguments], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    children: set[int] = set()
+    while process.poll() is None and len(children) < 2:
+        children = {int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
+    process.kill()
+    process.wait()
+    assert len(children) == 2
+    for _ in range(200):
+        if not any(alive(pid) for pid in children):
+            break
+        subprocess.run(["sleep", "0.05"], check=True)
+    assert not any(alive(pid) for pid in children)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
