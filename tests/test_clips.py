@@ -172,8 +172,8 @@ def test_resampling_to_the_own_rate_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"clip_len": 0}, "clip-len must be at least 1, not 0"),
-        ({"stride": 0}, "stride must be at least 1, not 0"),
+        ({"clip_len": 0}, "clip-len must be a whole number from 1 to 10000, not 0"),
+        ({"stride": 0}, "stride must be a whole number from 1"),
         ({"frame_interval": -2}, "frame-interval"),
         ({"fps": Fraction(0)}, "fps"),
         ({"fps": Fraction(10**6)}, "fps"),

@@ -17,8 +17,10 @@ from conftest import ROOT, Run, script
 
 import vswin_extract
 from vswin_extract import open_features
+from vswin_extract.backbone import Backbone
+from vswin_extract.check import check
 from vswin_extract.clips import Sampling
-from vswin_extract.job import Finished
+from vswin_extract.job import Finished, Notice
 from vswin_extract.preprocess import Geometry
 
 EXAMPLES = ROOT / "examples" / "videos"
@@ -273,8 +275,8 @@ def test_a_changed_video_is_extracted_again(
         assert features["00.mp4"].info["frames"] == 100
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_it_and_says_how_to_go_on(
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_lets_what_is_in_flight_get_through(
     run: Run,
     environment: dict[str, str],
     many: Path,
@@ -285,21 +287,46 @@ def test_a_signal_stops_it_and_says_how_to_go_on(
 ) -> None:
     out = tmp_path / "out.h5"
     process = subprocess.Popen(
-        [script("vswin-extract"), str(many), str(out), "--weights", str(small_weights)],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        [script("vswin-extract"), str(many), str(out), "--weights", str(small_weights), "--stride", "2"],
+        env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     while len(finished_parts(out)) < 3:
         time.sleep(0.002)
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=30)
     assert process.returncode == code
+    assert "finishing the videos in flight" in said
     assert "the same command continues" in said
     assert "Traceback" not in said
     assert not list(out.with_name("out.h5.parts").glob("*.tmp"))
     assert not out.with_name("out.h5.parts").joinpath("lock").exists()
-    assert run("vswin-extract", many, out, "--weights", small_weights).returncode == 0
+    found = check(out)
+    assert not found.finished
+    assert 3 < found.videos < 30
+    assert found.problems == ()
+    assert run("vswin-extract", many, out, "--weights", small_weights, "--stride", 2).returncode == 0
+
+
+@pytest.mark.parametrize("grace", ["20", "0"])
+def test_a_second_signal_or_the_end_of_grace_stops_at_once(
+    environment: dict[str, str], small_weights: Path, tmp_path: Path, grace: str
+) -> None:
+    path = numbered.write(tmp_path / "long.mp4", 3000)
+    out = tmp_path / "out.h5"
+    command = [script("vswin-extract"), str(path), str(out), "--weights", str(small_weights), "--stride", "1"]
+    process = subprocess.Popen([*command, "--grace", grace], env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(out.with_name("out.h5.parts").glob("*.rows.tmp")):
+        time.sleep(0.01)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    if grace == "20":
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 10
+    assert "Traceback" not in said
+    assert not out.with_name("out.h5.parts").exists()  # no video got through
 
 
 def test_two_runs_on_one_output(
@@ -347,6 +374,60 @@ def test_videos_that_fail_are_recorded_and_the_rest_goes_on(
     facts = json.loads(run("vswin", "inspect", "--json", tmp_path / "out.h5").stdout)
     assert facts["clips"] == 4
     assert facts["videos"][0]["id"] == "good.mp4"
+
+
+def test_a_damaged_video_is_partial_or_fails(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    path = numbered.write(tmp_path / "a.mkv", 200, size=(320, 256))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    kept = run("vswin-extract", path, tmp_path / "kept.h5", "--weights", small_weights)
+    assert kept.returncode == 0
+    assert "partial: a.mkv" in kept.stderr
+    with open_features(tmp_path / "kept.h5") as features:
+        info = features["a.mkv"].info
+        assert info["status"] == "partial"
+        assert "it declares" in info["message"]
+        assert 80 < info["frames"] < 160
+    failed = run("vswin-extract", path, tmp_path / "f.h5", "--weights", small_weights, "--partial", "fail")
+    assert failed.returncode == 3
+    with open_features(tmp_path / "f.h5") as features:
+        assert [failure["error"] for failure in features.failures] == ["VideoDamaged"]
+
+
+def test_decoders_mutter_only_when_asked(shell: Run, small_weights: Path, tmp_path: Path) -> None:
+    path = numbered.write(tmp_path / "a.ts", 100, size=(320, 256))
+    content = bytearray(path.read_bytes())
+    content[20_000:26_000] = bytes(6000)
+    path.write_bytes(content)
+    plainly = shell("vswin-extract", path, tmp_path / "a.h5", "--weights", small_weights)
+    assert plainly.returncode == 0
+    assert "decoder:" not in plainly.stderr
+    assert len(plainly.stderr.splitlines()) == 2  # the model, and that the video is partial
+    verbose = shell("vswin-extract", path, tmp_path / "b.h5", "--weights", small_weights, "-v")
+    assert "decoder: " in verbose.stderr
+
+
+def test_too_large_a_batch_is_halved(
+    small_weights: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device's memory is simulated; what it raises is what CUDA raises."""
+    forward = Backbone.forward
+
+    def limited(self: Backbone, clips: torch.Tensor, *arguments: object, **more: object) -> object:
+        if len(clips) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, clips, *arguments, **more)  # type: ignore[arg-type]
+
+    whole = tmp_path / "whole.h5"
+    vswin_extract.extract(many, whole, weights=str(small_weights), batch_size=8)
+    monkeypatch.setattr(Backbone, "forward", limited)
+    notices: list[str] = []
+    vswin_extract.extract(
+        many, tmp_path / "out.h5", weights=str(small_weights), batch_size=8,
+        on_event=lambda event: notices.append(event.text) if isinstance(event, Notice) else None,
+    )  # fmt: skip
+    assert notices == ["out of memory with batches of 8 clips; going on with 2"]
+    one, other = embeddings(whole), embeddings(tmp_path / "out.h5")
+    assert np.linalg.norm(one - other) <= 1e-6 * np.linalg.norm(one)
 
 
 def test_nothing_but_failures_is_a_file_too(run: Run, small_weights: Path, tmp_path: Path) -> None:
@@ -400,7 +481,7 @@ def test_manifest_segments_and_fps(run: Run, videos: Path, small_weights: Path, 
     with open_features(out) as features:
         assert list(features) == ["late", "x/early"]
         assert features["late"].times[:, 0].tolist() == pytest.approx([1.0])
-        assert features["x/early"].frames[0].tolist() == [0, 29]  # 15 of 30 frames a second, the last at 28
+        assert features["x/early"].frames[0].tolist() == [0, 30]  # shows 0, 2 … 28, and 29 is on screen meanwhile
         assert features["x/early"].times[0].tolist() == pytest.approx([0, 1])
         assert features["late"].info["start"] == 1.0
         assert features.info["sampling"]["fps"] == "15"
@@ -438,7 +519,7 @@ def test_dry_run_counts_and_writes_nothing(run: Run, videos: Path, small_weights
         "vswin-extract", videos, tmp_path / "bad.mp4", tmp_path / "out.h5", "--weights", small_weights,
         "--stage", 4, "--dry-run",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
     assert "unreadable: bad.mp4" in done.stdout
     clips = sum(Sampling(8, 2).count(n) for n in (50, 33, 7))
     assert f"3 videos, about {clips} clips, {clips * 5 * 1024 / 1000:.1f} kB" in done.stdout
@@ -450,7 +531,7 @@ WRONG = [
     (["EMPTY", "OUT"], "no videos in"),
     (["VIDEOS"], "the last argument is the file to write"),
     (["VIDEOS", "OUT", "--stage", "5"], "stages are 1 to 4, each once, not 5"),
-    (["VIDEOS", "OUT", "--stride", "0"], "stride must be at least 1, not 0"),
+    (["VIDEOS", "OUT", "--stride", "0"], "stride must be a whole number from 1 to 1000000000, not 0"),
     (["VIDEOS", "OUT", "--weights", "t-k4000"], "did you mean t-k400"),
     (["VIDEOS", "OUT", "--weights", "t-k400"], "vswin weights pull t-k400"),
     (["VIDEOS", "OUT", "--weights", "missing.pth"], "no weights at missing.pth"),
@@ -461,14 +542,20 @@ WRONG = [
     (["VIDEOS", "OUT", "--crop", "three", "--stage", "4"], "--pool space"),
     (["VIDEOS", "OUT", "--size", "256", "--resize", "224"], "smaller than the crop"),
     (["VIDEOS", "OUT", "--fps", "fast"], "fps must be a number"),
-    (["VIDEOS", "OUT", "--fps", "0"], "fps must lie between"),
+    (["VIDEOS", "OUT", "--fps", "0"], "fps must be a number"),
+    (["VIDEOS", "OUT", "--fps", "1e9999999"], "fps must be a number"),
+    (["VIDEOS", "OUT", "--fps", "2000"], "fps must lie between"),
+    (["VIDEOS", "OUT", "--clip-len", "1000000000"], "clip-len must be a whole number from 1 to 10000"),
+    (["VIDEOS", "OUT", "--timeout", "inf"], "and finite"),
+    (["VIDEOS", "."], "is a directory"),
+    (["", "OUT"], "an empty name"),
     (["VIDEOS", "OUT", "--align", "center", "--tail", "drop"], "align start only"),
-    (["VIDEOS", "OUT", "--batch-size", "0"], "batch-size must be at least 1"),
-    (["VIDEOS", "OUT", "--workers", "0"], "workers must be at least 1"),
+    (["VIDEOS", "OUT", "--batch-size", "0"], "batch-size must be a whole number from 1"),
+    (["VIDEOS", "OUT", "--workers", "0"], "workers must be a whole number from 1"),
     (["VIDEOS", "OUT", "--timeout", "0"], "timeout must be more than 0"),
     (["VIDEOS", "OUT", "--pool", "some"], "'some' is not one of"),
     (["VIDEOS", "OUT", "--strid", "4"], "--stride"),
-    (["VIDEOS", "nowhere/out.h5"], "no directory nowhere"),
+    (["VIDEOS", "nowhere/out.h5"], "/nowhere to write out.h5 into"),
     (["VIDEOS", "TEXT"], "was not written by vswin-extract"),
     (["VIDEOS", "TEXT", "--overwrite"], "was not written by vswin-extract"),
     (["VIDEOS", "EMPTY"], "is a directory"),

@@ -13,10 +13,18 @@ import numpy as np
 import pytest
 
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoMissing, VideoTimestamps, VideoUnreadable
-from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.errors import (
+    DecoderCrash,
+    DecoderTimeout,
+    VideoMissing,
+    VideoTimestamps,
+    VideoUnreadable,
+    VswinError,
+)
+from vswin_extract.frames import Frame, Stream, timeline
+from vswin_extract.frames.process import IMPORTS, DecodedClip, DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
-from vswin_extract.preprocess import Geometry
+from vswin_extract.preprocess import Geometry, Pixels
 
 SMALL = Geometry(64, 64)
 VFR = [0, 40, 50, 200, 1000, 1010, 1300, 1340, 1500, 1533, 2000, 2600]
@@ -27,7 +35,7 @@ Read = tuple[list[DecodedClip], VideoEnd]
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess(timeout=20)
+    process = DecoderProcess("pyav", timeout=20)
     yield process
     process.close()
 
@@ -135,7 +143,8 @@ def test_resampling_a_variable_frame_rate_shows_what_was_on_screen(
         assert clip.times[0] == pytest.approx(4 * k / float(fps))
         assert clip.times[1] == pytest.approx(min(4 * (k + 1) / float(fps), duration))
         real = numbers(clip)[: clip.valid]
-        assert clip.frames == (real[0], real[-1] + 1)
+        following = numbers(clips[k + 1])[0] if k + 1 < len(clips) else len(VFR)
+        assert clip.frames == (real[0], max(real[-1] + 1, following))  # what was on screen meanwhile, shown or not
 
 
 def test_a_segment_holds_what_is_shown_in_it(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
@@ -151,7 +160,7 @@ def test_a_segment_holds_what_is_shown_in_it(decoder: DecoderProcess, videos: di
 
 
 def test_a_segment_behind_the_end_is_an_error(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
-    with pytest.raises(VideoUnreadable, match=r"ends at 1\.667 s, before its segment starts at 9\.000 s"):
+    with pytest.raises(VideoUnreadable, match=r"ends at 1\.667 s, before its segment starts at 9 s"):
         read_video(decoder, task(videos["mp4"], Sampling(5, 1), start=9.0))
 
 
@@ -221,21 +230,27 @@ def test_what_must_not_be_opened(decoder: DecoderProcess, tmp_path: Path) -> Non
             read_video(decoder, task(tmp_path / file, Sampling(4, 1)))
 
 
-def test_a_playlist_is_not_followed(decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pyav", "decord"])
+def test_a_playlist_is_not_followed(
+    decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path, name: str
+) -> None:
     (tmp_path / "list.mp4").write_text(
         f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{videos['ts']}\n#EXT-X-ENDLIST\n"
     )
     (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {videos['mp4']}\n")
     for file in ("list.mp4", "concat.mp4"):
         with pytest.raises(VideoUnreadable):
-            read_video(decoder, task(tmp_path / file, Sampling(4, 1)))
+            read_video(decoder, task(tmp_path / file, Sampling(4, 1), name))
 
 
-def test_names_that_look_like_protocols(decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder_name", ["pyav", "decord"])
+def test_names_that_look_like_protocols(
+    decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path, decoder_name: str
+) -> None:
     for name in ("concat:a.mp4", "http:b.mp4", "with space %03d é.mp4", "new\nline.mp4"):
         path = tmp_path / name
         path.write_bytes(videos["mp4"].read_bytes())
-        clips, _ = read_video(decoder, task(path, Sampling(4, 1)))
+        clips, _ = read_video(decoder, task(path, Sampling(4, 1), decoder_name))
         assert numbers(clips[1]) == [4, 5, 6, 7]
 
 
@@ -246,6 +261,56 @@ def test_a_gap_of_hours_is_not_resampled(decoder: DecoderProcess, tmp_path: Path
     clips, end = read_video(decoder, task(path, Sampling(3, 1)))
     assert clips[1].times == pytest.approx((36000, 36000.113), abs=0.002)
     assert end.frames == 6
+
+
+def test_time_stamps_that_jump_back_go_on(decoder: DecoderProcess, tmp_path: Path) -> None:
+    """Two files joined, as by `cat a.mpg b.mpg`: the second half is neither lost nor without time."""
+    for name, first in (("a.mpg", 0), ("b.mpg", 50)):
+        numbered.write(tmp_path / name, 50, rate=25, codec="mpeg2video", options={"b": "3M"}, first=first)
+    path = tmp_path / "joined.mpg"
+    path.write_bytes((tmp_path / "a.mpg").read_bytes() + (tmp_path / "b.mpg").read_bytes())
+    clips, end = read_video(decoder, task(path, Sampling(5, 1)))
+    assert [number for clip in clips for number in numbers(clip)] == list(range(100))
+    assert [clip.times[0] for clip in clips] == pytest.approx([k / 5 for k in range(20)], abs=0.09)
+    assert "jump back" in end.trouble
+    assert not end.partial
+    resampled, _ = read_video(decoder, task(path, Sampling(5, 1, fps=Fraction(5))))
+    assert len(resampled) == 4
+
+
+def test_frames_without_time_stamps_before_those_with() -> None:
+    class Bare:
+        stream, damaged, trouble = Stream(25.0, 0.001), 0, ""
+
+    frames = [Frame(time, 0.04, numbered_rgb) for time in (None, None, 10.0, 10.04, 10.04, 9.99, 3.0, 3.04)]
+    shown = list(timeline(Bare(), frames))  # type: ignore[arg-type]
+    begins = [frame.start for frame in shown]
+    assert begins == pytest.approx([0, 0.04, 0.08, 0.12, 0.12, 0.12, 0.16, 0.2])
+
+
+def numbered_rgb() -> Pixels:
+    return numbered.draw(0, 64, 64)
+
+
+@pytest.mark.parametrize("cause", ["json.py", "av.py", "vswin_extract.py"])
+def test_the_working_directory_is_not_searched(
+    videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    (tmp_path / cause).write_text("raise SystemExit('foreign code was run')")
+    monkeypatch.chdir(tmp_path)
+    process = DecoderProcess("pyav", timeout=20)
+    clips, _ = read_video(process, task(videos["mp4"], Sampling(5, 1)))
+    process.close()
+    assert len(clips) == 10
+
+
+def test_a_decoder_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(IMPORTS, "pyav", "no_such_module")
+    process = DecoderProcess("pyav", timeout=20)
+    process.submit(task(Path("a.mp4"), Sampling(5, 1)))
+    with pytest.raises(VswinError, match=r"the decoder pyav cannot be started.*No module named 'no_such_module'"):
+        process.read()
+    process.close()
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4", "ts", "avi"])
@@ -275,7 +340,7 @@ def test_a_video_that_was_cut_off_is_not_called_whole(decoder: DecoderProcess, t
 
 
 def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path]) -> None:
-    process = DecoderProcess(timeout=20)
+    process = DecoderProcess("pyav", timeout=20)
     try:
         long = task(videos["mp4"], Sampling(2, 1, 1))
         process.submit(long)
@@ -293,7 +358,7 @@ def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path]) -> Non
 
 
 def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
-    process = DecoderProcess(timeout=1.5)
+    process = DecoderProcess("pyav", timeout=1.5)
     try:
         process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
         process.submit(task(videos["avi"], Sampling(5, 1)))
@@ -308,7 +373,7 @@ def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
 
 def test_a_decoder_does_not_outlive_its_parent(videos: dict[str, Path]) -> None:
     """Whatever it is doing, its standard input ends with the parent."""
-    process = DecoderProcess(timeout=20, ahead=1)
+    process = DecoderProcess("pyav", timeout=20, ahead=1)
     process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
     process.read()
     assert process.process.stdin is not None

@@ -31,7 +31,7 @@ DECORD_IS_WRONG = {
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess(timeout=60)
+    process = DecoderProcess("pyav", timeout=60)
     yield process
     process.close()
 

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,6 +22,7 @@ from vswin_extract.errors import OutputError
 from vswin_extract.features import open_features
 from vswin_extract.journal import Journal, open_journal
 from vswin_extract.store import Arrays, VideoRecord
+from vswin_extract.videos import Video
 
 ARRAYS = Arrays({"embedding": (64,), "stage4": (2, 3, 3, 64)})
 ATTRIBUTES = {
@@ -33,7 +36,7 @@ ATTRIBUTES = {
 
 
 def opened(output: Path) -> Journal:
-    return open_journal(output, {"settings": 1}, ARRAYS, overwrite=False)
+    return open_journal(output, {"settings": 1}, ARRAYS, overwrite=False, video_ids=names(10_000))
 
 
 def add(journal: Journal, number: int) -> None:
@@ -180,12 +183,20 @@ def test_a_lock_of_another_host_or_a_living_process_is_kept(tmp_path: Path) -> N
         opened(output)
     lock = tmp_path / "out.h5.parts" / "lock"
     lock.parent.mkdir()
-    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
     with pytest.raises(OutputError, match="process 1 on elsewhere"):
         opened(output)
+    assert os.listdir(lock.parent) == ["lock"]
+    os.utime(lock, (time.time() - 700, time.time() - 700))  # it has not been touched for long
+    with opened(output) as journal:
+        add(journal, 0)
+        os.utime(lock, (0, 0))
+        journal.touch()
+        assert lock.stat().st_mtime > time.time() - 60
     dead = subprocess.Popen(["true"])
     dead.wait()
-    for content in (json.dumps({"host": os.uname().nodename, "pid": dead.pid}), ""):
+    again = {"host": os.uname().nodename, "pid": os.getpid(), "started": "1"}  # the pid of another, used again
+    for content in (json.dumps({**again, "pid": dead.pid}), json.dumps(again), "", "[]"):
         lock.write_text(content)
         with opened(output) as journal:
             add(journal, 0)
@@ -197,11 +208,61 @@ def test_a_kill_between_the_last_rename_and_the_cleaning_up(tmp_path: Path) -> N
         add(journal, 0)
         shutil.copytree(journal.directory, tmp_path / "kept")
         journal.publish(names(1), ATTRIBUTES)
+    (tmp_path / "kept" / "lock").unlink()
     (tmp_path / "kept").rename(tmp_path / "out.h5.parts")
-    assert journal_.finish_interrupted_cleanup(output)
+    assert journal_.finish_interrupted_cleanup(output) == {"settings": 1}
     assert not (tmp_path / "out.h5.parts").exists()
-    assert not journal_.finish_interrupted_cleanup(output)
+    assert journal_.finish_interrupted_cleanup(output) is None
     expect_whole(output, 1)
+
+
+def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "out.h5.parts"
+    directory.mkdir()
+    (directory / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match="is no journal of vswin-extract"):
+        opened(tmp_path / "out.h5")
+    assert (directory / "thesis.txt").read_text() == "precious"
+    assert os.listdir(directory) == ["thesis.txt"]
+    (tmp_path / "b.h5.parts").write_text("a file")
+    with pytest.raises(OutputError, match="is no directory"):
+        opened(tmp_path / "b.h5")
+
+
+def test_finished_videos_are_not_dropped_silently(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with opened(output) as journal:
+        add(journal, 0)
+    with pytest.raises(OutputError, match=r"not among those named now: v/00000.mp4"):
+        open_journal(output, {"settings": 1}, ARRAYS, overwrite=False, video_ids=["other"])
+    with open_journal(output, {"settings": 1}, ARRAYS, overwrite=True, video_ids=["other"]) as journal:
+        assert "v/00000.mp4" in journal.entries
+
+
+def test_done_means_the_same_video_the_same_segment_and_no_bad_luck(tmp_path: Path) -> None:
+    path = os.path.abspath("a.mp4")
+    with opened(tmp_path / "out.h5") as journal:
+        for name, error in (("x", ""), ("late", "DecoderTimeout"), ("bad", "VideoUnreadable")):
+            status: Any = "failed" if error else "ok"
+            journal.commit(VideoRecord(name, path, status, size=5, mtime=1.5, start=1.0, error=error))
+        video = Video("x", Path("a.mp4"), 1.0)
+        assert journal.done(video, 5, 1.5)
+        assert not journal.done(video, 6, 1.5)
+        assert not journal.done(video, 5, 2.5)
+        assert not journal.done(replace(video, start=None), 5, 1.5)
+        assert not journal.done(replace(video, end=2.0), 5, 1.5)
+        assert not journal.done(replace(video, path=Path("b.mp4")), 5, 1.5)
+        assert not journal.done(replace(video, id="late"), 5, 1.5)
+        assert journal.done(replace(video, id="bad"), 5, 1.5)
+
+
+def test_a_damaged_job_file_is_an_error_in_words(tmp_path: Path) -> None:
+    with opened(tmp_path / "out.h5") as journal:
+        add(journal, 0)
+    for content in ("{", "{}", "[]"):
+        (tmp_path / "out.h5.parts" / "job.json").write_text(content)
+        with pytest.raises(OutputError, match="is damaged"):
+            opened(tmp_path / "out.h5")
 
 
 def damage(path: Path, what: str) -> None:

@@ -69,8 +69,6 @@ def test_network_gives_the_published_numbers(name: str) -> None:
 def published_checkpoint(layout: str) -> dict[str, Tensor]:
     """A whole checkpoint in a published layout, its values those of the fixtures."""
     by_name = {}
-    rename = checkpoints.LAYOUTS
-    assert rename
     for key, shape in layouts()[layout].items():
         if key.endswith("relative_position_index") or key.endswith("attn_mask"):
             by_name[key] = torch.zeros(shape, dtype=torch.int64 if key.endswith("index") else torch.float32)

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, Run
 
 from vswin_extract.cli.console import EXIT_CODES
+from vswin_extract.errors import VIDEO_ERRORS
 from vswin_extract.frames.pyav import FORMATS
 from vswin_extract.variants import VARIANTS
 
@@ -38,7 +39,9 @@ def test_python_examples_run(code: str, folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_commands_name_options_that_exist(run: Run) -> None:
-    offered = "".join(run(*command, "--help").stdout for command in (("vswin-extract",), ("vswin", "inspect")))
+    offered = "".join(
+        run(*command, "--help").stdout for command in (("vswin-extract",), ("vswin", "inspect"), ("vswin", "check"))
+    )
     for name in re.findall(r"`(--[a-z-]+)", README):
         assert name in offered, name
     for command in re.findall(r"^\$ vswin weights (\w+)", README, re.MULTILINE):
@@ -46,8 +49,16 @@ def test_commands_name_options_that_exist(run: Run) -> None:
 
 
 def test_exit_codes_are_those_of_the_code() -> None:
-    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", README, re.MULTILINE))
+    table = dict(re.findall(r"^\| (\d{1,3}) \| (.*) \|$", README, re.MULTILINE))
     assert table == {str(code): meaning for code, meaning in EXIT_CODES.items()}
+
+
+def test_failure_classes_are_those_of_the_code() -> None:
+    table = dict(re.findall(r"^\| ([A-Z]\w+) \| (.*) \|$", README, re.MULTILINE))
+    assert table.keys() == VIDEO_ERRORS.keys()
+    for name, meaning in table.items():
+        said = (VIDEO_ERRORS[name].__doc__ or "").rstrip(".").lower()
+        assert meaning.lower().startswith(said[:30]), name
 
 
 def test_variants_are_those_of_the_code() -> None:

@@ -1,5 +1,6 @@
 """Which videos a run covers and what they are called."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_links_that_loop_are_walked_once(tree: Path) -> None:
     found = ids(find([tree]))
     assert "again/x.mkv" in found
     assert len(found) == 6
+
+
+def test_names_that_become_one_as_text(tmp_path: Path) -> None:
+    (tmp_path / "a\\xff.mp4").touch()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.mp4")).touch()
+    with pytest.raises(UsageError, match="two videos would get the id"):
+        find([tmp_path])
 
 
 def test_files_and_several_directories(tree: Path) -> None:
@@ -83,6 +91,8 @@ def test_a_manifest(tree: Path) -> None:
         ("path\na,b\n", "no more than the 1 columns"),
         ('path\n"a\n', "line"),
         ("path,id\na,x\nb,x\n", "id 'x'"),
+        ("path,path\na,b\n", "column names path"),
+        ("path,id\nc\0.mp4,x\n", "cannot be the id|line"),
         ("path,id\na,../x\n", "cannot be the id"),
         ("path,id\na,/x\n", "cannot be the id"),
         ("path,id\na,x//y\n", "cannot be the id"),

@@ -141,6 +141,17 @@ def test_a_file_of_the_cache_must_have_its_hash(
     manifest()["t-k400-torchvision"].file.write_bytes(small_weights.read_bytes())
     with pytest.raises(WeightsError, match="7615ae03"):
         load("t-k400-torchvision")
+    record = manifest()["b-k400"].record
+    record.write_text("")  # as a full disk leaves it
+    manifest()["b-k400"].file.write_bytes(small_weights.read_bytes())
+    assert load("b-k400")[0] == "b-k400"
+
+
+def test_a_name_alone_proves_nothing(small_weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / manifest()["t-k400-torchvision"].file.name
+    path.write_bytes(small_weights.read_bytes())
+    assert load(str(path))[0] == path.name
+    assert load(str(path))[1].source == ""
 
 
 def test_the_bundled_weights_are_nano() -> None:

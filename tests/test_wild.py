@@ -30,7 +30,7 @@ EXAMPLES = sorted(
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess(timeout=30)
+    process = DecoderProcess("pyav", timeout=30)
     yield process
     process.close()
 

@@ -1,5 +1,6 @@
 """Weights, normalisation and network in one callable: uint8 clips in, features out."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -51,7 +52,6 @@ class Backbone(nn.Module):
         self.source = checkpoint.source
         self.license = checkpoint.license
         self.notes = checkpoint.notes
-        self.device = device
         self.precision = precision
         with torch.device("meta"):
             self.network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
@@ -59,6 +59,11 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(self.recipe.mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.recipe.std).view(3, 1, 1, 1), persistent=False)
         self.to(device).eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
 
     @torch.inference_mode()
     def forward(
@@ -106,7 +111,7 @@ def pool_map(x: Tensor, pool: Pool) -> Tensor:
 
 
 def load_model(
-    weights: str = weights_.BUNDLED,
+    weights: str | os.PathLike[str] = weights_.BUNDLED,
     *,
     variant: str | None = None,
     device: str = "auto",
@@ -127,7 +132,7 @@ def load_model(
     """
     where = find_device(device)
     how = find_precision(precision, where)
-    name, checkpoint = weights_.load(weights, variant)
+    name, checkpoint = weights_.load(os.fspath(weights), variant)
     return Backbone(name, checkpoint, where, how)
 
 
@@ -155,7 +160,8 @@ def find_precision(name: str, device: torch.device) -> str:
         raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, not {name!r}")
     if device.type == "cpu":
         return "fp32" if name == "auto" else name
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.cuda.device(device):
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and not bf16:
         raise DeviceError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp16 or fp32")
     return ("bf16" if bf16 else "fp16") if name == "auto" else name

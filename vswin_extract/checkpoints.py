@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -114,7 +114,7 @@ def read(path: Path, variant: str | None = None) -> Checkpoint:
         if len(state) < len(names):
             notes.append("a 2D checkpoint, inflated; its classification head is not used, so there are no logits")
         state = inflate(state, sizes)
-    elif not ours:
+    elif not ours or variant:
         sizes = replace(sizes, window=_window(state, names, path))
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     _fit(state, names, expected_shapes(sizes, num_classes), path, sizes)
@@ -155,7 +155,11 @@ def save(
         "tensors_sha256": tensors_sha256(tensors),
     }
     unfinished = path.with_name(path.name + ".tmp")
-    save_file(tensors, unfinished, metadata)
+    try:
+        save_file(tensors, unfinished, metadata)
+    except SafetensorError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}") from error
     unfinished.replace(path)
 
 

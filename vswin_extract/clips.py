@@ -38,10 +38,10 @@ class Sampling:
     tail: Tail = "pad"
 
     def __post_init__(self) -> None:
-        for name in ("clip_len", "frame_interval", "stride"):
+        for name, most in (("clip_len", 10_000), ("frame_interval", 1_000_000), ("stride", 1_000_000_000)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name.replace('_', '-')} must be at least 1, not {value}")
+            if value is not None and (not isinstance(value, int) or not 1 <= value <= most):
+                raise UsageError(f"{name.replace('_', '-')} must be a whole number from 1 to {most}, not {value}")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise UsageError(f"fps must lie between 0 and 1000, not {float(self.fps):g}")
         if self.align not in get_args(Align):

@@ -17,8 +17,8 @@ from vswin_extract.errors import UsageError, VideoError
 from vswin_extract.features import open_features
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
-from vswin_extract.job import Event, Finished, Job, Started, Stopped, VideoDone, parse_fps, parse_stages
-from vswin_extract.journal import check_output, finish_interrupted_cleanup, open_journal
+from vswin_extract.job import ClipsDone, Event, Finished, Job, Started, Stopped, VideoDone, parse_fps, parse_stages
+from vswin_extract.journal import check_output, finish_interrupted_cleanup, journal_directory, open_journal
 from vswin_extract.pipeline import Pipeline, file_state, row_shapes
 from vswin_extract.videos import find
 
@@ -33,16 +33,17 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
     """
     begun = time.monotonic()
     stopping = stopping or threading.Event()
-    if finish_interrupted_cleanup(job.output):
-        yield _finished(job.output, begun)
-        return
-    check_output(job.output, job.overwrite)
+    if not journal_directory(job.output).is_dir():
+        check_output(job.output, job.overwrite)  # before seconds are spent on loading
     backbone = _load(job)
     sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
     arrays = row_shapes(job, backbone, sampling, geometry)
     settings = describe(job, backbone)
-    with open_journal(job.output, settings, arrays, job.overwrite) as journal:
-        remaining = [video for video in job.videos if not journal.done(video.id, *file_state(video))]
+    if finish_interrupted_cleanup(job.output) == settings:
+        yield _finished(job.output, begun)
+        return
+    with open_journal(job.output, settings, arrays, job.overwrite, [video.id for video in job.videos]) as journal:
+        remaining = [video for video in job.videos if not journal.done(video, *file_state(video))]
         yield Started(
             model=backbone.name,
             parameters=sum(parameter.numel() for parameter in backbone.parameters()),
@@ -54,12 +55,13 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
             notes=(*backbone.notes, *journal.notes),
         )
         cuda = backbone.device.type == "cuda"
-        pipeline = Pipeline(job, backbone, journal, sampling, geometry, job.batch_size or (8 if cuda else 4))
+        batch_size = job.batch_size or (8 if cuda else 4)
         # On the CPU the network needs the cores; beside a GPU decoding does.
-        workers = job.workers or (max(1, min(8, (os.cpu_count() or 2) - 1)) if cuda else 1)
-        done = 0
-        for event in pipeline.run(remaining, workers, stopping):
+        workers = job.workers or (max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if cuda else 1)
+        done = clips = 0
+        for event in Pipeline(job, backbone, journal, sampling, geometry, batch_size).run(remaining, workers, stopping):
             done += isinstance(event, VideoDone)
+            clips += event.clips if isinstance(event, ClipsDone) else 0
             yield event
         if done < len(remaining):
             yield Stopped(len(remaining) - done)
@@ -70,10 +72,12 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
             "weights_source": backbone.source,
             "weights_license": backbone.license,
             "device": str(backbone.device),
+            "batch_size": batch_size,
+            "workers": workers,
             "versions": versions(),
         }
         journal.publish([video.id for video in job.videos], attributes, backbone.classes if job.logits else ())
-    yield _finished(job.output, begun)
+    yield _finished(job.output, begun, clips)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def survey(job: Job) -> Survey:
     sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
     clips: dict[str, int] = {}
     unreadable: dict[str, str] = {}
-    decoder = DecoderProcess(job.timeout)
+    decoder = DecoderProcess(job.decoder, job.timeout)
     try:
         for video in job.videos:
             decoder.submit(
@@ -133,7 +137,7 @@ def extract(
     try:
         job = Job(
             videos=find(paths, manifest),
-            output=Path(output),
+            output=Path(os.path.realpath(output)),
             stages=parse_stages(stage),
             fps=parse_fps(fps),
             **options,
@@ -185,13 +189,14 @@ def _load(job: Job) -> Backbone:
     return backbone
 
 
-def _finished(output: Path, begun: float) -> Finished:
+def _finished(output: Path, begun: float, new_clips: int = 0) -> Finished:
     with open_features(output) as features:
         statuses = list(features.file["videos_table/status"].asstr()[:])
         return Finished(
             output=output,
             videos=len(features),
             clips=features.clips,
+            new_clips=new_clips,
             partial=statuses.count("partial"),
             failed=len(features.failures),
             seconds=time.monotonic() - begun,

@@ -12,6 +12,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError
 
+NESTED = ("variant", "sampling", "preprocessing", "features", "versions")
+"""Root attributes that are JSON."""
+
 
 class Rows:
     """A video's rows of a dataset. Indexing reads what is asked for and nothing else; `np.asarray` reads all."""
@@ -26,8 +29,8 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        rows, *rest = index if isinstance(index, tuple) else (index,)
         count = len(self)
+        rows, *rest = (index if isinstance(index, tuple) else (index,)) or (slice(None),)
         if isinstance(rows, slice):
             start, stop, step = rows.indices(count)
             if step < 1:
@@ -65,6 +68,8 @@ class VideoFeatures:
         return self._count
 
     def __getattr__(self, name: str) -> Rows:
+        if name.startswith("_"):  # nothing of ours: asked for by copy and pickle
+            raise AttributeError(name)
         dataset = self._file.get(f"clips/{name}" if name in ("frames", "times", "valid") else name)
         if not isinstance(dataset, h5py.Dataset) or name == "classes":
             raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(self._file))}")
@@ -92,8 +97,12 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         if not str(self.file.attrs.get("schema", "")).startswith("vswin-extract/"):
             self.file.close()
             raise UsageError(f"{os.fspath(path)} was not written by vswin-extract")
-        table = self.file["videos_table"]
-        ids, firsts, counts = table["id"].asstr()[:], table["first_clip"][:], table["clips"][:]
+        try:
+            table = self.file["videos_table"]
+            ids, firsts, counts = table["id"].asstr()[:], table["first_clip"][:], table["clips"][:]
+        except KeyError as error:
+            self.file.close()
+            raise UsageError(f"{os.fspath(path)} lacks /videos_table; it was never finished, or is damaged") from error
         self._videos = {
             str(video_id): (row, int(first), int(count))
             for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
@@ -111,7 +120,8 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     @property
     def info(self) -> dict[str, Any]:
         """The root attributes, nested ones as dictionaries: model, sampling, preprocessing, precision…"""
-        return {name: _plain(value) for name, value in self.file.attrs.items()}
+        plain = {name: _plain(value) for name, value in self.file.attrs.items()}
+        return {name: json.loads(value) if name in NESTED else value for name, value in plain.items()}
 
     @property
     def names(self) -> list[str]:
@@ -158,7 +168,5 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
-        value = value.decode()
-    if isinstance(value, str) and value[:1] in ("{", "["):
-        return json.loads(value)
+        return value.decode()
     return value.item() if isinstance(value, np.generic) else value

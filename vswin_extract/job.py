@@ -1,5 +1,6 @@
 """One frozen value that says everything about a run, and the events that a run yields."""
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +18,8 @@ from vswin_extract.weights import BUNDLED
 
 Dtype = Literal["float32", "float16"]
 Partial = Literal["keep", "fail"]
+MOST = 16384
+"""Pixels of a side, clips of a batch, processes: more is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ class Job:
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
-        for name in ("batch_size", "workers"):
+        for name in ("batch_size", "workers", "size", "resize"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name.replace('_', '-')} must be at least 1, not {value}")
-        if not self.timeout > 0:
-            raise UsageError(f"timeout must be more than 0 seconds, not {self.timeout:g}")
+            if value is not None and (not isinstance(value, int) or not 1 <= value <= MOST):
+                raise UsageError(f"{name.replace('_', '-')} must be a whole number from 1 to {MOST}, not {value!r}")
+        if not 0 < self.timeout < float("inf"):
+            raise UsageError(f"timeout must be more than 0 seconds, and finite, not {self.timeout:g}")
+        if not self.output.name:
+            raise UsageError(f"{self.output} is a directory; name the file to write")
         if self.crop == "three" and self.stages and self.pool == "none":
             raise UsageError(
                 "the features of three crops are averaged, which a map in space does not allow; "
@@ -143,11 +148,12 @@ class VideoDone:
 
 @dataclass(frozen=True)
 class Finished:
-    """The output is complete. The counts are of all its videos, those of an earlier run included."""
+    """The output is complete. The counts are of all its videos; `new_clips` of them this run computed."""
 
     output: Path
     videos: int
     clips: int
+    new_clips: int
     partial: int
     failed: int
     seconds: float
@@ -162,6 +168,8 @@ def parse_fps(text: str | float | None) -> Fraction | None:
     if text is None:
         return None
     try:
+        if not all(0 < float(part) < 1e9 for part in str(text).split("/")):  # before it becomes a long whole number
+            raise ValueError(text)
         return Fraction(str(text))
     except (ValueError, ZeroDivisionError) as error:
         raise UsageError(f"fps must be a number or a fraction like 30000/1001, not {text!r}") from error
@@ -169,4 +177,7 @@ def parse_fps(text: str | float | None) -> Fraction | None:
 
 def parse_stages(stages: int | Iterable[int]) -> tuple[int, ...]:
     """One stage or several, in order."""
-    return tuple(sorted({stages} if isinstance(stages, int) else set(stages)))
+    try:
+        return tuple(sorted({stages} if isinstance(stages, int) else {operator.index(stage) for stage in stages}))
+    except TypeError as error:
+        raise UsageError(f"stages are whole numbers from 1 to 4, not {stages!r}") from error

@@ -17,8 +17,9 @@ import json
 import os
 import shutil
 import socket
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,15 @@ from typing import Any
 from vswin_extract.errors import OutputError
 from vswin_extract.parts import SUFFIX, Entry, Part, file_sha256, join, read_rows
 from vswin_extract.store import Arrays, VideoRecord, publish, read_attributes, write_json, write_output
+from vswin_extract.videos import Video
 
 PACK = 256
 """So many single videos are packed into one file."""
+PASSING = ("VideoMissing", "DecoderTimeout", "DecoderCrash")
+"""Failures that may pass."""
+TOUCH_EVERY = 30.0
+DEAD_AFTER = 600.0
+"""Seconds: how often a run touches its lock, and when one of another host is taken for dead."""
 
 
 @dataclass
@@ -43,6 +50,7 @@ class Journal:
     singles: list[str] = field(default_factory=list)
     """Ids of videos that are in no pack."""
     notes: list[str] = field(default_factory=list)
+    touched: float = 0.0
 
     def __enter__(self) -> "Journal":
         return self
@@ -56,10 +64,23 @@ class Journal:
         if os.listdir(self.directory) == ["job.json"]:  # no video got through
             shutil.rmtree(self.directory)
 
-    def done(self, video_id: str, size: int, mtime: float) -> bool:
-        """Whether a video is through, and its file has not changed since."""
-        entry = self.entries.get(video_id)
-        return entry is not None and (entry.record.size, entry.record.mtime) == (size, mtime)
+    def done(self, video: Video, size: int, mtime: float) -> bool:
+        """Whether a video is through, was asked for as now, and its file has not changed since.
+
+        What failed for a reason that may pass is not done: another try may be luckier.
+        """
+        entry = self.entries.get(video.id)
+        if entry is None or entry.record.error in PASSING:
+            return False
+        record = entry.record
+        then = (record.path, record.start, record.end, record.size, record.mtime)
+        return then == (os.path.abspath(video.path), video.start, video.end, size, mtime)
+
+    def touch(self) -> None:
+        """Tell other hosts that this run is alive; call it often."""
+        if time.monotonic() - self.touched > TOUCH_EVERY:
+            os.utime(self.directory / "lock")
+            self.touched = time.monotonic()
 
     def part(self, video_id: str) -> Part:
         """A new part for a video, to be given to `commit` when it has all rows."""
@@ -92,7 +113,7 @@ class Journal:
             classes,
         )
         publish(unfinished, self.output)
-        shutil.rmtree(self.directory)
+        remove_journal(self.directory)
 
     def _pack(self) -> None:
         """Bring single videos into one file. A kill leaves the singles, or the pack, or both, which is as good."""
@@ -153,33 +174,52 @@ def read_entry_file(path: Path) -> tuple[list[VideoRecord], str]:
     return records, ""
 
 
-def open_journal(output: Path, settings: dict[str, Any], arrays: Arrays, overwrite: bool) -> Journal:
-    """Begin a run, or continue the one that was stopped.
+def open_journal(
+    output: Path, settings: dict[str, Any], arrays: Arrays, overwrite: bool, video_ids: Collection[str]
+) -> Journal:
+    """Begin a run over these videos, or continue the one that was stopped.
 
-    Raises OutputError where the output is in the way, another process is at it, or the journal is of other settings.
+    Raises OutputError where the output is in the way, another process is at it, or the journal is of other settings
+    or has videos that this run would drop.
     """
     check_output(output, overwrite)
     directory = journal_directory(output)
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory} is in the way: it is no directory; move it, or choose another name")
+    if directory.is_dir() and read_job(directory) is None and set(os.listdir(directory)) - {"lock", "job.json.tmp"}:
+        raise OutputError(
+            f"{directory} is in the way: it is no journal of vswin-extract; move it, or choose another name"
+        )
     directory.mkdir(exist_ok=True)
     _lock(directory / "lock", output)
     begun = read_job(directory)
-    if begun and begun["settings"] != settings:
-        if not overwrite:
-            (directory / "lock").unlink()
+    try:
+        if begun and begun["settings"] != settings:
+            if not overwrite:
+                raise OutputError(
+                    f"{directory} holds a run that was stopped, with other settings: "
+                    f"{describe_difference(begun['settings'], settings)}; give the old ones to continue it, "
+                    "or --overwrite to drop it"
+                )
+            begun = None
+        if begun is None:
+            for path in directory.iterdir():
+                if path.name != "lock":
+                    path.unlink()
+            begun = {"settings": settings, "run": uuid.uuid4().hex}
+            write_json(directory / "job.json", begun)
+        journal = Journal(output, directory, arrays, begun["run"])
+        journal.load()
+        dropped = sorted(journal.entries.keys() - set(video_ids))
+        if dropped and not overwrite:
+            names = ", ".join(dropped[:3]) + (f" and {len(dropped) - 3} more" if len(dropped) > 3 else "")
             raise OutputError(
-                f"{directory} holds a run that was stopped, with other settings: "
-                f"{describe_difference(begun['settings'], settings)}; give the old ones to continue it, "
-                "or --overwrite to drop it"
+                f"{directory} holds finished videos that are not among those named now: {names}; "
+                "name them too, or --overwrite to drop them"
             )
-        begun = None
-    if begun is None:
-        for path in directory.iterdir():
-            if path.name != "lock":
-                path.unlink()
-        begun = {"settings": settings, "run": uuid.uuid4().hex}
-        write_json(directory / "job.json", begun)
-    journal = Journal(output, directory, arrays, begun["run"])
-    journal.load()
+    except OutputError:
+        (directory / "lock").unlink()
+        raise
     return journal
 
 
@@ -189,12 +229,12 @@ def journal_directory(output: Path) -> Path:
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raise OutputError unless `output` can be written: it is not there, or is ours and may be overwritten."""
+    if output.is_dir():
+        raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
     if not output.parent.is_dir():
         raise OutputError(f"no directory {output.parent} to write {output.name} into")
     if not os.access(output.parent, os.W_OK):
         raise OutputError(f"cannot write into {output.parent.absolute()}")
-    if output.is_dir():
-        raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
     if os.path.lexists(output):
         if read_attributes(output) is None:
             raise OutputError(f"{output} exists and was not written by vswin-extract; choose another name")
@@ -202,14 +242,27 @@ def check_output(output: Path, overwrite: bool) -> None:
             raise OutputError(f"{output} exists; add --overwrite to replace it")
 
 
-def finish_interrupted_cleanup(output: Path) -> bool:
-    """Whether a kill came between the output's appearance and its journal's removal; then the journal is removed."""
-    begun = read_job(journal_directory(output))
-    made = read_attributes(output)
+def finish_interrupted_cleanup(output: Path) -> dict[str, Any] | None:
+    """Where a kill came between the output's appearance and its journal's removal: remove the journal, and return the
+    settings that the output was made with. Else None."""
+    directory = journal_directory(output)
+    begun, made = read_job(directory), read_attributes(output)
     if begun is None or made is None or made.get("run") != begun["run"]:
-        return False
-    shutil.rmtree(journal_directory(output))
-    return True
+        return None
+    _lock(directory / "lock", output)
+    remove_journal(directory)
+    settings: dict[str, Any] = begun["settings"]
+    return settings
+
+
+def remove_journal(directory: Path) -> None:
+    """job.json goes last but one, so that a kill leaves what can be recognised, and the lock last."""
+    for path in directory.iterdir():
+        if path.name not in ("job.json", "lock"):
+            path.unlink()
+    (directory / "job.json").unlink()
+    (directory / "lock").unlink(missing_ok=True)
+    directory.rmdir()
 
 
 def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
@@ -229,41 +282,70 @@ def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: 
 def read_job(directory: Path) -> dict[str, Any] | None:
     """What job.json says, or None."""
     job = directory / "job.json"
-    return json.loads(job.read_text("utf-8")) if job.is_file() else None
+    if not job.is_file():
+        return None
+    try:
+        said: dict[str, Any] = json.loads(job.read_text("utf-8"))
+        return {"settings": said["settings"], "run": said["run"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{job} is damaged; delete {directory} to begin again") from error
 
 
 def _lock(lock: Path, output: Path) -> None:
-    """Claim the journal. Raises OutputError where a living process, or one on another host, holds it."""
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-    while True:
-        try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
+    """Claim the journal, without relying on flock, which network file systems may lack.
+
+    Raises OutputError where a living process holds it: one on this host, or one elsewhere that touched it lately.
+    """
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    candidate = lock.with_name(f"lock.{uuid.uuid4().hex}.tmp")
+    candidate.write_text(json.dumps(mine))
+    try:
+        while True:
             try:
-                holder = json.loads(lock.read_text())
-            except FileNotFoundError:
-                continue
-            except ValueError:  # killed while writing it
-                holder = {"host": socket.gethostname(), "pid": 0}
-            if holder["host"] != socket.gethostname() or _alive(holder["pid"]):
-                raise OutputError(
-                    f"{output} is being written by process {holder['pid']} on {holder['host']}; "
-                    f"if that is no longer so, delete {lock}"
-                ) from None
-            lock.unlink(missing_ok=True)
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            file.write(mine)
+                os.link(candidate, lock)  # with its content, or not at all
+                return
+            except FileExistsError:
+                _remove_if_dead(lock, candidate, output)
+    finally:
+        candidate.unlink()
+
+
+def _remove_if_dead(lock: Path, fresh: Path, output: Path) -> None:
+    try:
+        content = lock.read_text()
+        idle = fresh.stat().st_mtime - lock.stat().st_mtime  # both by the file server's clock
+    except FileNotFoundError:
         return
+    try:
+        holder = json.loads(content)
+        here = holder["host"] == socket.gethostname()
+        alive = _started(holder["pid"]) == holder["started"] if here else idle < DEAD_AFTER
+    except (ValueError, KeyError, TypeError):  # written whole or not at all, so a disk spoiled it
+        alive = False
+    if alive:
+        raise OutputError(
+            f"{output} is being written by process {holder['pid']} on {holder['host']}; "
+            f"if that is no longer so, delete {lock}"
+        )
+    taken = fresh.with_name(f"lock.{uuid.uuid4().hex}.tmp")
+    try:
+        lock.rename(taken)
+    except FileNotFoundError:
+        return
+    if taken.read_text() != content:  # somebody else was quicker, and this is theirs
+        os.link(taken, lock)
+    taken.unlink()
 
 
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
+def _started(pid: int) -> str | None:
+    """When a process of this host began, as far as can be told; None where there is none. Pids are used again."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
-        return True
-    return True
+        pass
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except FileNotFoundError:  # no such file system
+        return "?"

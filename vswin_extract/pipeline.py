@@ -69,7 +69,10 @@ class Pipeline:
         Once `stopping` is set no further video is begun, and it ends when those that are in flight are through.
         """
         queue = deque(videos)
-        lanes = deque(Lane(DecoderProcess(self.job.timeout), deque()) for _ in range(min(workers, max(1, len(videos)))))
+        lanes = deque(
+            Lane(DecoderProcess(self.job.decoder, self.job.timeout), deque())
+            for _ in range(min(workers, max(1, len(videos))))
+        )
         try:
             # Two videos each, so that a decoder need not wait between them.
             for lane in [*lanes, *lanes]:
@@ -97,16 +100,16 @@ class Pipeline:
                 if isinstance(arrived, DecodedClip):
                     passage.waiting += 1
                     self.batch.append((passage, arrived))
+                    lanes.rotate(-1)  # every decoder in turn, so that all of them work
                     if len(self.batch) >= self.batch_size:
                         yield from self._compute()
-                        lanes.rotate(-1)
                 else:
                     lane.passages.popleft()
                     self._give(lane, queue)
                     passage.end = arrived
                     if passage.failed:
                         continue
-                    if arrived.trouble and self.job.partial == "fail":
+                    if arrived.partial and self.job.partial == "fail":
                         yield self._fail(passage, VideoDamaged(f"{arrived.trouble}; {arrived.frames} frames decode"))
                     elif not passage.waiting:
                         yield self._finish(passage)
@@ -143,17 +146,12 @@ class Pipeline:
         if self.batch_size < before:
             yield Notice(f"out of memory with batches of {before} clips; going on with {self.batch_size}")
         yield ClipsDone(len(batch))
-        start = 0
-        while start < len(batch):
-            passage = batch[start][0]
-            stop = start + 1
-            while stop < len(batch) and batch[stop][0] is passage:
-                stop += 1
-            some = {name: values[start:stop] for name, values in rows.items()}
-            clips = [clip for _, clip in batch[start:stop]]
-            start = stop
+        self.journal.touch()
+        for passage in {id(passage): passage for passage, _ in batch}.values():
+            mine = [row for row, (other, _) in enumerate(batch) if other is passage]
+            some = {name: values[mine] for name, values in rows.items()}
             try:
-                self._write(passage, some, clips)
+                self._write(passage, some, [batch[row][1] for row in mine])
             except NonFiniteFeatures as error:
                 yield self._fail(passage, error)
                 continue
@@ -217,8 +215,8 @@ class Pipeline:
             raise RuntimeError(f"{video.id} was finished before it had ended")
         record = VideoRecord(
             id=video.id,
-            path=os.fspath(video.path),
-            status="partial" if end.trouble else "ok",
+            path=os.path.abspath(video.path),
+            status="partial" if end.partial else "ok",
             clips=part.rows,
             fps=end.fps,
             frames=end.frames,
@@ -229,7 +227,7 @@ class Pipeline:
             mtime=passage.mtime,
             start=video.start,
             end=video.end,
-            message=f"{end.trouble} ({end.damaged} damaged packets)" if end.trouble else "",
+            message=end.trouble + (f" ({end.damaged} damaged packets)" if end.damaged else ""),
         )
         self.journal.commit(record, part)
         return VideoDone(record, max(passage.size, 0))
@@ -241,7 +239,7 @@ class Pipeline:
         video = passage.video
         record = VideoRecord(
             id=video.id,
-            path=os.fspath(video.path),
+            path=os.path.abspath(video.path),
             status="failed",
             size=passage.size,
             mtime=passage.mtime,

@@ -19,6 +19,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from vswin_extract.videos import as_text
+
 SCHEMA = "vswin-extract/1"
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 25
@@ -201,7 +203,7 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
     names = {**{name: name for name in arrays.shapes}, **{f"clips/{name}": name for name in VIEWED}}
     first = 0
     for record in extracted:
-        group = videos.create_group(_text(record.id))
+        group = videos.create_group(as_text(record.id))
         for source_name, name in names.items():
             source = file[source_name]
             layout = h5py.VirtualLayout((record.clips, *source.shape[1:]), source.dtype)
@@ -211,7 +213,7 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
             group.create_virtual_dataset(name, layout)
         for name in ("fps", "duration", "frames", "width", "height", "status", "path"):
             value = getattr(record, name)
-            group.attrs[name] = _text(value) if isinstance(value, str) else value
+            group.attrs[name] = as_text(value) if isinstance(value, str) else value
         first += record.clips
 
 
@@ -231,12 +233,7 @@ def _create(file: h5py.File, name: str, rows: int, shape: tuple[int, ...], array
 
 
 def _texts(records: Sequence[VideoRecord], name: str) -> NDArray[np.object_]:
-    return np.array([_text(getattr(record, name)) for record in records], object)
-
-
-def _text(value: str) -> str:
-    """Text that HDF5 can hold: names that are no UTF-8 keep their bytes as escapes."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return np.array([as_text(getattr(record, name)) for record in records], object)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

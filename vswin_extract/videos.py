@@ -10,7 +10,10 @@ from pathlib import Path
 from vswin_extract.errors import UsageError
 
 EXTENSIONS = frozenset(
-    ".3gp .asf .avi .flv .gif .h264 .hevc .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+    (
+        ".264 .265 .3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .hevc .m1v .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 "
+        ".mpeg .mpg .mts .mxf .ogm .ogv .ts .vob .webm .wmv"
+    ).split()
 )
 """What counts as a video when a directory is walked. A file named by itself may be called anything."""
 
@@ -32,6 +35,8 @@ def find(
 ) -> tuple[Video, ...]:
     """The videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's rows, and
     `listed` paths. Raises UsageError for what is not there, for nothing at all, and where two videos get one id."""
+    if any(os.fspath(path) == "" for path in inputs):
+        raise UsageError("an empty name was given for a video or directory")
     videos = [video for path in inputs for video in _from_input(Path(path))]
     if manifest is not None:
         videos += _from_manifest(Path(manifest))
@@ -41,7 +46,7 @@ def find(
     unique: dict[str, Video] = {}
     for video in videos:
         _check_id(video)
-        other = unique.setdefault(video.id, video)
+        other = unique.setdefault(as_text(video.id), video)
         same_file = os.path.abspath(other.path) == os.path.abspath(video.path)
         if not same_file or (other.start, other.end) != (video.start, video.end):
             raise UsageError(
@@ -50,6 +55,11 @@ def find(
             )
     _check_nesting(unique)
     return tuple(unique.values())
+
+
+def as_text(name: str) -> str:
+    """A name as files of text and HDF5 can hold it: what is no UTF-8 becomes an escape."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _from_input(path: Path) -> Iterator[Video]:
@@ -96,7 +106,7 @@ def _from_manifest(manifest: Path) -> Iterator[Video]:
     try:
         columns = set(rows.fieldnames or ())
         unknown = columns - {"path", "id", "start", "end"}
-        if "path" not in columns or unknown:
+        if "path" not in columns or unknown or len(columns) < len(rows.fieldnames or ()):
             raise UsageError(
                 f"manifest {manifest} must begin with the column names path[,id,start,end], not "
                 f"{delimiter.join(rows.fieldnames or ('nothing',))!r}"
@@ -136,7 +146,7 @@ def _from_path(path: str, base: Path) -> Video:
 
 def _check_id(video: Video) -> None:
     parts = video.id.split("/")
-    if not video.id or "\0" in video.id or any(part in ("", ".", "..") for part in parts):
+    if not video.id or "\0" in video.id + os.fspath(video.path) or any(part in ("", ".", "..") for part in parts):
         raise UsageError(
             f"{video.id!r} cannot be the id of {video.path}: an id is a relative path without '..' or empty parts; "
             "give one in a --manifest"

@@ -114,17 +114,21 @@ def load(name_or_file: str, variant: str | None = None) -> tuple[str, Checkpoint
     checkpoint = read(path, variant)
     if name_or_file == BUNDLED:
         return BUNDLED, checkpoint
-    row = next((row for row in manifest().values() if row.file.name == path.name), None)
+    row = manifest().get(name_or_file) or _known_by_hash(checkpoint.sha256)
     if row is None:
         return path.name, replace(checkpoint, recipe=checkpoint.recipe or Recipe())
-    if path == row.file:
-        check(checkpoint.sha256, row)
+    check(checkpoint.sha256, row)
     return row.name, replace(
         checkpoint,
         recipe=checkpoint.recipe or row.recipe,
         source=checkpoint.source or row.url,
         license=checkpoint.license or row.license,
     )
+
+
+def _known_by_hash(sha256: str) -> Published | None:
+    """The row of the manifest whose hash a file has: its name alone proves nothing."""
+    return next((row for row in manifest().values() if row.sha256 and sha256.startswith(row.sha256)), None)
 
 
 def pull(name: str, progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[Path, str]:
@@ -167,7 +171,7 @@ def pull(name: str, progress: Callable[[int, int], None] = lambda done, total: N
 
 def expected_sha256(row: Published) -> str:
     """The published hash, whole or its first digits; else that of the first download; else ""."""
-    return row.sha256 or (row.record.read_text().split()[0] if row.record.is_file() else "")
+    return row.sha256 or (row.record.read_text().partition(" ")[0] if row.record.is_file() else "")
 
 
 def check(sha256: str, row: Published) -> str:
@@ -180,4 +184,5 @@ def check(sha256: str, row: Published) -> str:
         )
     if not row.sha256:
         return f"sha256 {sha256}: none is published, recorded at the first download"
-    return f"sha256 {sha256}: as published" + (" (first digits)" if len(expected) < 64 else "")
+    how = " (its first digits)" if len(expected) < 64 else f" ({row.note})" if row.note else ""
+    return f"sha256 {sha256}: as published{how}"

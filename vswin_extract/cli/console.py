@@ -1,5 +1,6 @@
 """How commands say things: the console, errors and exit codes, help in groups."""
 
+import io
 import os
 import signal
 import sys
@@ -94,14 +95,32 @@ def stderr() -> "Console":
     """Where progress and messages go. No wrapping where nobody's terminal has a width."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    class Stderr(Console):
+        def on_broken_pipe(self) -> None:  # nobody reads on, which is no reason to stop working
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    _writable("stderr")
+    return Stderr(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def stdout() -> "Console":
     """Where results go."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # lines in a file do not break
+    class Stdout(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    _writable("stdout")
+    return Stdout(highlight=False, width=None if sys.stdout.isatty() else 1000)  # lines in a file do not break
+
+
+def _writable(name: str) -> None:
+    """A stream that was closed leads nowhere; what its encoding lacks is escaped."""
+    if getattr(sys, name) is None:
+        setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def table(rows: Iterable[Sequence[object]], titles: Sequence[str] = (), right: Collection[str] = ()) -> "Table":
@@ -142,9 +161,15 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
             return command(*args, **kwargs)
         except VswinError as error:
             fail(printable(str(error)), 2)
+        except KeyboardInterrupt:
+            fail("stopped; the same command begins again", 130)
         except BrokenPipeError:  # the reader of our output, as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            fail(f"out of memory: {str(error).splitlines()[0] if str(error) else ''}; try a smaller --batch-size", 1)
         except OSError as error:
             where = f" ({printable(str(error.filename))})" if error.filename else ""
             fail(f"{error.strerror or error}{where}", 1)

@@ -207,7 +207,9 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     metavar="SECONDS",
     help="After Ctrl-C, SIGTERM or SIGUSR1: time for the videos in flight to get through.",
 )
-@option(RUN, "-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@option(
+    RUN, "-q", "--quiet", is_flag=True, help="Say nothing but errors, and that it is nano unless --weights says so."
+)
 @option(RUN, "-v", "--verbose", is_flag=True, help="Say what happens to each video, and what decoders mutter.")
 @reports_errors
 def extract(
@@ -235,22 +237,21 @@ def extract(
         logger.addHandler(logging.StreamHandler())
     if not inputs and manifest is None and os.path.exists(output):
         fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
-    listed = sys.stdin if "-" in inputs else ()
+    listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find([path for path in inputs if path != "-"], manifest, listed)
 
     from vswin_extract.job import Job, parse_fps, parse_stages  # torch, which takes a second
 
     job = Job(
         videos=videos,
-        output=Path(output),
+        output=Path(os.path.realpath(output)) if output else Path(),  # a link stays, and what it points at is written
         stages=parse_stages(stages),
         fps=parse_fps(fps),
         variant=variant and variant.lower(),
         **options,
     )
     if dry_run:
-        show_survey(job)
-        return
+        sys.exit(3 if show_survey(job) else 0)
     console = stderr()
     given = click.get_current_context().get_parameter_source("weights")
     chosen = given is not None and given.name != "DEFAULT"
@@ -270,6 +271,7 @@ def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: fl
     from vswin_extract.cli.progress import LiveProgress, LogProgress, Quiet
     from vswin_extract.engines import run
     from vswin_extract.job import Finished
+    from vswin_extract.journal import journal_directory
 
     progress = Quiet(console) if quiet else (LiveProgress if console.is_terminal else LogProgress)(console, verbose)
     try:
@@ -280,12 +282,17 @@ def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: fl
                     return event
     except Interrupted:
         console.print("stopped at once; the videos in flight will be extracted again")
-    kept = printable(str(job.output))
-    fail(f"stopped; finished videos are kept in {kept}.parts, and the same command continues", signals.code)
+    parts = journal_directory(job.output)
+    if parts.is_dir():
+        fail(
+            f"stopped; finished videos are kept in {printable(str(parts))}, and the same command continues",
+            signals.code,
+        )
+    fail("stopped before any video was finished; the same command begins again", signals.code)
 
 
-def show_survey(job: "Job") -> None:
-    """What --dry-run prints."""
+def show_survey(job: "Job") -> int:
+    """What --dry-run prints; how many videos are unreadable."""
     from vswin_extract.engines import survey
 
     found = survey(job)
@@ -296,10 +303,11 @@ def show_survey(job: "Job") -> None:
         f"{len(found.clips)} videos, about {sum(found.clips.values())} clips, {human_bytes(found.bytes)} of features "
         f"before compression, {len(found.unreadable)} unreadable. Counted from packets; nothing was decoded or written."
     )
+    return len(found.unreadable)
 
 
 def show_summary(finished: "Finished") -> None:
-    rate = finished.clips / finished.seconds if finished.seconds else 0.0
+    rate = finished.new_clips / finished.seconds if finished.seconds else 0.0
     rows = [
         ("output", f"{finished.output} ({human_bytes(finished.bytes)})"),
         ("videos", f"{finished.videos}" + (f", {finished.partial} of them partial" if finished.partial else "")),

@@ -27,7 +27,7 @@ def inspect(file: str, show_all: bool, as_json: bool) -> None:
 
     with open_features(file) as features:
         if as_json:
-            click.echo(json.dumps(facts(features), indent=1))
+            click.echo(json.dumps(facts(features), indent=1, allow_nan=False))
         else:
             render(features, file, show_all)
 
@@ -41,7 +41,10 @@ def facts(features: "FeatureFile") -> dict[str, Any]:
             for name in features.names
         },
         "clips": features.clips,
-        "videos": [features[video_id].info for video_id in features],
+        "videos": [
+            {name: None if value == float("inf") else value for name, value in features[video_id].info.items()}
+            for video_id in features
+        ],
         "failures": features.failures,
     }
 

@@ -57,9 +57,10 @@ def pull(name: str) -> None:
 @click.argument("source", metavar="NAME|FILE")
 @click.argument("target", type=click.Path(dir_okay=False), metavar="OUT.safetensors")
 @click.option("--variant", help="Size of the network, instead of the one that the shapes tell.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.safetensors if it is there.")
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the size, features equal to about 1e-3.")
 @reports_errors
-def convert(source: str, target: str, variant: str | None, half: bool) -> None:
+def convert(source: str, target: str, variant: str | None, overwrite: bool, half: bool) -> None:
     """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
     from pathlib import Path
 
@@ -70,6 +71,8 @@ def convert(source: str, target: str, variant: str | None, half: bool) -> None:
 
     if not target.endswith(".safetensors"):
         raise UsageError(f"{target} must end in .safetensors")
+    if Path(target).exists() and not overwrite:
+        raise UsageError(f"{target} exists; add --overwrite to replace it")
     if not Path(target).absolute().parent.is_dir():
         raise UsageError(f"no directory {Path(target).absolute().parent} to write into")
     name, checkpoint = load(source, variant and variant.lower())

@@ -66,41 +66,58 @@ class Shown:
     rgb: Callable[[], Pixels]
 
 
+JUMP = 0.1
+"""Seconds: time stamps that go back by less are taken for jitter, and the frame before lasts until them."""
+
+
 def not_decoded() -> Pixels:
     """The `rgb` of frames that were only scanned."""
     raise TypeError("this frame was scanned, not decoded")
 
 
-def open_decoder(name: str, path: Path) -> Decoder:
-    """Open `path` with a decoder by its name. Raises VideoUnreadable; UsageError for an unknown decoder."""
+def open_decoder(name: str, path: Path, beat: Callable[[], None] = lambda: None) -> Decoder:
+    """Open `path` with a decoder by its name; `beat` is called whenever it makes progress, frames or not.
+
+    Raises VideoUnreadable; UsageError for an unknown decoder.
+    """
     if name == "pyav":
         from vswin_extract.frames.pyav import PyavDecoder
 
-        return PyavDecoder(path)
+        return PyavDecoder(path, beat)
     if name == "decord":
         from vswin_extract.frames.decord import DecordDecoder
 
-        return DecordDecoder(path)
+        return DecordDecoder(path, beat)
     raise UsageError(f"decoder must be one of {', '.join(get_args(DecoderName))}, not {name!r}")
 
 
-def timeline(frames: Iterable[Frame], fps: float) -> Iterator[Shown]:
+def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
     """Frames on one clock: seconds from the first frame, never backwards, each shown until the next begins.
 
-    `fps`: nominal, or 0. A missing time stamp is put one nominal frame after the frame before it. The last frame ends
-    by its own duration, or else lasts as long as the one before it.
+    A missing time stamp is put one nominal frame after the frame before it. Where stamps jump back, as in joined files,
+    the clock goes on from there, and `decoder.trouble` says so. The last frame ends by its own duration, or else lasts
+    as long as the one before it.
     """
-    nominal = 1 / fps if fps else 0.0
-    origin = 0.0
+    nominal = 1 / decoder.stream.fps if decoder.stream.fps else 0.0
+    origin: float | None = None
     held: Frame | None = None
     begin, index, lasted = 0.0, 0, nominal
     for frame in frames:
+        follows = 0.0 if held is None else begin + (lasted or nominal)
+        if frame.time is None:
+            at = follows
+        else:
+            origin = frame.time - follows if origin is None else origin
+            at = frame.time - origin
+            if at < begin - JUMP:
+                decoder.trouble = (
+                    f"time stamps jump back by {begin - at:.2f} s at frame {index + 1}; counted on from there"
+                )
+                origin, at = frame.time - follows, follows
+            at = max(at, begin)
         if held is None:
-            origin = frame.time or 0.0
             held = frame
             continue
-        at = begin + (lasted or nominal) if frame.time is None else frame.time - origin
-        at = max(at, begin)
         yield Shown(index, begin, at, held.rgb)
         lasted = at - begin
         held, begin, index = frame, at, index + 1

@@ -1,6 +1,7 @@
 """Frames by decord, read in sequence, for those who must reproduce features made with it."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -8,15 +9,19 @@ from typing import Any
 
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.frames import Frame, Stream, not_decoded
+from vswin_extract.frames.pyav import PyavDecoder
 from vswin_extract.preprocess import Pixels
 
 
 class DecordDecoder:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, beat: Callable[[], None]) -> None:
         import decord
 
+        self.beat = beat
+        with PyavDecoder(path, beat):  # decord would follow scripts and playlists, which this refuses
+            pass
         try:
-            self.reader = decord.VideoReader(str(path), num_threads=1)
+            self.reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
             shown = self.reader.get_frame_timestamp(range(len(self.reader)))
         except (decord.DECORDError, RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
@@ -46,6 +51,7 @@ class DecordDecoder:
                 self.damaged += 1
                 self.trouble = str(error).strip().splitlines()[-1]
                 return
+            self.beat()
             yield Frame(time=begin, duration=end - begin, rgb=partial(_rgb, frame))
 
     def scan(self) -> Iterable[Frame]:

@@ -17,11 +17,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vswin_extract.errors import VIDEO_ERRORS, DecoderCrash, DecoderTimeout
+from vswin_extract.errors import VIDEO_ERRORS, DecoderCrash, DecoderTimeout, VswinError
 from vswin_extract.frames.worker import LENGTH, Header, Task
 from vswin_extract.preprocess import Pixels
 
 log = logging.getLogger(__name__)
+
+IMPORTS = {"pyav": "av", "decord": "decord"}
+"""What each decoder needs."""
 
 Arrival = tuple[Header, Pixels | None] | None
 """A message, or None where the process ended."""
@@ -45,7 +48,7 @@ class DecodedClip:
 @dataclass(frozen=True)
 class VideoEnd:
     """The video is over, after `clips`. `frames` were decoded of it, `width` x `height` upright;
-    `damaged` packets were not. `trouble`: what is wrong with it, empty where it is whole."""
+    `damaged` packets were not. `trouble`: what is odd about it, if anything; `partial`: something of it is missing."""
 
     width: int
     height: int
@@ -55,6 +58,7 @@ class VideoEnd:
     duration: float
     damaged: int
     trouble: str
+    partial: bool
 
 
 class DecoderProcess:
@@ -64,11 +68,16 @@ class DecoderProcess:
     more pixels than a clip has.
     """
 
-    def __init__(self, timeout: float, ahead: int = 8) -> None:
+    def __init__(self, decoder: str, timeout: float, ahead: int = 8) -> None:
+        self.decoder = decoder
         self.timeout = timeout
         self.ahead = ahead
         self.tasks: deque[Task] = deque()
         self._start()
+
+    ready: bool
+    chatter: threading.Thread
+    listener: threading.Thread
 
     def submit(self, task: Task) -> None:
         """Queue a video. Its clips come out of `read` after those of the videos before it."""
@@ -79,7 +88,7 @@ class DecoderProcess:
         """The next clip of the oldest unfinished video, or its end. Raises VideoError, which also ends that video."""
         while True:
             try:
-                arrival = self.arrivals.get(timeout=self.timeout)
+                arrival = self._wait()
             except queue.Empty:
                 self._finish_video()
                 self._restart()
@@ -88,10 +97,13 @@ class DecoderProcess:
                 how = _cause_of_death(self.process.wait())
                 self.chatter.join()
                 words = "".join(f"; its last words: {line}" for line in self.last_words)
+                if not self.ready:
+                    raise VswinError(f"the decoder {self.decoder} cannot be started: {how}{words}")
                 self._finish_video()
                 self._restart()
                 raise DecoderCrash(f"the decoder's process died: {how}{words}")
             header, pixels = arrival
+            self.ready = True
             for frame in () if pixels is None else pixels:
                 self.slots[next(self.numbers)] = frame
             if "ended" in header:
@@ -107,10 +119,25 @@ class DecoderProcess:
                     del self.slots[slot]
                 return DecodedClip(clip["index"], views, tuple(clip["frames"]), tuple(clip["times"]), clip["valid"])
 
+    def _wait(self) -> Arrival:
+        """The next message. Raises queue.Empty after `timeout` seconds, less those for which we were suspended."""
+        waited, step = 0.0, min(1.0, self.timeout)
+        while True:
+            try:
+                return self.arrivals.get(timeout=step)
+            except queue.Empty:
+                waited += step
+                if waited >= self.timeout:
+                    raise
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
         self.process.kill()
-        self.process.wait()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:  # the kernel does not let it go, as when a network file system hangs
+            log.warning("process %d of the decoder cannot be ended", self.process.pid)
+            return
         while self.listener.is_alive():  # it may be waiting for room
             with contextlib.suppress(queue.Empty):
                 self.arrivals.get(timeout=0.01)
@@ -129,17 +156,21 @@ class DecoderProcess:
         self.numbers = count()
 
     def _start(self) -> None:
-        package = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        # Where this package is comes last on its path, and the working directory (-P) not at all.
+        program = (
+            f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); "
+            f"from vswin_extract.frames.worker import main; main({IMPORTS[self.decoder]!r})"
+        )
         # its own process group, so that Ctrl-C reaches us alone; one thread, since processes are the parallelism
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vswin_extract.frames.worker"],
+            [sys.executable, "-P", "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             process_group=0,
         )
+        self.ready = False
         self.arrivals: queue.Queue[Arrival] = queue.Queue(self.ahead)
         self._forget_frames()
         self.last_words: deque[str] = deque(maxlen=1)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -29,7 +29,8 @@ TRIES = 16
 
 
 class PyavDecoder:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, beat: Callable[[], None]) -> None:
+        self.beat = beat
         # "file:" and an absolute path, so that a name like "a:b.mp4" is no protocol
         address = "file:" + os.path.abspath(path)
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
@@ -84,6 +85,7 @@ class PyavDecoder:
             try:
                 for packet in self.container.demux(self.video):
                     futile = 0
+                    self.beat()
                     yield packet
                 return
             except av.error.FFmpegError as error:

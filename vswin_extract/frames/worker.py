@@ -6,9 +6,10 @@
 A header is one of
     {"shape": [n, h, w, 3], "clip": {index, slots, oldest, frames, times, valid} or null}
                 n new frames, which fill the next n slots, and a clip made of slots; slots before `oldest` are over
-    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble}}
+    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble, partial}}
     {"failed": [class name, message]}
-    {}          frames were read, though none that a clip shows
+    {}          something was read, though no frame that a clip shows
+    {"ready": true}     first of all, once the decoder has been imported
 """
 
 import json
@@ -19,10 +20,12 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from importlib import import_module
 from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,6 +83,8 @@ class Position:
 class ClipCounter:
     """Takes positions and only counts them."""
 
+    last: Shown
+
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self.seen = 0
@@ -97,7 +102,12 @@ class ClipCounter:
 
 
 class ClipSender:
-    """Takes positions one by one, converts the frames that clips show, once each, and sends frames and clips."""
+    """Takes positions one by one, converts the frames that clips show, once each, and sends frames and clips.
+
+    `last`: the last frame of the video so far, whether a position shows it or not.
+    """
+
+    last: Shown
 
     def __init__(self, sampling: Sampling, geometry: Geometry, send: Send) -> None:
         self.sampling = sampling
@@ -122,9 +132,9 @@ class ClipSender:
         previous = self.track[-1] if self.track else None
         same = previous is not None and previous.source == shown.index
         position = Position(shown.index, begin, previous.slot if previous and same else None)
+        self.newest = shown
         if used and position.slot is None:
             self._convert(position, shown)
-        self.last = shown
         self.track.append(position)
         for clip in self.cutter.arrived():
             self._send(clip, end=None)
@@ -136,7 +146,7 @@ class ClipSender:
     def finish(self, end: float) -> None:
         """The video is over; its last position ends at `end` seconds."""
         if self.track and self.track[-1].slot is None:
-            self._convert(self.track[-1], self.last)  # clips that reach over the end repeat it
+            self._convert(self.track[-1], self.newest)  # clips that reach over the end repeat it
         for clip in self.cutter.ended():
             self._send(clip, end)
 
@@ -160,7 +170,14 @@ class ClipSender:
                 "index": clip.index,
                 "slots": [self.track[p - base].slot for p in clip.positions],
                 "oldest": next((p.slot for p in self._later(base) if p.slot is not None), self.slots),
-                "frames": [self.track[clip.first - base].source, self.track[clip.end - 1 - base].source + 1],
+                # up to the frame that the next position shows: what is on screen meanwhile is covered, too
+                "frames": [
+                    self.track[clip.first - base].source,
+                    max(
+                        self.track[clip.end - 1 - base].source + 1,
+                        self.track[behind].source if behind < len(self.track) else self.last.index + 1,
+                    ),
+                ],
                 "times": [
                     self.track[clip.first - base].time,
                     self.track[behind].time if behind < len(self.track) else end,
@@ -185,12 +202,25 @@ def decode(task: Task, send: Send) -> None:
         raise VideoMissing(f"cannot be opened: {error.strerror}") from error
     if not regular:
         raise VideoMissing("is not a regular file")
-    with open_decoder(task.decoder, path) as decoder:
+    with open_decoder(task.decoder, path, heartbeat(send)) as decoder:
         counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send)
-        send({"ended": cut(decoder, task, counter if task.count else sender, send)}, [])
+        send({"ended": cut(decoder, task, counter if task.count else sender)}, [])
 
 
-def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender, send: Send) -> Header:
+def heartbeat(send: Send) -> Callable[[], None]:
+    """What tells the parent now and then that there is progress, however often it is called."""
+    last = time.monotonic()
+
+    def beat() -> None:
+        nonlocal last
+        if time.monotonic() - last > HEARTBEAT:
+            send({}, [])
+            last = time.monotonic()
+
+    return beat
+
+
+def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender) -> Header:
     """Cut the frames that are shown between the task's start and end into clips; what the video turned out to be."""
     origin = task.start or 0.0
     tolerance = min(decoder.stream.tick / 2, 0.0005)
@@ -198,14 +228,11 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender, send: Sen
     resampler = Resampler(fps, decoder.stream.tick) if fps else None
     first: Shown | None = None
     last: Shown | None = None
-    beat = time.monotonic()
-    for shown in timeline(decoder.scan() if task.count else decoder, decoder.stream.fps):
-        if time.monotonic() - beat > HEARTBEAT:
-            send({}, [])
-            beat = time.monotonic()
+    for shown in timeline(decoder, decoder.scan() if task.count else decoder):
         if task.end is not None and shown.start >= task.end - tolerance:
             break
         last = shown
+        clips.last = shown
         if task.start and shown.end <= task.start + tolerance:
             continue
         first = first or shown
@@ -220,15 +247,18 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender, send: Sen
         for _ in repeat(None, resampler.repeats(min(shown.end, task.end or shown.end) - origin)):
             clips.add(shown, origin + float(clips.seen / fps))
     if last is None:
+        if not decoder.damaged and task.end is not None:
+            raise VideoUnreadable(f"nothing of it is shown between {origin:g} s and {task.end:g} s")
         why = f": {decoder.trouble}" if decoder.trouble else ""
         raise VideoUnreadable(f"no frame of it decodes ({decoder.damaged} damaged packets{why})")
     if first is None:
-        raise VideoUnreadable(f"it ends at {last.end:.3f} s, before its segment starts at {origin:.3f} s")
+        raise VideoUnreadable(f"it ends at {last.end:.3f} s, before its segment starts at {origin:g} s")
     if not clips.seen:  # shorter than one period of fps
         clips.add(first, origin)
     trouble = decoder.trouble
     missing = decoder.stream.declared - last.end
-    if (task.end is None or last.end < task.end) and missing > max(0.5, 0.05 * decoder.stream.declared):
+    cut_short = (task.end is None or last.end < task.end) and missing > max(0.5, 0.05 * decoder.stream.declared)
+    if cut_short:
         trouble = f"it ends after {last.end:.2f} of the {decoder.stream.declared:.2f} s that it declares"
     end = min(last.end, task.end) if task.end is not None and resampler else last.end
     clips.finish(end)
@@ -245,6 +275,7 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender, send: Sen
         "duration": duration,
         "damaged": decoder.damaged,
         "trouble": trouble,
+        "partial": bool(cut_short or decoder.damaged),
     }
 
 
@@ -266,16 +297,26 @@ def serve(tasks: BinaryIO, messages: BinaryIO) -> None:
         os._exit(0)  # the parent is gone, or done with us
 
     threading.Thread(target=listen, daemon=True).start()
+    send({"ready": True}, [])
     while True:
         task = Task.from_json(waiting.get())
         try:
             decode(task, send)
         except VideoError as error:
             send({"failed": [type(error).__name__, str(error)]}, [])
+        except Exception:  # a bug: its last line reaches the user, since Python's own way out would wait for `listen`
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
 
 
-if __name__ == "__main__":
+def main(decoder: str) -> None:
+    """Serve tasks for this decoder on standard input and output."""
     # Native libraries print where they like: keep the message pipe to ourselves, give them standard error.
     pipe = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
+    imported = import_module(decoder)
+    if decoder == "av":  # which keeps FFmpeg silent; the parent logs standard error for those who ask
+        imported.logging.set_libav_level(imported.logging.WARNING)
+        imported.logging.restore_default_callback()
     serve(sys.stdin.buffer, pipe)
