@@ -6,9 +6,11 @@ The corner cells tell which way up it is (white at the top left, black elsewhere
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from vswin_extract.preprocess import Pixels
 
@@ -69,7 +71,7 @@ def write(
     """
     pictures: Iterable[Pixels] = (draw((first + number) % wrap, *size) for number in range(count))
     with av.open(f"file:{path}", "w", format=format, options=container_options or {}) as container:
-        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options or {}))
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
         if aspect is not None:

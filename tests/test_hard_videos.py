@@ -38,7 +38,7 @@ def decoder() -> Iterator[DecoderProcess]:
 
 def every_frame(process: DecoderProcess, path: Path, name: str) -> tuple[list[DecodedClip], VideoEnd]:
     process.submit(Task(os.fspath(path), name, EVERY_FRAME, Geometry(64, 64)))
-    clips = []
+    clips: list[DecodedClip] = []
     while True:
         arrived = process.read()
         if isinstance(arrived, VideoEnd):

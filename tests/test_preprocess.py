@@ -21,7 +21,8 @@ def drawn_frames(name: str, shape: tuple[int, int, int]) -> Pixels:
     coarse = rng.randint(0, 256, (t, 9, 16, 3)).astype(np.float32)
     tt, yy, xx = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")
     wave = 40 * np.sin(0.9 * xx + 0.31 * yy + tt)[..., None]
-    return np.clip(coarse[tt, yy * 9 // h, xx * 16 // w] * 0.7 + 50 + wave, 0, 255).astype(np.uint8)
+    frames: Pixels = np.clip(coarse[tt, yy * 9 // h, xx * 16 // w] * 0.7 + 50 + wave, 0, 255).astype(np.uint8)
+    return frames
 
 
 @pytest.mark.parametrize("name", ["landscape", "fullhd", "portrait", "square", "odd"])
@@ -30,7 +31,7 @@ def test_agrees_with_torchvision(name: str) -> None:
     t, h, w = (int(side) for side in values[f"{name}.frames_shape"][:3])
     recipe = Recipe(resize=256)
     frames = [Geometry(224, 256).apply(frame) for frame in drawn_frames(name, (t, h, w))]
-    normalised = (np.stack(frames) - np.float32(recipe.mean)) / np.float32(recipe.std)
+    normalised = (np.stack(frames) - np.array(recipe.mean, np.float32)) / np.array(recipe.std, np.float32)
     difference = np.abs(
         normalised.transpose(3, 0, 1, 2).ravel()[values[f"{name}.index"]] - values[f"{name}.torchvision"]
     )

@@ -160,6 +160,7 @@ def save(
     except SafetensorError as error:
         unfinished.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {error}") from error
+    unfinished.chmod(0o644)
     unfinished.replace(path)
 
 
