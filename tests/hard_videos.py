@@ -1,5 +1,6 @@
 """Videos of the kinds that the wild holds, each with what is true of it."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -189,3 +190,59 @@ def _(folder: Path) -> Truth:
 
 def read_all(pictures: Sequence[Pixels]) -> list[int]:
     return [numbered.read(picture) for picture in pictures]
+
+
+def _without_moov(path: Path) -> None:
+    content = numbered.write(path.with_name("whole.mp4"), 40).read_bytes()
+    path.write_bytes(content[: content.index(b"moov") - 4])
+
+
+def _header_only(path: Path) -> None:
+    path.write_bytes(numbered.write(path.with_name("whole.mkv"), 40).read_bytes()[:300])
+
+
+def _sound_only(path: Path, cover: bool = False) -> None:
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=8000)
+        picture = container.add_stream("mjpeg", rate=1) if cover else None
+        if picture is not None:
+            picture.width, picture.height, picture.pix_fmt = 64, 64, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+        for block in range(20):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 8000, 1024 * block
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+        if picture is not None:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(numbered.draw(0, 64, 64), format="rgb24")))
+            container.mux(picture.encode())
+
+
+def _image(path: Path) -> None:
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered.draw(0, 64, 64), format="rgb24")))
+        container.mux(stream.encode())
+
+
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "nothing in it": lambda path: path.touch(),
+    "text": lambda path: path.write_text("hello\n" * 1000),
+    "random bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(10_000)),
+    "no moov": _without_moov,
+    "header only": _header_only,
+    "sound only": _sound_only,
+    "sound and cover art": lambda path: _sound_only(path, cover=True),
+    "an image": _image,
+    "a directory": lambda path: path.mkdir(),
+    "a broken link": lambda path: path.symlink_to("nowhere"),
+    "a FIFO": lambda path: os.mkfifo(path),
+    "a playlist": lambda path: path.write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{numbered.write(path.with_name('a.ts'), 9)}\n#EXT-X-ENDLIST\n"
+    ),
+    "a concat script": lambda path: path.write_text(
+        f"ffconcat version 1.0\nfile {numbered.write(path.with_name('a.mp4'), 9)}\n"
+    ),
+}
+"""What is no video, under the name of one; each with a function that makes it at a path."""

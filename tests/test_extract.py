@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -428,6 +429,56 @@ def test_too_large_a_batch_is_halved(
     assert notices == ["out of memory with batches of 8 clips; going on with 2"]
     one, other = embeddings(whole), embeddings(tmp_path / "out.h5")
     assert np.linalg.norm(one - other) <= 1e-6 * np.linalg.norm(one)
+
+
+FAILING_DEVICE = """
+import torch, vswin_extract.backbone as backbone
+forward, calls = backbone.Backbone.forward, []
+def failing(self, *arguments, **more):
+    calls.append(1)
+    if len(calls) > 4:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    return forward(self, *arguments, **more)
+backbone.Backbone.forward = failing
+"""
+
+
+def test_a_failed_device_starts_the_command_again_once(
+    environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    """The device is simulated: it fails for good after four batches, in every process."""
+    (tmp_path / "failing.py").write_text(FAILING_DEVICE)
+    starter = tmp_path / "start.py"
+    starter.write_text("import failing\nfrom vswin_extract.cli.extract import extract\nextract()\n")
+    out = tmp_path / "out.h5"
+    command = [sys.executable, str(starter), str(many), str(out), "--weights", str(small_weights), "--batch-size", "8"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.count("starting again once") == 1
+    assert "Traceback" not in done.stderr
+    assert "what is finished is kept, and the same command continues" in done.stderr
+    found = check(out)
+    assert found.videos > 8  # of two processes
+    assert found.problems == ()
+
+
+def test_a_video_that_changes_while_it_is_read(
+    environment: dict[str, str], small_weights: Path, tmp_path: Path
+) -> None:
+    path = numbered.write(tmp_path / "a.mp4", 3000)
+    other = numbered.write(tmp_path / "b.mp4", 20)
+    out = tmp_path / "out.h5"
+    command = [script("vswin-extract"), str(path), str(other), str(out), "--weights", str(small_weights)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(out.with_name("out.h5.parts").glob("*.rows.tmp")):
+        time.sleep(0.002)
+    with path.open("ab") as file:
+        file.write(b"more")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "failed: a.mp4: VideoChanged" in said
+    with open_features(out) as features:
+        assert list(features) == ["b.mp4"]
 
 
 def test_nothing_but_failures_is_a_file_too(run: Run, small_weights: Path, tmp_path: Path) -> None:

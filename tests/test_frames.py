@@ -16,7 +16,6 @@ from vswin_extract.clips import Sampling
 from vswin_extract.errors import (
     DecoderCrash,
     DecoderTimeout,
-    VideoMissing,
     VideoTimestamps,
     VideoUnreadable,
     VswinError,
@@ -214,38 +213,6 @@ def test_three_crops_of_a_wide_video(decoder: DecoderProcess, videos: dict[str, 
     assert [numbered.read(frame) for frame in clips[3].views[1]] == list(range(15, 20))
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
-def test_what_is_no_video(decoder: DecoderProcess, tmp_path: Path, name: str) -> None:
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "text.mp4").write_text("hello\n" * 1000)
-    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(10_000))
-    for file in ("empty.mp4", "text.mp4", "noise.mp4"):
-        with pytest.raises(VideoUnreadable):
-            read_video(decoder, task(tmp_path / file, Sampling(4, 1), name))
-
-
-def test_what_must_not_be_opened(decoder: DecoderProcess, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo.mp4")
-    (tmp_path / "folder.mp4").mkdir()
-    (tmp_path / "broken.mp4").symlink_to(tmp_path / "nowhere")
-    for file in ("fifo.mp4", "folder.mp4", "broken.mp4"):
-        with pytest.raises(VideoMissing):
-            read_video(decoder, task(tmp_path / file, Sampling(4, 1)))
-
-
-@pytest.mark.parametrize("name", ["pyav", "decord"])
-def test_a_playlist_is_not_followed(
-    decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path, name: str
-) -> None:
-    (tmp_path / "list.mp4").write_text(
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{videos['ts']}\n#EXT-X-ENDLIST\n"
-    )
-    (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {videos['mp4']}\n")
-    for file in ("list.mp4", "concat.mp4"):
-        with pytest.raises(VideoUnreadable):
-            read_video(decoder, task(tmp_path / file, Sampling(4, 1), name))
-
-
 @pytest.mark.parametrize("decoder_name", ["pyav", "decord"])
 def test_names_that_look_like_protocols(
     decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path, decoder_name: str
@@ -283,7 +250,7 @@ def test_time_stamps_that_jump_back_go_on(decoder: DecoderProcess, tmp_path: Pat
 
 def test_frames_without_time_stamps_before_those_with() -> None:
     class Bare:
-        stream, damaged, trouble = Stream(25.0, 0.001), 0, ""
+        stream, damaged, trouble, begins = Stream(25.0, 0.001), 0, "", None
 
     frames = [Frame(time, 0.04, numbered_rgb) for time in (None, None, 10.0, 10.04, 10.04, 9.99, 3.0, 3.04)]
     shown = list(timeline(Bare(), frames))  # type: ignore[arg-type]

@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
+import numbered
+import numpy as np
 import pytest
-from hard_videos import HARD, read_all
+from hard_videos import BROKEN, HARD, read_all
 
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import VideoError
+from vswin_extract.errors import VideoError, VideoMissing, VideoUnreadable
 from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
 from vswin_extract.preprocess import Geometry
@@ -44,6 +47,32 @@ def every_frame(process: DecoderProcess, path: Path, name: str) -> tuple[list[De
         if isinstance(arrived, VideoEnd):
             return clips, arrived
         clips.append(arrived)
+
+
+@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_videos(decoder: DecoderProcess, tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / "video.mp4"
+    BROKEN[kind](path)
+    with pytest.raises((VideoUnreadable, VideoMissing), match=r".{10}"):
+        every_frame(decoder, path, name)
+
+
+def test_a_corrupt_first_key_frame_costs_the_frames_up_to_the_next(decoder: DecoderProcess, tmp_path: Path) -> None:
+    path = numbered.write(tmp_path / "a.mkv", 60, rate=25, size=(320, 256), options={"g": "20"})
+    with av.open(str(path)) as container:
+        first = next(container.demux(container.streams.video[0]))
+        assert first.is_keyframe
+        start, length = first.pos or 0, first.size
+    content = bytearray(path.read_bytes())
+    at = start + length // 4  # behind the headers that are in the first packet, too
+    content[at : at + length // 2] = np.random.default_rng(0).bytes(length // 2)
+    path.write_bytes(content)
+    clips, end = every_frame(decoder, path, "pyav")
+    found = read_all([clip.views[0][0] for clip in clips])
+    assert found[-40:] == list(range(20, 60))
+    assert clips[-1].times[1] == pytest.approx(2.4, abs=0.01)
+    assert end.partial
 
 
 @pytest.mark.parametrize("name", ["pyav", "decord"])

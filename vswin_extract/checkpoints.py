@@ -110,9 +110,10 @@ def read(path: Path, variant: str | None = None) -> Checkpoint:
     sizes = ours.variant if ours and not variant else _closest(state, variant, path)
     notes = []
     if layout in FLAT:
+        if "head.weight" in state:
+            classes = len(state["head.weight"])
+            notes.append(f"a 2D checkpoint, inflated; its {classes}-way head is of images and not used: no logits")
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-        if len(state) < len(names):
-            notes.append("a 2D checkpoint, inflated; its classification head is not used, so there are no logits")
         state = inflate(state, sizes)
     elif not ours or variant:
         sizes = replace(sizes, window=_window(state, names, path))

@@ -185,7 +185,8 @@ def versions() -> dict[str, str]:
 def _load(job: Job) -> Backbone:
     backbone = load_model(job.weights, variant=job.variant, device=job.device, precision=job.precision)
     if job.logits and not backbone.num_classes:
-        raise UsageError(f"{backbone.name} has no classification head, so --logits has nothing to write")
+        why = "".join(f" ({note})" for note in backbone.notes)
+        raise UsageError(f"{backbone.name} has no classification head, so --logits has nothing to write{why}")
     return backbone
 
 

@@ -9,6 +9,7 @@ VswinError                 what the command line turns into one line and an exit
     ├── VideoMissing       not there, or not a regular file
     ├── VideoUnreadable    no video stream, or nothing in it decodes
     ├── VideoDamaged       only a part of it decodes, and parts are not wanted
+    ├── VideoChanged       its file changed while it was read
     ├── VideoTimestamps    its time stamps cannot be resampled
     ├── DecoderTimeout     the decoder made no progress
     ├── DecoderCrash       the decoder's process died
@@ -52,6 +53,10 @@ class VideoDamaged(VideoError):
     """Only a part of it decodes, and parts are not wanted."""
 
 
+class VideoChanged(VideoError):
+    """Its file changed while it was read."""
+
+
 class VideoTimestamps(VideoError):
     """Its time stamps cannot be resampled."""
 
@@ -74,6 +79,7 @@ VIDEO_ERRORS = {
         VideoMissing,
         VideoUnreadable,
         VideoDamaged,
+        VideoChanged,
         VideoTimestamps,
         DecoderTimeout,
         DecoderCrash,

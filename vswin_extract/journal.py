@@ -31,7 +31,7 @@ from vswin_extract.videos import Video
 
 PACK = 256
 """So many single videos are packed into one file."""
-PASSING = ("VideoMissing", "DecoderTimeout", "DecoderCrash")
+PASSING = ("VideoMissing", "VideoChanged", "DecoderTimeout", "DecoderCrash")
 """Failures that may pass."""
 TOUCH_EVERY = 30.0
 DEAD_AFTER = 600.0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vswin_extract.backbone import Backbone
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import NonFiniteFeatures, VideoDamaged, VideoError
+from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoDamaged, VideoError
 from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
 from vswin_extract.job import ClipsDone, Event, Job, Notice, VideoDone
@@ -213,6 +213,8 @@ class Pipeline:
         end, part, video = passage.end, passage.part, passage.video
         if end is None or part is None:
             raise RuntimeError(f"{video.id} was finished before it had ended")
+        if file_state(video) != (passage.size, passage.mtime):
+            return self._fail(passage, VideoChanged("its file changed while it was read"))
         record = VideoRecord(
             id=video.id,
             path=os.path.abspath(video.path),

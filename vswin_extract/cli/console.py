@@ -31,6 +31,18 @@ EXIT_CODES = {
 }
 
 
+RESTARTED = "VSWIN_RESTARTED"
+"""Set in the environment of a command that was started again after its device failed."""
+
+
+def _start_again(said: str) -> NoReturn:
+    """After such an error a process can use the device no more, but a new one may; finished work is kept anyway."""
+    if RESTARTED in os.environ or "-" in sys.argv:
+        fail(f"the device failed: {said}; what is finished is kept, and the same command continues", 1)
+    click.echo(f"the device failed: {said}; starting again once", err=True)
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, RESTARTED: "1"})
+
+
 class Interrupted(BaseException):
     """Stop at once: a second signal arrived, or the time to finish is over."""
 
@@ -167,9 +179,12 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            if "CUDA error" in said or "CUBLAS" in said or "CUDNN" in said:
+                _start_again(said)
+            if not isinstance(error, MemoryError) and "memory" not in said:
                 raise
-            fail(f"out of memory: {str(error).splitlines()[0] if str(error) else ''}; try a smaller --batch-size", 1)
+            fail(f"out of memory: {said}; try a smaller --batch-size", 1)
         except OSError as error:
             where = f" ({printable(str(error.filename))})" if error.filename else ""
             fail(f"{error.strerror or error}{where}", 1)

@@ -48,6 +48,8 @@ class Decoder(AbstractContextManager["Decoder"], Protocol):
     """Packets that could not be decoded so far."""
     trouble: str
     """What was wrong with the last of them."""
+    begins: float | None
+    """When the video begins by its first packet, whether that can be decoded or not, in the stream's own seconds."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -107,7 +109,12 @@ def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
         if frame.time is None:
             at = follows
         else:
-            origin = frame.time - follows if origin is None else origin
+            if origin is None:
+                origin = frame.time - follows
+                if held is None and decoder.begins is not None and decoder.begins < origin:
+                    decoder.damaged += 1
+                    decoder.trouble = f"its first {origin - decoder.begins:.3f} s do not decode"
+                    origin = decoder.begins
             at = frame.time - origin
             if at < begin - JUMP:
                 decoder.trouble = (
@@ -116,7 +123,7 @@ def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
                 origin, at = frame.time - follows, follows
             at = max(at, begin)
         if held is None:
-            held = frame
+            held, begin = frame, at
             continue
         yield Shown(index, begin, at, held.rgb)
         lasted = at - begin

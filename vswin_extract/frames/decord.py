@@ -30,6 +30,7 @@ class DecordDecoder:
         self.error: type[Exception] = decord.DECORDError
         # decord gives seconds as 32-bit floats; a tick of a millisecond covers their rounding for hours
         self.stream = Stream(fps=float(self.reader.get_avg_fps()), tick=0.001)
+        self.begins: float | None = None
         self.damaged = 0
         self.trouble = ""
 

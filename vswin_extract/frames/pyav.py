@@ -50,6 +50,7 @@ class PyavDecoder:
             tick=float(self.video.time_base or 0),
             declared=self._declared(),
         )
+        self.begins: float | None = None
         self.damaged = 0
         self.trouble = ""
 
@@ -63,6 +64,8 @@ class PyavDecoder:
 
     def __iter__(self) -> Iterator[Frame]:
         for packet in self._packets():
+            if self.begins is None and packet.pts is not None and not packet.is_discard:
+                self.begins = packet.pts * float(packet.time_base or 0)
             if packet.is_corrupt:
                 self.damaged += 1
                 self.trouble = "packets were lost or damaged"

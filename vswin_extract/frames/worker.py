@@ -12,9 +12,11 @@ A header is one of
     {"ready": true}     first of all, once the decoder has been imported
 """
 
+import contextlib
 import json
 import os
 import queue
+import resource
 import stat
 import struct
 import sys
@@ -40,6 +42,8 @@ LONGEST_STILL = 600.0
 """Seconds that one frame may be shown where time stamps are resampled; behind a longer gap they are not trusted."""
 FRAMES_AT_ONCE = 16
 """So many new frames are sent at the latest, not only when a clip is whole."""
+MOST_MEMORY = 8 << 30
+"""Bytes of address space: what asks for more, as a bomb does, dies alone."""
 HEARTBEAT = 1.0
 """Seconds after which frames that no clip shows are a message too."""
 
@@ -312,6 +316,9 @@ def serve(tasks: BinaryIO, messages: BinaryIO) -> None:
 
 def main(decoder: str) -> None:
     """Serve tasks for this decoder on standard input and output."""
+    limit = MOST_MEMORY
+    with contextlib.suppress(ValueError, OSError):  # a lower limit is in force, or the system has none
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # Native libraries print where they like: keep the message pipe to ourselves, give them standard error.
     pipe = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
