@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from vswin_extract import checkpoints
 from vswin_extract.cli import vswin
 from vswin_extract.cli.extract import extract
+from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.frames.worker import Task
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS
@@ -91,3 +93,14 @@ def run(environment: dict[str, str]) -> Run:
 def script(name: str) -> str:
     """Where a console script was installed."""
     return str(Path(sys.executable).with_name(name))
+
+
+def read_video(process: DecoderProcess, task: Task) -> tuple[list[DecodedClip], VideoEnd]:
+    """All clips of one video, and its end."""
+    process.submit(task)
+    clips: list[DecodedClip] = []
+    while True:
+        arrived = process.read()
+        if isinstance(arrived, VideoEnd):
+            return clips, arrived
+        clips.append(arrived)

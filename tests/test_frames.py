@@ -29,24 +29,12 @@ SMALL = Geometry(64, 64)
 VFR = [0, 40, 50, 200, 1000, 1010, 1300, 1340, 1500, 1533, 2000, 2600]
 """Milliseconds at which the frames of the variable video begin; the last lasts as encoders make it."""
 
-Read = tuple[list[DecodedClip], VideoEnd]
-
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
     process = DecoderProcess("pyav", timeout=20)
     yield process
     process.close()
-
-
-def read_video(process: DecoderProcess, task: Task) -> Read:
-    process.submit(task)
-    clips: list[DecodedClip] = []
-    while True:
-        arrived = process.read()
-        if isinstance(arrived, VideoEnd):
-            return clips, arrived
-        clips.append(arrived)
 
 
 def read_on(process: DecoderProcess) -> None:

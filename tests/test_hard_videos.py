@@ -8,6 +8,7 @@ import av
 import numbered
 import numpy as np
 import pytest
+from conftest import read_video
 from hard_videos import BROKEN, HARD, read_all
 
 from vswin_extract.clips import Sampling
@@ -40,13 +41,7 @@ def decoder() -> Iterator[DecoderProcess]:
 
 
 def every_frame(process: DecoderProcess, path: Path, name: str) -> tuple[list[DecodedClip], VideoEnd]:
-    process.submit(Task(os.fspath(path), name, EVERY_FRAME, Geometry(64, 64)))
-    clips: list[DecodedClip] = []
-    while True:
-        arrived = process.read()
-        if isinstance(arrived, VideoEnd):
-            return clips, arrived
-        clips.append(arrived)
+    return read_video(process, Task(os.fspath(path), name, EVERY_FRAME, Geometry(64, 64)))
 
 
 @pytest.mark.parametrize("name", ["pyav", "decord"])
