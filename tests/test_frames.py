@@ -11,6 +11,7 @@ from pathlib import Path
 import numbered
 import numpy as np
 import pytest
+from conftest import read_video
 
 from vswin_extract.clips import Sampling
 from vswin_extract.errors import (
