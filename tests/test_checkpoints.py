@@ -102,8 +102,10 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.Captu
     torch.save({"x": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil()))
     for path in tmp_path.iterdir():
-        with pytest.raises(WeightsError, match="refused"):
+        with pytest.raises(WeightsError, match="refused") as refused:
             checkpoints.read(path)
+        assert "it is not a plain table of tensors" in str(refused.value)
+        assert path.name == "bare.pth" or "run code of" in str(refused.value)  # torch names it, if it gets so far
     assert "must not be printed" not in capsys.readouterr().out
 
 
@@ -113,6 +115,12 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(WeightsError):
         checkpoints.read(path)
+
+
+def test_a_web_page_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("<html><body>404</body></html>")
+    with pytest.raises(WeightsError, match=r"no PyTorch file, but begins with b'<html><bo"):
+        checkpoints.read(tmp_path / "w.pth")
 
 
 def test_other_tables_of_tensors(tmp_path: Path) -> None:

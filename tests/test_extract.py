@@ -689,7 +689,7 @@ def test_values_that_do_not_fit_are_a_failure(run: Run, videos: Path, small_weig
 def test_the_python_api(videos: Path, small_weights: Path, tmp_path: Path) -> None:
     events: list[object] = []
     finished = vswin_extract.extract(
-        videos, tmp_path / "out.h5", stage=[4], weights=str(small_weights), fps=12.5, on_event=events.append
+        videos, tmp_path / "out.h5", stages=[4], weights=str(small_weights), fps=12.5, on_event=events.append
     )
     assert isinstance(finished, Finished)
     assert (finished.videos, finished.failed) == (3, 0)

@@ -83,5 +83,5 @@ def test_hard_videos(decoder: DecoderProcess, tmp_path: Path, kind: str, name: s
             assert [clip.times[0] for clip in clips] == pytest.approx(truth.times, abs=0.0011)
     except (AssertionError, VideoError):
         if name == "decord" and kind in DECORD_IS_WRONG:
-            pytest.xfail("known of decord")
+            pytest.xfail("a known bug of decord")
         raise

@@ -220,12 +220,17 @@ def _load(path: Path) -> tuple[State, Ours | None]:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 metadata = stored.metadata() or {}
             return tensors, _ours(tensors, metadata) if metadata.get("format") == FORMAT else None
+        if not head.startswith((b"PK", b"\x80")):
+            raise ValueError(f"it is no PyTorch file, but begins with {head!r}")
         with warnings.catch_warnings(action="ignore"):  # of pickles that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        wants = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"loading it would run code of {wants[1]}" if wants else "loading it would run code, or it is damaged"
         raise WeightsError(
-            f"{path} was refused: it is no plain table of tensors (loading it would run code, or it is damaged); "
-            "only files that load with weights_only=True are read"
+            f"{path} was refused: it is not a plain table of tensors ({what}). Training checkpoints often hold more "
+            "than weights; if you trust it, save its 'state_dict' alone, by torch.load(..., weights_only=False) and "
+            "torch.save"
         ) from error
     except Exception as error:  # whatever the parsers trip over in a file of some other kind
         reason = next(iter(str(error).splitlines()), type(error).__name__)

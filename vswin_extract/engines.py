@@ -119,7 +119,7 @@ def extract(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    stage: int | Iterable[int] = (),
+    stages: int | Iterable[int] = (),
     manifest: str | os.PathLike[str] | None = None,
     fps: str | float | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -127,18 +127,20 @@ def extract(
 ) -> Finished:
     """Extract features of videos into one HDF5 file; what the command line does, as a call.
 
-    `inputs`: directories and files. `stage`: 1 to 4, or several. `options`: the fields of `Job`, as `weights="t-k400"`
-    or `stride=32`. `on_event` is called with every event. Videos that fail are recorded in the file; `failed` of the
-    result counts them. Raises VswinError where the job cannot be done.
+    `inputs`: directories and files. `stages`: 1 to 4, or several. `options` are those of the command line, with
+    underscores: weights, variant, pool, embedding, logits, dtype, compression, clip_len, frame_interval, stride, align,
+    tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, batch_size, overwrite (see
+    `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`. Videos that fail are
+    recorded in the file; `failed` of the result counts them. Raises VswinError where the job cannot be done.
 
-        >>> vswin_extract.extract("examples/videos", "out.h5", stage=4)  # doctest: +SKIP
+        >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     try:
         job = Job(
             videos=find(paths, manifest),
             output=Path(os.path.realpath(output)),
-            stages=parse_stages(stage),
+            stages=parse_stages(stages),
             fps=parse_fps(fps),
             **options,
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError
+from vswin_extract.store import VIEWED
 
 NESTED = ("variant", "sampling", "preprocessing", "features", "versions")
 """Root attributes that are JSON."""
@@ -70,10 +71,13 @@ class VideoFeatures:
     def __getattr__(self, name: str) -> Rows:
         if name.startswith("_"):  # nothing of ours: asked for by copy and pickle
             raise AttributeError(name)
-        dataset = self._file.get(f"clips/{name}" if name in ("frames", "times", "valid") else name)
+        dataset = self._file.get(f"clips/{name}" if name in VIEWED else name)
         if not isinstance(dataset, h5py.Dataset) or name == "classes":
             raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(self._file))}")
         return Rows(dataset, self._first, self._count)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *feature_names(self._file), *VIEWED]
 
     @property
     def info(self) -> dict[str, Any]:
@@ -92,7 +96,12 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         try:
             self.file = h5py.File(path, "r")
         except OSError as error:
-            reason = "no such file" if not os.path.exists(path) else "not an HDF5 file, or not a whole one"
+            if os.path.exists(path):
+                reason = "not an HDF5 file, or not a whole one"
+            elif os.path.isdir(f"{os.fspath(path)}.parts"):
+                reason = "it is not complete yet; see what is done with: vswin check"
+            else:
+                reason = "no such file"
             raise UsageError(f"cannot read {os.fspath(path)}: {reason}") from error
         if not str(self.file.attrs.get("schema", "")).startswith("vswin-extract/"):
             self.file.close()
@@ -138,6 +147,11 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """Videos that could not be extracted: id, path, error class, message."""
         table = {name: column.asstr()[:] for name, column in self.file["failures"].items()}
         return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
+
+    def __repr__(self) -> str:
+        return (
+            f"<FeatureFile {self.file.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
+        )
 
     def close(self) -> None:
         self.file.close()

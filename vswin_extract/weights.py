@@ -14,6 +14,7 @@ from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from urllib.error import HTTPError
 
 from vswin_extract.checkpoints import Checkpoint, file_sha256, read
 from vswin_extract.errors import UsageError, WeightsError
@@ -163,7 +164,14 @@ def pull(name: str, progress: Callable[[int, int], None] = lambda done, total: N
             path.replace(row.file)
             return row.file, said
         except (OSError, HTTPException) as error:
-            raise WeightsError(f"cannot download {row.url}: {error}") from error
+            reason = getattr(error, "reason", error)
+            if isinstance(error, HTTPError):
+                reason = f"{error.code} {error.reason}"
+                error.close()
+            raise WeightsError(
+                f"cannot download {row.url}: {reason}; it can also be downloaded elsewhere and given as a file, "
+                f"--weights {row.file.name}, or put into {row.file.parent}"
+            ) from error
         finally:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

@@ -34,4 +34,4 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     if found.problems:
         out.print(table([(problem.where, problem.what) for problem in found.problems], ("where", "what is wrong")))
         sys.exit(4)
-    out.print("nothing wrong")
+    out.print("nothing wrong" if found.finished else "nothing wrong so far; the command that was stopped continues it")

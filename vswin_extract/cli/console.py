@@ -197,6 +197,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def plural(count: int, thing: str) -> str:
+    """1 video, 2 videos."""
+    return f"{count} {thing}" + ("" if count == 1 else "s")
+
+
 def human_bytes(count: float) -> str:
     """1536 -> 1.5 kB; as on disk, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -17,6 +17,7 @@ from vswin_extract.cli.console import (
     fail,
     human_bytes,
     option,
+    plural,
     printable,
     reports_errors,
     stderr,
@@ -35,7 +36,7 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 @click.command(
     cls=GroupedCommand,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nExit codes:\n" + "\n".join(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items()),
+    epilog="\b\nExit codes:\n" + "\n".join(f"  {code:<5}{text}" for code, text in EXIT_CODES.items() if code != 4),
 )
 @click.argument("inputs", nargs=-1, metavar="VIDEOS...")
 @click.argument("output", metavar="OUT.h5")
@@ -61,7 +62,7 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     "--embedding/--no-embedding",
     default=True,
     show_default=True,
-    help="Write the embedding, the mean of stage 4. Without it and --logits, stages behind the last one asked "
+    help="Write the embedding, the mean of stage 4. Without it and --logits, stages after the last one asked "
     "for are not computed.",
 )
 @option(OUTPUT, "--logits", is_flag=True, help="Write the classification head's output, too.")
@@ -118,7 +119,7 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     type=click.Choice(["pad", "drop", "shift"]),
     default="pad",
     show_default=True,
-    help="Frames behind the last whole clip: repeat the last frame, leave them out, or end a last clip on the "
+    help="Frames after the last whole clip: repeat the last frame, leave them out, or end a last clip on the "
     "last frame.",
 )
 @option(
@@ -163,16 +164,16 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     "--workers",
     type=int,
     metavar="N",
-    help="Decoder processes.  [default: 1 on the CPU, up to 8 beside a GPU]",
+    help="Decoder processes.  [default: 1 on the CPU, up to 8 with a GPU]",
 )
 @option(
     INPUT,
     "--timeout",
     type=float,
-    default=60.0,
+    default=60,
     show_default=True,
     metavar="SECONDS",
-    help="Give a video up when its decoder makes no progress for so long.",
+    help="Give up on a video after this long without progress.",
 )
 @option(
     MODEL,
@@ -202,15 +203,16 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     RUN,
     "--grace",
     type=click.FloatRange(min=0),
-    default=20.0,
+    default=20,
     show_default=True,
     metavar="SECONDS",
-    help="After Ctrl-C, SIGTERM or SIGUSR1: time for the videos in flight to get through.",
+    help="After Ctrl-C, SIGTERM or SIGUSR1: time for the videos in flight to finish.",
 )
 @option(
     RUN, "-q", "--quiet", is_flag=True, help="Say nothing but errors, and that it is nano unless --weights says so."
 )
-@option(RUN, "-v", "--verbose", is_flag=True, help="Say what happens to each video, and what decoders mutter.")
+@option(RUN, "-v", "--verbose", is_flag=True, help="Print what happens to each video, and the decoders' own messages.")
+@click.version_option(package_name="vswin-extract")
 @reports_errors
 def extract(
     inputs: tuple[str, ...],
@@ -255,22 +257,17 @@ def extract(
     console = stderr()
     given = click.get_current_context().get_parameter_source("weights")
     chosen = given is not None and given.name != "DEFAULT"
-    if job.weights == "nano" and not (quiet and chosen):
-        console.print(
-            "nano is the small bundled model, for trying things out; a full-size one: vswin weights pull t-k400, "
-            "then --weights t-k400"
-        )
-    finished = follow(job, console, quiet, verbose, grace)
+    finished = follow(job, console, quiet, verbose, grace, notice=not (quiet and chosen))
     if not quiet:
         show_summary(finished)
     sys.exit(3 if finished.failed else 0)
 
 
-def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: float) -> "Finished":
+def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: float, notice: bool) -> "Finished":
     """Run the job and show how it goes: a live display on a terminal, lines elsewhere."""
     from vswin_extract.cli.progress import LiveProgress, LogProgress, Quiet
     from vswin_extract.engines import run
-    from vswin_extract.job import Finished
+    from vswin_extract.job import Finished, Started
     from vswin_extract.journal import journal_directory
 
     progress = Quiet(console) if quiet else (LiveProgress if console.is_terminal else LogProgress)(console, verbose)
@@ -278,17 +275,22 @@ def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: fl
         with progress, StopSignals(grace, progress.say) as signals, closing(run(job, signals.stopping)) as events:
             for event in events:
                 progress.show(event)
+                if isinstance(event, Started) and event.model == "nano" and notice:
+                    progress.say(
+                        "nano is the small bundled model, for trying things out; a full-size one: "
+                        "vswin weights pull t-k400, then --weights t-k400"
+                    )
                 if isinstance(event, Finished):
                     return event
     except Interrupted:
         console.print("stopped at once; the videos in flight will be extracted again")
     parts = journal_directory(job.output)
     if parts.is_dir():
-        fail(
-            f"stopped; finished videos are kept in {printable(str(parts))}, and the same command continues",
-            signals.code,
-        )
-    fail("stopped before any video was finished; the same command begins again", signals.code)
+        done = f"{progress.videos} of {len(job.videos)} videos are done, kept in {printable(str(parts))}"
+    else:
+        done = "no video was finished"
+    click.echo(f"stopped: {done}; the same command continues", err=True)
+    sys.exit(signals.code)
 
 
 def show_survey(job: "Job") -> int:
@@ -300,7 +302,8 @@ def show_survey(job: "Job") -> int:
     for video_id, why in found.unreadable.items():
         out.print(f"unreadable: {printable(video_id)}: {printable(why)}", markup=False)
     out.print(
-        f"{len(found.clips)} videos, about {sum(found.clips.values())} clips, {human_bytes(found.bytes)} of features "
+        f"{plural(len(found.clips), 'video')}, about {plural(sum(found.clips.values()), 'clip')}, "
+        f"{human_bytes(found.bytes)} of features "
         f"before compression, {len(found.unreadable)} unreadable. Counted from packets; nothing was decoded or written."
     )
     return len(found.unreadable)
@@ -308,11 +311,12 @@ def show_survey(job: "Job") -> int:
 
 def show_summary(finished: "Finished") -> None:
     rate = finished.new_clips / finished.seconds if finished.seconds else 0.0
+    some_old = finished.new_clips < finished.clips
     rows = [
         ("output", f"{finished.output} ({human_bytes(finished.bytes)})"),
         ("videos", f"{finished.videos}" + (f", {finished.partial} of them partial" if finished.partial else "")),
         ("failed", f"{finished.failed}" + (", see: vswin inspect" if finished.failed else "")),
-        ("clips", f"{finished.clips}"),
+        ("clips", f"{finished.clips}" + (f", {finished.new_clips} of them new" if some_old else "")),
         ("time", f"{finished.seconds:.1f} s, {rate:.1f} clips/s"),
     ]
     stdout().print(table(rows))

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from vswin_extract.cli.console import printable
+from vswin_extract.cli.console import plural, printable
 from vswin_extract.job import ClipsDone, Event, Notice, Started, VideoDone
 
 LOG_EVERY = 10.0
@@ -64,7 +64,8 @@ class Quiet:
     def introduce(self, event: Started) -> None:
         size = f"{event.parameters / 1e6:.1f} M parameters"
         resumed = f", {event.resumed} of them done before" if event.resumed else ""
-        self.say(f"{event.model} ({size}) on {event.device} in {event.precision}; {event.videos} videos{resumed}")
+        videos = plural(event.videos, "video")
+        self.say(f"{event.model} ({size}) on {event.device} in {event.precision}; {videos}{resumed}")
         for note in event.notes:
             self.say(f"note: {note}")
 
@@ -104,6 +105,7 @@ class LiveProgress(Quiet):
             BarColumn(),
             RateColumn(),
             TimeRemainingColumn(),
+            TextColumn("left"),
             TextColumn("{task.description}"),
             console=self.console,
             transient=True,
