@@ -5,7 +5,6 @@ tried on the other half, for the trained network and for the same network with r
 photographs and textures of which none was drawn in training.
 """
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +15,8 @@ from drawing import HELD_OUT, MOTIONS, Clips, Scenes, draw_clips, draw_scenes
 from torch import Generator, Tensor
 
 from vswin_extract import Backbone, load_model
+from vswin_extract.checkpoints import Checkpoint
+from vswin_extract.swin3d import VideoSwin
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,12 @@ def draw(batches: int, frames: int, side: int, seed: int) -> Iterator[Clips]:
 
 def untrained(model: Backbone, seed: int = 0) -> Backbone:
     """The same network with the random weights that training commonly starts from."""
-    model = copy.deepcopy(model)
-    model.network.init_weights(Generator().manual_seed(seed))
-    return model
+    network = VideoSwin(model.variant, model.num_classes)
+    network.init_weights(Generator().manual_seed(seed))
+    checkpoint = Checkpoint(
+        network.state_dict(), model.variant, "untrained", "", model.num_classes, recipe=model.recipe
+    )
+    return Backbone("untrained", checkpoint, model.device, model.precision)
 
 
 def score(models: list[Backbone], batches: Iterable[Clips], at_once: int = 7) -> list[Scores]:

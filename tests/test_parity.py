@@ -16,6 +16,7 @@ from torch import Tensor
 from vswin_extract import checkpoints
 from vswin_extract.checkpoints import expected_shapes, inflate
 from vswin_extract.swin3d import VideoSwin
+from vswin_extract.tiled import TiledSwin
 from vswin_extract.variants import VARIANTS, Variant
 
 TOLERANCE = 4e-5
@@ -39,21 +40,29 @@ def network(variant: Variant, state: dict[str, Tensor], classes: int) -> VideoSw
     return made.eval()
 
 
-def check(made: VideoSwin, name: str) -> None:
+def errors(made: VideoSwin | TiledSwin, name: str, autocast: bool = False) -> dict[str, float]:
+    """Relative errors of the four stages, the embedding and, where there is a head, the logits."""
     facts, expected = fixture(name)
     with torch.inference_mode():
-        maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
-        embedding = made.embed(maps[4])
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
+        maps = {stage: values.float() for stage, values in maps.items()}
+        embedding = VideoSwin.embed(maps[4])
         logits = made.head(embedding) if made.head is not None else None
+    found = {"embedding": relative_error(embedding, expected["embedding"])}
     for stage in (1, 2, 3, 4):
         published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
         assert list(published.shape) == list(expected[f"stage{stage}.shape"])
         values = published.flatten()[torch.from_numpy(expected[f"stage{stage}.index"].astype(np.int64))]
-        assert relative_error(values, expected[f"stage{stage}.value"]) < TOLERANCE
-        assert float(published.double().norm()) == pytest.approx(float(expected[f"stage{stage}.norm"]), rel=TOLERANCE)
-    assert relative_error(embedding, expected["embedding"]) < TOLERANCE
+        norm = float(published.double().norm()) / float(expected[f"stage{stage}.norm"])
+        found[f"stage{stage}"] = max(relative_error(values, expected[f"stage{stage}.value"]), abs(norm - 1))
     if logits is not None:
-        assert relative_error(logits, expected["logits"]) < TOLERANCE
+        found["logits"] = relative_error(logits, expected["logits"])
+    return found
+
+
+def check(made: VideoSwin | TiledSwin, name: str) -> None:
+    assert max(errors(made, name).values()) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", FORWARD)
@@ -62,7 +71,14 @@ def test_network_gives_the_published_numbers(name: str) -> None:
     variant = replace(VARIANTS[facts["arch"]], window=tuple(facts["window"]))
     shapes = expected_shapes(variant, facts["num_classes"])
     state = {ours: tensor(official_name(ours), shape) for ours, shape in shapes.items()}
-    check(network(variant, state, facts["num_classes"]), name)
+    made = network(variant, state, facts["num_classes"]).requires_grad_(False)
+    check(made, name)
+    check(TiledSwin(made, torch.float32), name)
+
+    # These weights amplify every rounding, so bfloat16 is held to what PyTorch's own way to it gives.
+    usual = errors(made, name, autocast=True)
+    for what, error in errors(TiledSwin(made, torch.bfloat16), name).items():
+        assert error < usual[what], what
 
 
 @cache

@@ -13,6 +13,7 @@ from vswin_extract.checkpoints import Checkpoint
 from vswin_extract.errors import DeviceError, UsageError
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
+from vswin_extract.tiled import TiledSwin, has_bf16
 
 Pool = Literal["none", "space", "all"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -53,9 +54,12 @@ class Backbone(nn.Module):
         self.license = checkpoint.license
         self.notes = checkpoint.notes
         self.precision = precision
+        self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
         with torch.device("meta"):
-            self.network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
-        self.network.load_state_dict(checkpoint.state, strict=True, assign=True)
+            network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
+        network.load_state_dict(checkpoint.state, strict=True, assign=True)
+        network.requires_grad_(False)
+        self.network = TiledSwin(network, DTYPES[precision]) if device.type == "cpu" else network
         self.register_buffer("mean", torch.tensor(self.recipe.mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.recipe.std).view(3, 1, 1, 1), persistent=False)
         self.to(device).eval().requires_grad_(False)
@@ -92,8 +96,8 @@ class Backbone(nn.Module):
             raise UsageError("nothing to compute: name a stage, or leave the embedding on")
         pixels = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float()
         pixels = (pixels - self.mean) / self.std  # N 3 T H W
-        dtype = DTYPES[self.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        dtype, cuda = DTYPES[self.precision], self.device.type == "cuda"
+        with torch.autocast("cuda", dtype=dtype, enabled=cuda and dtype is not torch.float32):
             maps = {stage: x.float() for stage, x in self.network(pixels, wanted).items()}
         pooled = VideoSwin.embed(maps[4]) if 4 in maps else None
         return Features(
@@ -121,7 +125,7 @@ def load_model(
 
     `weights`: "nano" (bundled), a name that `vswin weights list` shows, or a checkpoint file of any published layout.
     `variant`: instead of the one read off the shapes. `device`: "auto" (CUDA where there is one), "cpu", "cuda",
-    "cuda:1". `precision`: "auto" is fp32 on the CPU; on CUDA bf16, or fp16 where the device lacks bf16.
+    "cuda:1". `precision`: "auto" is bf16 where the device has instructions for it; else fp32 on a CPU, fp16 on CUDA.
     Raises UsageError, WeightsError, DeviceError.
 
         >>> import torch, vswin_extract
@@ -159,7 +163,7 @@ def find_precision(name: str, device: torch.device) -> str:
     if name not in get_args(Precision):
         raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, not {name!r}")
     if device.type == "cpu":
-        return "fp32" if name == "auto" else name
+        return ("bf16" if has_bf16() else "fp32") if name == "auto" else name
     with torch.cuda.device(device):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and not bf16:

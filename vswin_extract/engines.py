@@ -46,7 +46,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         remaining = [video for video in job.videos if not journal.done(video, *file_state(video))]
         yield Started(
             model=backbone.name,
-            parameters=sum(parameter.numel() for parameter in backbone.parameters()),
+            parameters=backbone.parameter_count,
             device=str(backbone.device),
             precision=backbone.precision,
             videos=len(job.videos),
@@ -55,7 +55,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
             notes=(*backbone.notes, *journal.notes),
         )
         cuda = backbone.device.type == "cuda"
-        batch_size = job.batch_size or (8 if cuda else 4)
+        batch_size = job.batch_size or (8 if cuda else 1)
         # On the CPU the network needs the cores; beside a GPU decoding does.
         workers = job.workers or (max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if cuda else 1)
         done = clips = 0

@@ -27,12 +27,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _pad_to_multiple(x, PATCH)  # N T H W 3
-        n, t, h, w, _ = x.shape
-        pt, ph, pw = PATCH
-        x = x.view(n, t // pt, pt, h // ph, ph, w // pw, pw, 3)
-        x = x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(4)  # N T' H' W' 3*2*4*4
-        x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # N T' H' W' C
+        x = F.linear(patches(x), self.proj.weight.flatten(1), self.proj.bias)  # N T' H' W' C
         return self.norm(x)  # type: ignore[no-any-return]
 
 
@@ -124,10 +119,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _pad_to_multiple(x, (1, 2, 2))
-        even, odd = x[:, :, 0::2], x[:, :, 1::2]
-        x = torch.cat((even[..., 0::2, :], odd[..., 0::2, :], even[..., 1::2, :], odd[..., 1::2, :]), -1)
-        return self.reduction(self.norm(x))  # type: ignore[no-any-return]
+        return self.reduction(self.norm(neighbours(x)))  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
@@ -193,6 +185,22 @@ class VideoSwin(nn.Module):
                 nn.init.ones_(parameter)
             else:
                 nn.init.zeros_(parameter)
+
+
+def patches(x: Tensor) -> Tensor:
+    """The pixels of each patch side by side: (N, T, H, W, 3) to (N, T', H', W', 3*2*4*4)."""
+    x = _pad_to_multiple(x, PATCH)
+    n, t, h, w, _ = x.shape
+    pt, ph, pw = PATCH
+    x = x.view(n, t // pt, pt, h // ph, ph, w // pw, pw, 3)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(4)
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """Two by two neighbours in space side by side: (N, T, H, W, C) to (N, T, H/2, W/2, 4C)."""
+    x = _pad_to_multiple(x, (1, 2, 2))
+    even, odd = x[:, :, 0::2], x[:, :, 1::2]
+    return torch.cat((even[..., 0::2, :], odd[..., 0::2, :], even[..., 1::2, :], odd[..., 1::2, :]), -1)
 
 
 def fit_window(size: Size3, window: Size3, shifted: bool) -> tuple[Size3, Size3]:

@@ -193,10 +193,10 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="auto: fp32 on the CPU, bf16 on CUDA (fp16 where it has no bf16).",
+    help="auto: bf16 where the device has instructions for it; else fp32 on the CPU, fp16 on CUDA.",
 )
 @option(
-    MODEL, "--batch-size", type=int, metavar="CLIPS", help="Clips computed at once.  [default: 4 on the CPU, 8 on CUDA]"
+    MODEL, "--batch-size", type=int, metavar="CLIPS", help="Clips computed at once.  [default: 1 on the CPU, 8 on CUDA]"
 )
 @option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing.")
 @option(
