@@ -59,7 +59,9 @@ class Backbone(nn.Module):
             network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
         network.load_state_dict(checkpoint.state, strict=True, assign=True)
         network.requires_grad_(False)
-        self.network = TiledSwin(network, DTYPES[precision]) if device.type == "cpu" else network
+        self.network: VideoSwin | TiledSwin = network
+        if device.type == "cpu":
+            self.network = TiledSwin(network, DTYPES[precision], self.recipe.mean, self.recipe.std)
         self.register_buffer("mean", torch.tensor(self.recipe.mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.recipe.std).view(3, 1, 1, 1), persistent=False)
         self.to(device).eval().requires_grad_(False)
@@ -94,11 +96,14 @@ class Backbone(nn.Module):
         wanted = {*stages} | ({4} if embedding or logits else set())
         if not wanted:
             raise UsageError("nothing to compute: name a stage, or leave the embedding on")
-        pixels = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float()
-        pixels = (pixels - self.mean) / self.std  # N 3 T H W
-        dtype, cuda = DTYPES[self.precision], self.device.type == "cuda"
-        with torch.autocast("cuda", dtype=dtype, enabled=cuda and dtype is not torch.float32):
-            maps = {stage: x.float() for stage, x in self.network(pixels, wanted).items()}
+        pixels = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3)  # N 3 T H W
+        dtype = DTYPES[self.precision]
+        if isinstance(self.network, TiledSwin):
+            maps = self.network(pixels, wanted)
+        else:
+            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+                maps = self.network((pixels.float() - self.mean) / self.std, wanted)
+            maps = {stage: x.float() for stage, x in maps.items()}
         pooled = VideoSwin.embed(maps[4]) if 4 in maps else None
         return Features(
             embedding=pooled if embedding else None,

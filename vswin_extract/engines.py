@@ -17,10 +17,22 @@ from vswin_extract.errors import UsageError, VideoError
 from vswin_extract.features import open_features
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
-from vswin_extract.job import ClipsDone, Event, Finished, Job, Started, Stopped, VideoDone, parse_fps, parse_stages
+from vswin_extract.job import (
+    ClipsDone,
+    Event,
+    Finished,
+    Job,
+    Profile,
+    Started,
+    Stopped,
+    VideoDone,
+    parse_fps,
+    parse_stages,
+)
 from vswin_extract.journal import check_output, finish_interrupted_cleanup, journal_directory, open_journal
-from vswin_extract.pipeline import Pipeline, file_state, row_shapes
+from vswin_extract.pipeline import Pipeline, row_shapes
 from vswin_extract.videos import find
+from vswin_extract.writer import Writer, file_state
 
 
 def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, None, None]:
@@ -36,6 +48,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
     if not journal_directory(job.output).is_dir():
         check_output(job.output, job.overwrite)  # before seconds are spent on loading
     backbone = _load(job)
+    loaded = time.monotonic() - begun
     sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
     arrays = row_shapes(job, backbone, sampling, geometry)
     settings = describe(job, backbone)
@@ -56,10 +69,13 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         )
         cuda = backbone.device.type == "cuda"
         batch_size = job.batch_size or (8 if cuda else 1)
-        # On the CPU the network needs the cores; beside a GPU decoding does.
-        workers = job.workers or (max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if cuda else 1)
+        # On a CPU the network needs the cores, and two decoders keep up with it; beside a GPU decoding needs them.
+        cores = len(os.sched_getaffinity(0))
+        workers = job.workers or (max(1, min(8, cores - 1)) if cuda else min(cores, max(2, cores // 4)))
         done = clips = 0
-        for event in Pipeline(job, backbone, journal, sampling, geometry, batch_size).run(remaining, workers, stopping):
+        writer = Writer(journal, backbone.precision, job.dtype)
+        pipeline = Pipeline(job, backbone, writer, sampling, geometry, batch_size)
+        for event in pipeline.run(remaining, workers, stopping):
             done += isinstance(event, VideoDone)
             clips += event.clips if isinstance(event, ClipsDone) else 0
             yield event
@@ -76,8 +92,10 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
             "workers": workers,
             "versions": versions(),
         }
+        profile, publishing = pipeline.profile, time.monotonic()
         journal.publish([video.id for video in job.videos], attributes, backbone.classes if job.logits else ())
-    yield _finished(job.output, begun, clips)
+        profile.loaded, profile.published = loaded, time.monotonic() - publishing
+    yield _finished(job.output, begun, clips, profile)
 
 
 @dataclass(frozen=True)
@@ -192,7 +210,7 @@ def _load(job: Job) -> Backbone:
     return backbone
 
 
-def _finished(output: Path, begun: float, new_clips: int = 0) -> Finished:
+def _finished(output: Path, begun: float, new_clips: int = 0, profile: Profile | None = None) -> Finished:
     with open_features(output) as features:
         statuses = list(features.file["videos_table/status"].asstr()[:])
         return Finished(
@@ -204,4 +222,5 @@ def _finished(output: Path, begun: float, new_clips: int = 0) -> Finished:
             failed=len(features.failures),
             seconds=time.monotonic() - begun,
             bytes=output.stat().st_size,
+            profile=profile or Profile(),
         )

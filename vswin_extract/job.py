@@ -146,6 +146,38 @@ class VideoDone:
     bytes: int
 
 
+@dataclass
+class Profile:
+    """Where a run's time went, in seconds.
+
+    The run's own thread `loaded` the model, `waited` for decoders, was `held` up by the device and the writer, and
+    `published` the output. Beside it, features were `computed`, the device's part of which was making batches of clips
+    (`gathered`), and `written`; `decoded` is the processor time of all decoders together.
+    """
+
+    loaded: float = 0.0
+    waited: float = 0.0
+    held: float = 0.0
+    published: float = 0.0
+    gathered: float = 0.0
+    computed: float = 0.0
+    written: float = 0.0
+    decoded: float = 0.0
+
+    def verdict(self, seconds: float) -> str:
+        """What the run spent most of its `seconds` on, and what would make it faster."""
+        reasons = {
+            "compute-bound: the device works all the time; only a faster one, fewer clips or smaller weights help":
+                self.computed,
+            "decode-bound: the device waits for frames; add --workers, or processor cores": self.waited,
+            "write-bound: features leave faster than they are stored; use --pool, --dtype float16 or a faster disk":
+                self.written + self.published,
+            "start-up: loading the model took longer than anything else; give it more videos at once": self.loaded,
+        }  # fmt: skip
+        reason, most = max(reasons.items(), key=lambda item: item[1])
+        return f"{reason} ({most / seconds:.0%} of the time)" if seconds else reason
+
+
 @dataclass(frozen=True)
 class Finished:
     """The output is complete. The counts are of all its videos; `new_clips` of them this run computed."""
@@ -158,6 +190,7 @@ class Finished:
     failed: int
     seconds: float
     bytes: int
+    profile: Profile
 
 
 Event = Started | Notice | ClipsDone | VideoDone | Stopped | Finished

@@ -1,14 +1,24 @@
 """The trip of all videos through one device: decode, batch, compute, write. Nobody else joins these stations.
 
+    decoder processes ──clips──> this thread ──batches──> device's threads ──features──> writer's thread ──> journal
+
 Decoder processes work ahead, one video each. Clips are taken from them in an order that depends on clip counts alone,
 never on timing, and batches are filled across videos: so the same command makes the same batches, and the same bytes.
+Nobody waits for the next station but when it is too far behind: batches in flight are bounded.
+
+On CUDA one thread queues copies and kernels. On a CPU each thread takes a batch of its own: threads that share one
+would wait for each other at every operation, as often as a decoder takes a core from one of them.
 """
 
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,29 +26,17 @@ from numpy.typing import NDArray
 
 from vswin_extract.backbone import Backbone
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoDamaged, VideoError
-from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.errors import VideoDamaged, VideoError
+from vswin_extract.frames.process import DecodedClip, DecoderProcess
 from vswin_extract.frames.worker import Task
-from vswin_extract.job import ClipsDone, Event, Job, Notice, VideoDone
-from vswin_extract.journal import Journal
-from vswin_extract.parts import Part
-from vswin_extract.preprocess import Geometry
-from vswin_extract.store import Arrays, VideoRecord
+from vswin_extract.job import ClipsDone, Event, Job, Notice, Profile
+from vswin_extract.preprocess import Geometry, Pixels
+from vswin_extract.store import Arrays
 from vswin_extract.videos import Video
+from vswin_extract.writer import Passage, Writer, file_state
 
-
-@dataclass
-class Passage:
-    """A video on its way: what is known of it, and the part that its rows go to."""
-
-    video: Video
-    size: int
-    mtime: float
-    part: Part | None = None
-    waiting: int = 0
-    """Clips decoded but not computed yet."""
-    end: VideoEnd | None = None
-    failed: bool = False
+MOST_THREADS = 8
+"""Batches that a CPU computes at once; more cores share these. More threads would wait for Python's lock."""
 
 
 @dataclass
@@ -49,19 +47,47 @@ class Lane:
     passages: deque[Passage]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Features of clips in host memory, or on their way there: `wait` before they are read.
+
+    `begun` and `ended` are marks of the device's queue, or seconds of the clock.
+    """
+
+    values: dict[str, torch.Tensor]
+    begun: torch.cuda.Event | float
+    ended: torch.cuda.Event | float
+
+    def wait(self) -> float:
+        """Seconds for which the device was busy with it."""
+        if isinstance(self.begun, float) or isinstance(self.ended, float):
+            return float(self.ended) - float(self.begun)  # type: ignore[arg-type]
+        self.ended.synchronize()
+        return float(self.begun.elapsed_time(self.ended)) / 1000
+
+
 class Pipeline:
-    """Takes videos through the backbone into the journal."""
+    """Takes videos through the backbone to the writer. `profile` says where the time went so far."""
 
     def __init__(
-        self, job: Job, backbone: Backbone, journal: Journal, sampling: Sampling, geometry: Geometry, batch_size: int
+        self, job: Job, backbone: Backbone, writer: Writer, sampling: Sampling, geometry: Geometry, batch_size: int
     ) -> None:
         self.job = job
         self.backbone = backbone
-        self.journal = journal
+        self.writer = writer
         self.sampling = sampling
         self.geometry = geometry
-        self.batch_size = batch_size
+        self.batch_size = self.announced = batch_size
         self.batch: list[tuple[Passage, DecodedClip]] = []
+        self.cuda = backbone.device.type == "cuda"
+        cores = len(os.sched_getaffinity(0))
+        self.threads = 1 if self.cuda else min(cores, MOST_THREADS)
+        each = 1 if self.cuda else cores // self.threads
+        self.device = ThreadPoolExecutor(self.threads, "device", torch.set_num_threads, (each,))
+        self.thread = ThreadPoolExecutor(1, "writer")
+        self.given: deque[Future[list[Event]]] = deque()
+        self.copies = torch.cuda.Stream(backbone.device) if self.cuda else None  # type: ignore[no-untyped-call]
+        self.profile = Profile()
 
     def run(self, videos: Sequence[Video], workers: int, stopping: threading.Event) -> Iterator[Event]:
         """Extract these videos. Yields ClipsDone and VideoDone; a video that fails does not end it.
@@ -73,6 +99,7 @@ class Pipeline:
             Lane(DecoderProcess(self.job.decoder, self.job.timeout), deque())
             for _ in range(min(workers, max(1, len(videos))))
         )
+        before = torch.get_num_threads()
         try:
             # Two videos each, so that a decoder need not wait between them.
             for lane in [*lanes, *lanes]:
@@ -89,16 +116,17 @@ class Pipeline:
                     lanes.popleft()
                     continue
                 passage = lane.passages[0]
+                begun = time.perf_counter()
                 try:
                     arrived = lane.decoder.read()
                 except VideoError as error:
                     lane.passages.popleft()
                     self._give(lane, queue)
-                    if not passage.failed:
-                        yield self._fail(passage, error)
+                    yield from self._later(partial(self.writer.fail, passage, error))
                     continue
+                finally:
+                    self.profile.waited += time.perf_counter() - begun
                 if isinstance(arrived, DecodedClip):
-                    passage.waiting += 1
                     self.batch.append((passage, arrived))
                     lanes.rotate(-1)  # every decoder in turn, so that all of them work
                     if len(self.batch) >= self.batch_size:
@@ -106,24 +134,27 @@ class Pipeline:
                 else:
                     lane.passages.popleft()
                     self._give(lane, queue)
-                    passage.end = arrived
-                    if passage.failed:
-                        continue
+                    self.profile.decoded += arrived.cpu
                     if arrived.partial and self.job.partial == "fail":
-                        yield self._fail(passage, VideoDamaged(f"{arrived.trouble}; {arrived.frames} frames decode"))
-                    elif not passage.waiting:
-                        yield self._finish(passage)
+                        damaged = VideoDamaged(f"{arrived.trouble}; {arrived.frames} frames decode")
+                        yield from self._later(partial(self.writer.fail, passage, damaged))
+                    else:
+                        yield from self._later(partial(self.writer.end, passage, arrived))
             yield from self._compute()
+            while self.given:
+                yield from self._written()
         finally:
             for lane in lanes:
                 lane.decoder.close()
+            self.device.shutdown(cancel_futures=True)
+            self.thread.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)  # which is the whole process's
 
     def _give(self, lane: Lane, queue: deque[Video]) -> None:
         if not queue:
             return
         video = queue.popleft()
-        size, mtime = file_state(video)
-        lane.passages.append(Passage(video, size, mtime))
+        lane.passages.append(Passage(video, *file_state(video)))
         lane.decoder.submit(
             Task(
                 path=os.fspath(video.path),
@@ -135,48 +166,73 @@ class Pipeline:
             )
         )
 
+    def _later(self, work: Callable[[], list[Event]]) -> Iterator[Event]:
+        """Have the writer do this behind what it was given before; yield what has come of that."""
+        self.given.append(self.thread.submit(work))
+        while self.given and (self.given[0].done() or len(self.given) > 2 * self.threads + 4):
+            yield from self._written()
+
+    def _written(self) -> list[Event]:
+        """What came of the oldest that the writer was given; raises what it raised."""
+        begun = time.perf_counter()
+        events = self.given.popleft().result()
+        self.profile.held += time.perf_counter() - begun
+        return events
+
     def _compute(self) -> Iterator[Event]:
-        """Take the batch through the network and its rows to their parts; finish the videos that this completes."""
-        batch = [(passage, clip) for passage, clip in self.batch if not passage.failed]
-        self.batch = []
+        """Send the batch through the network, and its rows to the writer."""
+        batch, self.batch = self.batch, []
         if not batch:
             return
-        before = self.batch_size
-        rows = self._features([clip for _, clip in batch])
-        if self.batch_size < before:
-            yield Notice(f"out of memory with batches of {before} clips; going on with {self.batch_size}")
-        yield ClipsDone(len(batch))
-        self.journal.touch()
-        for passage in {id(passage): passage for passage, _ in batch}.values():
-            mine = [row for row, (other, _) in enumerate(batch) if other is passage]
-            some = {name: values[mine] for name, values in rows.items()}
-            try:
-                self._write(passage, some, [batch[row][1] for row in mine])
-            except NonFiniteFeatures as error:
-                yield self._fail(passage, error)
-                continue
-            if passage.end is not None and not passage.waiting:
-                yield self._finish(passage)
+        clips = [clip for _, clip in batch]
+        places = {
+            "clips/frames": np.array([clip.frames for clip in clips]),
+            "clips/times": np.array([clip.times for clip in clips]),
+            "clips/valid": np.array([clip.valid for clip in clips]),
+        }
+        features = self.device.submit(self._features, clips)
+        yield from self._later(partial(self._write, [passage for passage, _ in batch], features, places))
 
-    def _features(self, clips: Sequence[DecodedClip]) -> dict[str, NDArray[np.floating]]:
-        """Features by dataset name. Where memory does not suffice, in two halves, and so from then on."""
+    def _write(
+        self, passages: Sequence[Passage], features: "Future[list[Batch]]", places: dict[str, NDArray[Any]]
+    ) -> list[Event]:
+        """In the writer's thread: wait for a batch's features and write them."""
+        parts = features.result()
+        events: list[Event] = [ClipsDone(len(passages))]
+        if self.batch_size < self.announced:
+            events.append(
+                Notice(f"out of memory with batches of {self.announced} clips; going on with {self.batch_size}")
+            )
+            self.announced = self.batch_size
+        self.profile.computed += sum(part.wait() for part in parts) / self.threads
+        begun = time.perf_counter()
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the writer refuses
+            rows = {
+                name: torch.cat([part.values[name] for part in parts]).numpy().astype(self.job.dtype)
+                for name in parts[0].values
+            }
+        events += self.writer.rows(passages, {**rows, **places})
+        self.profile.written += time.perf_counter() - begun
+        return events
+
+    def _features(self, clips: Sequence[DecodedClip]) -> list[Batch]:
+        """The clips' features. Where memory does not suffice, in two halves, and so from then on."""
         try:
-            return self._forward(clips)
+            return [self._forward(clips)]
         except torch.OutOfMemoryError:
             if len(clips) == 1:
                 raise
         torch.cuda.empty_cache()  # outside of `except`, whose traceback holds on to tensors
         half = len(clips) // 2
         self.batch_size = min(self.batch_size, len(clips) - half)
-        first, second = self._features(clips[:half]), self._features(clips[half:])
-        return {name: np.concatenate((values, second[name])) for name, values in first.items()}
+        return [*self._features(clips[:half]), *self._features(clips[half:])]
 
-    def _forward(self, clips: Sequence[DecodedClip]) -> dict[str, NDArray[np.floating]]:
-        """Features by dataset name, averaged over the crops of each clip."""
-        views = len(clips[0].views)
+    def _forward(self, clips: Sequence[DecodedClip]) -> Batch:
+        """Features of a batch, averaged over the crops of each clip."""
+        views = [self._pixels([clip.views[view] for clip in clips]) for view in range(len(clips[0].views))]
         total: dict[str, torch.Tensor] = {}
-        for view in range(views):
-            pixels = torch.from_numpy(np.stack([clip.views[view] for clip in clips]))  # N T H W 3
+        begun = self._mark()
+        for pixels in views:
             features = self.backbone(
                 pixels, self.job.stages, self.job.pool, embedding=self.job.embedding, logits=self.job.logits
             )
@@ -187,80 +243,31 @@ class Pipeline:
                 named["logits"] = features.logits
             for name, values in named.items():
                 total[name] = total[name] + values if name in total else values
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which `_write` refuses
-            return {name: (values / views).cpu().numpy().astype(self.job.dtype) for name, values in total.items()}
+        host = {name: (values / len(views)).to("cpu", non_blocking=True) for name, values in total.items()}
+        return Batch(host, begun, self._mark())
 
-    def _write(self, passage: Passage, rows: dict[str, NDArray[np.floating]], clips: Sequence[DecodedClip]) -> None:
-        for name, values in rows.items():
-            if not np.isfinite(values).all():
-                raise NonFiniteFeatures(
-                    f"{name} has NaN or infinite values in precision {self.backbone.precision}, stored as "
-                    f"{self.job.dtype}; try --precision fp32 --dtype float32"
-                )
-        if passage.part is None:
-            passage.part = self.journal.part(passage.video.id)
-        passage.part.append(
-            {
-                **rows,
-                "clips/frames": np.array([clip.frames for clip in clips]),
-                "clips/times": np.array([clip.times for clip in clips]),
-                "clips/valid": np.array([clip.valid for clip in clips]),
-            }
-        )
-        passage.waiting -= len(clips)
+    def _pixels(self, clips: Sequence[Sequence[Pixels]]) -> torch.Tensor:
+        """Clips of frames as one batch on the device, (N, T, H, W, 3); on CUDA only on its way there."""
+        begun = time.perf_counter()
+        shape = (len(clips), len(clips[0]), *clips[0][0].shape)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.cuda)
+        for clip, into in zip(clips, pixels.numpy(), strict=True):
+            np.stack(clip, out=into)
+        if self.copies is not None:  # copied while the batch before is computed
+            with torch.cuda.stream(self.copies):
+                pixels = pixels.to(self.backbone.device, non_blocking=True)
+            now = torch.cuda.current_stream(self.backbone.device)
+            now.wait_stream(self.copies)
+            pixels.record_stream(now)
+        self.profile.gathered += time.perf_counter() - begun
+        return pixels
 
-    def _finish(self, passage: Passage) -> VideoDone:
-        end, part, video = passage.end, passage.part, passage.video
-        if end is None or part is None:
-            raise RuntimeError(f"{video.id} was finished before it had ended")
-        if file_state(video) != (passage.size, passage.mtime):
-            return self._fail(passage, VideoChanged("its file changed while it was read"))
-        record = VideoRecord(
-            id=video.id,
-            path=os.path.abspath(video.path),
-            status="partial" if end.partial else "ok",
-            clips=part.rows,
-            fps=end.fps,
-            frames=end.frames,
-            duration=end.duration,
-            width=end.width,
-            height=end.height,
-            size=passage.size,
-            mtime=passage.mtime,
-            start=video.start,
-            end=video.end,
-            message=end.trouble + (f" ({end.damaged} damaged packets)" if end.damaged else ""),
-        )
-        self.journal.commit(record, part)
-        return VideoDone(record, max(passage.size, 0))
-
-    def _fail(self, passage: Passage, error: VideoError) -> VideoDone:
-        passage.failed = True
-        if passage.part is not None:
-            passage.part.discard()
-        video = passage.video
-        record = VideoRecord(
-            id=video.id,
-            path=os.path.abspath(video.path),
-            status="failed",
-            size=passage.size,
-            mtime=passage.mtime,
-            start=video.start,
-            end=video.end,
-            error=type(error).__name__,
-            message=str(error),
-        )
-        self.journal.commit(record)
-        return VideoDone(record, max(passage.size, 0))
-
-
-def file_state(video: Video) -> tuple[int, float]:
-    """Size in bytes and time of change of a video's file; -1 and 0 where it is not there."""
-    try:
-        state = video.path.stat()
-    except OSError:
-        return -1, 0.0
-    return state.st_size, state.st_mtime
+    def _mark(self) -> torch.cuda.Event | float:
+        if not self.cuda:
+            return time.perf_counter()
+        mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        mark.record(torch.cuda.current_stream(self.backbone.device))
+        return mark
 
 
 def row_shapes(job: Job, backbone: Backbone, sampling: Sampling, geometry: Geometry) -> Arrays:

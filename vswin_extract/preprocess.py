@@ -63,9 +63,9 @@ class Geometry:
         pixels += rows.take(x1, axis=1) * wx
         return np.rint(pixels, out=pixels).astype(np.uint8)
 
-    def views(self, clip: Sequence[Pixels]) -> list[Pixels]:
-        """The crops of a clip of T applied frames, each (T, size, size, 3): one, or three from end to end."""
-        return [np.stack([self._cut(frame, i) for frame in clip]) for i in range(1 if self.crop == "center" else 3)]
+    def views(self, clip: Sequence[Pixels]) -> list[list[Pixels]]:
+        """The crops of a clip of T applied frames, each T times (size, size, 3): one, or three from end to end."""
+        return [[self._cut(frame, i) for frame in clip] for i in range(1 if self.crop == "center" else 3)]
 
     def _cut(self, frame: Pixels, i: int) -> Pixels:
         height, width = frame.shape[:2]

@@ -27,8 +27,12 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.linear(patches(x), self.proj.weight.flatten(1), self.proj.bias)  # N T' H' W' C
+        x = F.linear(patches(x), self.matrix(), self.proj.bias)  # N T' H' W' C
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def matrix(self) -> Tensor:
+        """The weights of the pixels in the order of `patches`: (C, 2*4*4*3)."""
+        return self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
 
 
 class WindowAttention(nn.Module):
@@ -188,12 +192,12 @@ class VideoSwin(nn.Module):
 
 
 def patches(x: Tensor) -> Tensor:
-    """The pixels of each patch side by side: (N, T, H, W, 3) to (N, T', H', W', 3*2*4*4)."""
+    """The pixels of each patch side by side: (N, T, H, W, 3) to (N, T', H', W', 2*4*4*3)."""
     x = _pad_to_multiple(x, PATCH)
     n, t, h, w, _ = x.shape
     pt, ph, pw = PATCH
     x = x.view(n, t // pt, pt, h // ph, ph, w // pw, pw, 3)
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(4)
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
 
 
 def neighbours(x: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ keeps them from seeing each other; here each such part is a smaller window, with
 That is less work, and the published mask of -100 leaves no more than weights of e^-100, which float32 cannot tell.
 """
 
+import math
 import platform
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from vswin_extract.swin3d import (
     patches,
     relative_position_index,
 )
+from vswin_extract.variants import PATCH
 
 TOKENS = 4704
 """So many tokens are gathered at once: twelve windows of 8x7x7."""
@@ -39,27 +41,35 @@ TOKENS = 4704
 class TiledSwin(nn.Module):
     """What `VideoSwin` computes, for inference on a CPU; matrix products in `dtype`, all else in float32.
 
-    Clips are taken one by one, so a clip's features do not depend on its batch.
+    Pixels are normalised by `mean` and `std` of RGB, where these are given. Clips are taken one by one, so a clip's
+    features do not depend on its batch.
     """
 
-    def __init__(self, network: VideoSwin, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        network: VideoSwin,
+        dtype: torch.dtype,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
-        proj = network.patch_embed.proj
-        self.embed = pack(proj.weight.flatten(1), proj.bias, torch.float32)
-        self.embed_norm = network.patch_embed.norm
+        embed = network.patch_embed
+        self.mean, self.std = (torch.tensor(of_rgb).repeat(math.prod(PATCH)) for of_rgb in (mean, std))
+        self.embed = pack(embed.matrix(), embed.proj.bias, torch.float32)
+        self.embed_norm = embed.norm
         self.stages = [TiledStage(stage, dtype) for stage in network.stages if isinstance(stage, Stage)]
         self.norm = network.norm
         self.head = network.head
 
     def forward(self, clips: Tensor, stages: Collection[int] = (4,)) -> dict[int, Tensor]:
-        """As `VideoSwin.forward`; the maps are float32."""
+        """As `VideoSwin.forward`, for pixels of any type; the maps are float32."""
         each = [self.one(clip, stages) for clip in torch.split(clips, 1)]
         return {stage: torch.cat([maps[stage] for maps in each]) for stage in each[0]}
 
     def one(self, clip: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
         """The maps of one clip, (1, 3, T, H, W)."""
-        x = patches(clip.permute(0, 2, 3, 4, 1))[0]  # T' H' W' 3*2*4*4
-        x = self.embed_norm(rowwise(self.embed, x))  # T' H' W' C
+        pixels = patches(clip.permute(0, 2, 3, 4, 1))[0]  # T' H' W' 2*4*4*3
+        x = torch.stack([self.embedded(frame) for frame in pixels])  # T' H' W' C
         out = {}
         for number, stage in enumerate(self.stages, 1):
             if number > max(stages):
@@ -68,6 +78,11 @@ class TiledSwin(nn.Module):
             if number in stages:
                 out[number] = (self.norm(x) if number == 4 else x)[None]
         return out
+
+    def embedded(self, pixels: Tensor) -> Tensor:
+        """Patches (H', W', 2*4*4*3) to tokens (H', W', C)."""
+        x = pixels.float().sub_(self.mean).div_(self.std)
+        return self.embed_norm(rowwise(self.embed, x))  # type: ignore[no-any-return]
 
 
 class TiledStage:

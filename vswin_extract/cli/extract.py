@@ -164,7 +164,7 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     "--workers",
     type=int,
     metavar="N",
-    help="Decoder processes.  [default: 1 on the CPU, up to 8 with a GPU]",
+    help="Decoder processes.  [default: a quarter of the cores, at least 2; up to 8 beside a GPU]",
 )
 @option(
     INPUT,
@@ -208,6 +208,7 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     metavar="SECONDS",
     help="After Ctrl-C, SIGTERM or SIGUSR1: time for the videos in flight to finish.",
 )
+@option(RUN, "--profile", is_flag=True, help="Print where the time went, and what would make the run faster.")
 @option(
     RUN, "-q", "--quiet", is_flag=True, help="Say nothing but errors, and that it is nano unless --weights says so."
 )
@@ -222,6 +223,7 @@ def extract(
     manifest: str | None,
     variant: str | None,
     dry_run: bool,
+    profile: bool,
     quiet: bool,
     verbose: bool,
     grace: float,
@@ -260,6 +262,8 @@ def extract(
     finished = follow(job, console, quiet, verbose, grace, notice=not (quiet and chosen))
     if not quiet:
         show_summary(finished)
+    if profile:
+        show_profile(finished)
     sys.exit(3 if finished.failed else 0)
 
 
@@ -320,3 +324,21 @@ def show_summary(finished: "Finished") -> None:
         ("time", f"{finished.seconds:.1f} s, {rate:.1f} clips/s"),
     ]
     stdout().print(table(rows))
+
+
+def show_profile(finished: "Finished") -> None:
+    profile = finished.profile
+    rows = [
+        ("loading the model", profile.loaded),
+        ("waiting for decoders", profile.waited),
+        ("making batches", profile.gathered),
+        ("waiting for the writer", profile.held),
+        ("making the output", profile.published),
+        ("the network, on the device", profile.computed),
+        ("writing rows, beside the rest", profile.written),
+        ("decoding, processor time of all decoders", profile.decoded),
+    ]
+    out = stdout()
+    timed = [(name, f"{seconds:.2f} s", f"{seconds / finished.seconds:.0%}") for name, seconds in rows]
+    out.print(table(timed, ("where the time went", "", "of the run"), right=("", "of the run")))
+    out.print(profile.verdict(finished.seconds), markup=False)

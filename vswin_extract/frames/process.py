@@ -34,12 +34,12 @@ Arrival = tuple[Header, Pixels | None] | None
 class DecodedClip:
     """A clip's pixels and what they are.
 
-    `views`: its crops, each (T, size, size, 3) uint8. `frames` [first, end) in source frames, `times` [start, end) in
-    seconds, `valid` frames that are not repeats.
+    `views`: its crops, each T frames of (size, size, 3) uint8, which overlapping clips share. `frames` [first, end) in
+    source frames, `times` [start, end) in seconds, `valid` frames that are not repeats.
     """
 
     index: int
-    views: list[Pixels]
+    views: list[list[Pixels]]
     frames: tuple[int, int]
     times: tuple[float, float]
     valid: int
@@ -47,8 +47,9 @@ class DecodedClip:
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """The video is over, after `clips`. `frames` were decoded of it, `width` x `height` upright;
-    `damaged` packets were not. `trouble`: what is odd about it, if anything; `partial`: something of it is missing."""
+    """The video is over, after `clips`. `frames` were decoded of it, `width` x `height` upright, in `cpu` seconds of
+    the processor; `damaged` packets were not. `trouble`: what is odd about it, if anything; `partial`: something of it
+    is missing."""
 
     width: int
     height: int
@@ -59,6 +60,7 @@ class VideoEnd:
     damaged: int
     trouble: str
     partial: bool
+    cpu: float
 
 
 class DecoderProcess:

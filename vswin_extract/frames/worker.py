@@ -6,7 +6,7 @@
 A header is one of
     {"shape": [n, h, w, 3], "clip": {index, slots, oldest, frames, times, valid} or null}
                 n new frames, which fill the next n slots, and a clip made of slots; slots before `oldest` are over
-    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble, partial}}
+    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble, partial, cpu}}
     {"failed": [class name, message]}
     {}          something was read, though no frame that a clip shows
     {"ready": true}     first of all, once the decoder has been imported
@@ -199,7 +199,7 @@ class ClipSender:
 
 def decode(task: Task, send: Send) -> None:
     """Decode one video and send all of it. Raises VideoError."""
-    path = Path(task.path)
+    path, before = Path(task.path), time.process_time()
     try:
         regular = stat.S_ISREG(path.stat().st_mode)  # opening a FIFO would wait for ever
     except OSError as error:
@@ -208,7 +208,8 @@ def decode(task: Task, send: Send) -> None:
         raise VideoMissing("is not a regular file")
     with open_decoder(task.decoder, path, heartbeat(send)) as decoder:
         counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send)
-        send({"ended": cut(decoder, task, counter if task.count else sender)}, [])
+        ended = cut(decoder, task, counter if task.count else sender)
+        send({"ended": {**ended, "cpu": time.process_time() - before}}, [])
 
 
 def heartbeat(send: Send) -> Callable[[], None]:

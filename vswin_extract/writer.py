@@ -1,0 +1,123 @@
+"""Computed rows to the journal, and the records of videos that are through. One thread at a time calls it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoError
+from vswin_extract.frames.process import VideoEnd
+from vswin_extract.job import Event, VideoDone
+from vswin_extract.journal import Journal
+from vswin_extract.parts import Part
+from vswin_extract.store import VideoRecord
+from vswin_extract.videos import Video
+
+
+@dataclass(eq=False)
+class Passage:
+    """A video on its way: its file's state when it was begun, the part that its rows go to, and what is known of it.
+
+    Once it is `over`, finished or failed, whatever else arrives of it is dropped.
+    """
+
+    video: Video
+    size: int
+    mtime: float
+    part: Part | None = None
+    end: VideoEnd | None = None
+    over: bool = False
+
+
+class Writer:
+    """Every method returns what has come of it: VideoDone for each video that is through, or failed."""
+
+    def __init__(self, journal: Journal, precision: str, dtype: str) -> None:
+        self.journal = journal
+        self.precision = precision
+        self.dtype = dtype
+
+    def rows(self, passages: Sequence[Passage], rows: Mapping[str, NDArray[Any]]) -> list[Event]:
+        """The next rows of videos: row k belongs to `passages[k]`."""
+        self.journal.touch()
+        done: list[Event] = []
+        for passage in dict.fromkeys(passages):
+            mine = [k for k, other in enumerate(passages) if other is passage]
+            done += self._append(passage, {name: values[mine] for name, values in rows.items()})
+        return done
+
+    def end(self, passage: Passage, end: VideoEnd) -> list[Event]:
+        """All of a video has been decoded; its last rows may still come."""
+        passage.end = end
+        return self._finish(passage)
+
+    def fail(self, passage: Passage, error: VideoError) -> list[Event]:
+        """A video failed: what there is of it goes."""
+        if passage.over:
+            return []
+        passage.over = True
+        if passage.part is not None:
+            passage.part.discard()
+        record = self._record(passage, status="failed", error=type(error).__name__, message=str(error))
+        self.journal.commit(record)
+        return [VideoDone(record, max(passage.size, 0))]
+
+    def _append(self, passage: Passage, rows: Mapping[str, NDArray[Any]]) -> list[Event]:
+        if passage.over:
+            return []
+        for name, values in rows.items():
+            if not np.isfinite(values).all():
+                error = NonFiniteFeatures(
+                    f"{name} has NaN or infinite values in precision {self.precision}, stored as {self.dtype}; "
+                    "try --precision fp32 --dtype float32"
+                )
+                return self.fail(passage, error)
+        if passage.part is None:
+            passage.part = self.journal.part(passage.video.id)
+        passage.part.append(rows)
+        return self._finish(passage)
+
+    def _finish(self, passage: Passage) -> list[Event]:
+        end, part = passage.end, passage.part
+        if passage.over or end is None or part is None or part.rows < end.clips:
+            return []
+        if file_state(passage.video) != (passage.size, passage.mtime):
+            return self.fail(passage, VideoChanged("its file changed while it was read"))
+        passage.over = True
+        record = self._record(
+            passage,
+            status="partial" if end.partial else "ok",
+            clips=part.rows,
+            fps=end.fps,
+            frames=end.frames,
+            duration=end.duration,
+            width=end.width,
+            height=end.height,
+            message=end.trouble + (f" ({end.damaged} damaged packets)" if end.damaged else ""),
+        )
+        self.journal.commit(record, part)
+        return [VideoDone(record, max(passage.size, 0))]
+
+    def _record(self, passage: Passage, **found: Any) -> VideoRecord:
+        video = passage.video
+        return VideoRecord(
+            id=video.id,
+            path=os.path.abspath(video.path),
+            size=passage.size,
+            mtime=passage.mtime,
+            start=video.start,
+            end=video.end,
+            **found,
+        )
+
+
+def file_state(video: Video) -> tuple[int, float]:
+    """Size in bytes and time of change of a video's file; -1 and 0 where it is not there."""
+    try:
+        state = video.path.stat()
+    except OSError:
+        return -1, 0.0
+    return state.st_size, state.st_mtime
