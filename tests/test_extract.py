@@ -590,6 +590,7 @@ WRONG = [
     (["VIDEOS", "OUT", "--weights", "missing.pth"], "no weights at missing.pth"),
     (["VIDEOS", "OUT", "--weights", "SMALL", "--variant", "t"], "does not fit variant t"),
     (["VIDEOS", "OUT", "--device", "cuda"], "no CUDA device"),
+    (["VIDEOS", "OUT", "--compile", "on", "--device", "cpu"], "is for CUDA"),
     (["VIDEOS", "OUT", "--device", "toaster"], "unknown device 'toaster'"),
     (["VIDEOS", "OUT", "--no-embedding"], "nothing to write"),
     (["VIDEOS", "OUT", "--crop", "three", "--stage", "4"], "--pool space"),

@@ -18,8 +18,8 @@ from vswin_extract.cli.extract import extract
 
 PACKAGE = ROOT / "vswin_extract"
 ORDER = (
-    "errors variants clips preprocess swin3d tiled checkpoints weights backbone videos frames store features parts "
-    "journal job check writer pipeline engines cli"
+    "errors variants clips preprocess swin3d tiled kernels fused checkpoints weights backbone videos frames store "
+    "features parts journal job check writer pipeline engines cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -98,6 +98,7 @@ def test_choices_of_the_command_line_are_those_of_the_library() -> None:
         "dtype": job.Dtype,
         "compression": store.Compression,
         "partial": job.Partial,
+        "compile": job.Compile,
     }
     assert choices == {name: list(get_args(literal)) for name, literal in literals.items()}
 

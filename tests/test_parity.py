@@ -15,9 +15,12 @@ from torch import Tensor
 
 from vswin_extract import checkpoints
 from vswin_extract.checkpoints import expected_shapes, inflate
+from vswin_extract.fused import FusedSwin
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.tiled import TiledSwin
 from vswin_extract.variants import VARIANTS, Variant
+
+Network = VideoSwin | TiledSwin | FusedSwin
 
 TOLERANCE = 4e-5
 FORWARD = ["t_16x112", "t_odd_9x75x90", "s_8x96", "b_32x64", "b16_32x64", "l_4x64"]
@@ -40,7 +43,7 @@ def network(variant: Variant, state: dict[str, Tensor], classes: int) -> VideoSw
     return made.eval()
 
 
-def errors(made: VideoSwin | TiledSwin, name: str, autocast: bool = False) -> dict[str, float]:
+def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]:
     """Relative errors of the four stages, the embedding and, where there is a head, the logits."""
     facts, expected = fixture(name)
     with torch.inference_mode():
@@ -61,7 +64,7 @@ def errors(made: VideoSwin | TiledSwin, name: str, autocast: bool = False) -> di
     return found
 
 
-def check(made: VideoSwin | TiledSwin, name: str) -> None:
+def check(made: Network, name: str) -> None:
     assert max(errors(made, name).values()) < TOLERANCE
 
 
@@ -79,6 +82,22 @@ def test_network_gives_the_published_numbers(name: str) -> None:
     usual = errors(made, name, autocast=True)
     for what, error in errors(TiledSwin(made, torch.bfloat16), name).items():
         assert error < usual[what], what
+
+    # What a GPU computes, its kernel replaced by the plain twin. This takes the parameters over.
+    check(FusedSwin(made, torch.float32), name)
+    for what, error in errors(FusedSwin(made, torch.bfloat16), name).items():
+        assert error < 1.2 * usual[what], what
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_it_gives_the_published_numbers() -> None:
+    facts, _ = fixture("t_16x112")
+    shapes = expected_shapes(VARIANTS["t"], facts["num_classes"])
+    state = {ours: tensor(official_name(ours), shape) for ours, shape in shapes.items()}
+    made = FusedSwin(network(VARIANTS["t"], state, facts["num_classes"]).requires_grad_(False), torch.float32)
+    made.compute = torch.compile(made.compute, dynamic=False)
+    check(made, "t_16x112")
 
 
 @cache

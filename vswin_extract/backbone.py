@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vswin_extract import weights as weights_
 from vswin_extract.checkpoints import Checkpoint
 from vswin_extract.errors import DeviceError, UsageError
+from vswin_extract.fused import FusedSwin, trial
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.tiled import TiledSwin, has_bf16
@@ -59,9 +60,15 @@ class Backbone(nn.Module):
             network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
         network.load_state_dict(checkpoint.state, strict=True, assign=True)
         network.requires_grad_(False)
-        self.network: VideoSwin | TiledSwin = network
+        self.network: VideoSwin | TiledSwin | FusedSwin = network
+        self.batch = 0
         if device.type == "cpu":
             self.network = TiledSwin(network, DTYPES[precision], self.recipe.mean, self.recipe.std)
+        elif precision != "fp32":
+            if why_not := trial(device, DTYPES[precision]):
+                self.notes += (f"attention is computed by PyTorch, which is slower than our kernel: {why_not}",)
+            else:
+                self.network = FusedSwin(network, DTYPES[precision])
         self.register_buffer("mean", torch.tensor(self.recipe.mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.recipe.std).view(3, 1, 1, 1), persistent=False)
         self.to(device).eval().requires_grad_(False)
@@ -70,6 +77,30 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.mean.device
+
+    @property
+    def compiles(self) -> bool:
+        """Whether `compile_for` can be called: on CUDA in half precision."""
+        return isinstance(self.network, FusedSwin)
+
+    def compile_for(self, clips: Tensor) -> None:
+        """Compile the network for batches like `clips`: a minute, or seconds where it has been done before.
+
+        Raises DeviceError where that does not work. On a CPU the network is faster as it is.
+        """
+        if not isinstance(self.network, FusedSwin):
+            raise DeviceError(
+                f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
+            )
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(weights_.cache_dir() / "compiled"))
+        plain, self.batch = self.network.compute, len(clips)
+        self.network.compute = torch.compile(plain, dynamic=False)
+        try:
+            self(clips)
+        except Exception as error:  # whatever a compiler raises
+            self.network.compute, self.batch = plain, 0
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DeviceError(f"the network cannot be compiled here: {said}; use --compile off") from error
 
     @torch.inference_mode()
     def forward(
@@ -101,9 +132,13 @@ class Backbone(nn.Module):
         if isinstance(self.network, TiledSwin):
             maps = self.network(pixels, wanted)
         else:
-            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            count = len(pixels)
+            if count < self.batch:  # compiled for this many, and for fewer it would be anew
+                pixels = torch.cat((pixels, pixels[:1].expand(self.batch - count, -1, -1, -1, -1)))
+            autocast = isinstance(self.network, VideoSwin) and dtype is not torch.float32
+            with torch.autocast(self.device.type, dtype=dtype, enabled=autocast):
                 maps = self.network((pixels.float() - self.mean) / self.std, wanted)
-            maps = {stage: x.float() for stage, x in maps.items()}
+            maps = {stage: x[:count].float() for stage, x in maps.items()}
         pooled = VideoSwin.embed(maps[4]) if 4 in maps else None
         return Features(
             embedding=pooled if embedding else None,

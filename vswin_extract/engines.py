@@ -12,8 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vswin_extract.backbone import Backbone, load_model
-from vswin_extract.errors import UsageError, VideoError
+from vswin_extract.clips import Sampling
+from vswin_extract.errors import DeviceError, UsageError, VideoError
 from vswin_extract.features import open_features
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
@@ -22,6 +25,7 @@ from vswin_extract.job import (
     Event,
     Finished,
     Job,
+    Notice,
     Profile,
     Started,
     Stopped,
@@ -31,8 +35,13 @@ from vswin_extract.job import (
 )
 from vswin_extract.journal import check_output, finish_interrupted_cleanup, journal_directory, open_journal
 from vswin_extract.pipeline import Pipeline, row_shapes
-from vswin_extract.videos import find
+from vswin_extract.videos import Video, find
 from vswin_extract.writer import Writer, file_state
+
+COMPILE_FROM = 100_000
+"""Clips from which on a GPU compiling, which takes about a minute, is expected to pay; still to be measured."""
+USUAL_BYTES = 250_000
+"""A second of video, as it is found on the web."""
 
 
 def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, None, None]:
@@ -69,6 +78,18 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         )
         cuda = backbone.device.type == "cuda"
         batch_size = job.batch_size or (8 if cuda else 1)
+        compiled = job.compile == "on" or (
+            job.compile == "auto" and backbone.compiles and clips_ahead(remaining, sampling) > COMPILE_FROM
+        )
+        if compiled:
+            shape = (batch_size, sampling.clip_len, geometry.size, geometry.size, 3)
+            try:
+                backbone.compile_for(torch.zeros(shape, dtype=torch.uint8))
+            except DeviceError as error:
+                if job.compile == "on":
+                    raise
+                compiled = False
+                yield Notice(str(error))
         # On a CPU the network needs the cores, and two decoders keep up with it; beside a GPU decoding needs them.
         cores = len(os.sched_getaffinity(0))
         workers = job.workers or (max(1, min(8, cores - 1)) if cuda else min(cores, max(2, cores // 4)))
@@ -89,6 +110,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
             "weights_license": backbone.license,
             "device": str(backbone.device),
             "batch_size": batch_size,
+            "compiled": compiled,
             "workers": workers,
             "versions": versions(),
         }
@@ -105,6 +127,12 @@ class Survey:
     clips: dict[str, int]
     bytes: int
     unreadable: dict[str, str]
+
+
+def clips_ahead(videos: Sequence[Video], sampling: Sampling) -> float:
+    """About how many clips these videos give, by their sizes: nothing is opened for it."""
+    seconds = sum(max(0, file_state(video)[0]) for video in videos) / USUAL_BYTES
+    return max(len(videos), seconds * float(sampling.fps or 30) / sampling.step)
 
 
 def survey(job: Job) -> Survey:
@@ -147,7 +175,7 @@ def extract(
 
     `inputs`: directories and files. `stages`: 1 to 4, or several. `options` are those of the command line, with
     underscores: weights, variant, pool, embedding, logits, dtype, compression, clip_len, frame_interval, stride, align,
-    tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, batch_size, overwrite (see
+    tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, compile, batch_size, overwrite (see
     `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`. Videos that fail are
     recorded in the file; `failed` of the result counts them. Raises VswinError where the job cannot be done.
 
@@ -204,6 +232,11 @@ def versions() -> dict[str, str]:
 
 def _load(job: Job) -> Backbone:
     backbone = load_model(job.weights, variant=job.variant, device=job.device, precision=job.precision)
+    if job.compile == "on" and not backbone.compiles:
+        raise UsageError(
+            f"--compile on is for CUDA in bf16 or fp16; on {backbone.device.type} in {backbone.precision} the network "
+            "is faster as it is"
+        )
     if job.logits and not backbone.num_classes:
         why = "".join(f" ({note})" for note in backbone.notes)
         raise UsageError(f"{backbone.name} has no classification head, so --logits has nothing to write{why}")

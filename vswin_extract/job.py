@@ -18,6 +18,7 @@ from vswin_extract.weights import BUNDLED
 
 Dtype = Literal["float32", "float16"]
 Partial = Literal["keep", "fail"]
+Compile = Literal["auto", "on", "off"]
 MOST = 16384
 """Pixels of a side, clips of a batch, processes: more is a mistake."""
 
@@ -55,6 +56,7 @@ class Job:
     timeout: float = 60.0
     device: str = "auto"
     precision: Precision = "auto"
+    compile: Compile = "auto"
     batch_size: int | None = None
     overwrite: bool = False
 
@@ -65,7 +67,7 @@ class Job:
             raise UsageError("nothing to write: name a stage, or leave the embedding on")
         for name, kind in (
             ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("precision", Precision),
-            ("decoder", DecoderName), ("partial", Partial),
+            ("decoder", DecoderName), ("partial", Partial), ("compile", Compile),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")

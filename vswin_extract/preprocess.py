@@ -55,13 +55,16 @@ class Geometry:
         """One frame (height, width, 3) of RGB to the (h, w, 3) that its crops need; h = w = size with one crop."""
         height, width = rgb.shape[:2]
         y0, y1, wy, x0, x1, wx = _taps(height, width, self)
-        rows = np.empty((len(y0), width, 3), np.float32)
+        left, right = x0[0], x1[-1] + 1
+        rgb, x0, x1 = rgb[:, left:right], x0 - left, x1 - left
+        rows = np.empty((len(y0), right - left, 3), np.float32)
         np.multiply(rgb[y0], 1 - wy, out=rows)
         rows += rgb[y1] * wy
         pixels = rows.take(x0, axis=1)
         pixels *= 1 - wx
         pixels += rows.take(x1, axis=1) * wx
-        return np.rint(pixels, out=pixels).astype(np.uint8)
+        grey: Pixels = np.rint(pixels, out=pixels).astype(np.uint8)
+        return grey
 
     def views(self, clip: Sequence[Pixels]) -> list[list[Pixels]]:
         """The crops of a clip of T applied frames, each T times (size, size, 3): one, or three from end to end."""

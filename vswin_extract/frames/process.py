@@ -1,6 +1,7 @@
 """The parent's side of a decoder's process: tasks in, clips out; watched, replaced when it hangs or dies."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -26,6 +27,12 @@ log = logging.getLogger(__name__)
 IMPORTS = {"pyav": "av", "decord": "decord"}
 """What each decoder needs."""
 
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # processes are the parallelism
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # else glibc gives each frame's memory back, only to take it anew
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 Arrival = tuple[Header, Pixels | None] | None
 """A message, or None where the process ended."""
 
@@ -163,15 +170,18 @@ class DecoderProcess:
             f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); "
             f"from vswin_extract.frames.worker import main; main({IMPORTS[self.decoder]!r})"
         )
-        # its own process group, so that Ctrl-C reaches us alone; one thread, since processes are the parallelism
+        # its own process group, so that Ctrl-C reaches us alone
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, **ENVIRONMENT},
             process_group=0,
         )
+        if self.process.stdout is not None:
+            with contextlib.suppress(OSError):  # where the system allows it: fewer turns between it and us
+                fcntl.fcntl(self.process.stdout.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
         self.ready = False
         self.arrivals: queue.Queue[Arrival] = queue.Queue(self.ahead)
         self._forget_frames()

@@ -1,0 +1,79 @@
+"""`python -m benchmarks`: all figures of the README's section on speed, as tables and as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.decode import decode
+from benchmarks.end_to_end import end_to_end
+from benchmarks.forward import forward
+from benchmarks.growth import growth
+from benchmarks.machine import Row, describe
+from vswin_extract.backbone import find_device
+from vswin_extract.tiled import has_bf16
+
+PARTS = ("forward", "decode", "end-to-end", "growth")
+
+
+@click.command()
+@click.argument("parts", nargs=-1, type=click.Choice(PARTS))
+@click.option("--device", default="auto", show_default=True, help="Where the network is computed.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write everything to this file, too.")
+@click.option("--smoke", is_flag=True, help="Two minutes: T on the CPU only; exit 1 below half of the targets.")
+def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) -> None:
+    """Measure PARTS (all of them, if none is named) against what people use instead."""
+    where = find_device("cpu" if smoke else device)
+    parts = parts or (PARTS[:3] if smoke else PARTS)
+    found: dict[str, list[Row]] = {"machine": [describe(where)]}
+    show("machine", found["machine"])
+    for part in parts:
+        match part:
+            case "forward":
+                found[part] = forward(where, smoke)
+            case "decode":
+                found[part] = decode(smoke)
+            case "end-to-end":
+                found[part] = end_to_end(where, smoke)
+            case "growth":
+                found[part] = growth(where)
+        show(part, found[part])
+    if output is not None:
+        output.write_text(json.dumps(found, indent=1) + "\n")
+    if smoke and (low := below_floor(found)):
+        sys.exit("\n".join(low))
+
+
+def show(part: str, rows: list[Row]) -> None:
+    table = Table(*rows[0], title=part, title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def below_floor(found: dict[str, list[Row]]) -> list[str]:
+    """What is slower than half of its target, or not as accurate as it must be."""
+    said = []
+    for row in found.get("forward", []):
+        fast = "default" in row["what"]
+        if not row["what"].startswith("ours"):
+            continue
+        floor = 2.5 if fast and has_bf16() else 0.9
+        if row["x torchvision fp32"] < floor:
+            said.append(f"{row['what']}: {row['x torchvision fp32']:.2f} x torchvision fp32, less than {floor}")
+        if row["cosine"] < 0.9995 or row["relative L2"] > (1.5e-2 if fast else 1e-5):
+            said.append(f"{row['what']}: relative L2 {row['relative L2']:.1e}, cosine {row['cosine']:.6f}")
+    for row in found.get("end-to-end", []):
+        floor = 2.0 if has_bf16() else 0.9
+        if row["ratio"] < floor:
+            said.append(f"end to end: {row['ratio']:.2f} x the usual script, less than {floor}")
+        if row["relative L2"] > 2e-2:
+            said.append(f"end to end: relative L2 {row['relative L2']:.1e} from the usual script's features")
+    return said
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The reader alone, against plain loops over the same file."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import decord
+
+from benchmarks.machine import Row, take_turns
+from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
+from benchmarks.videos import draw
+from vswin_extract.clips import Sampling
+from vswin_extract.frames.process import DecoderProcess, VideoEnd
+from vswin_extract.frames.worker import Task
+from vswin_extract.preprocess import Geometry
+
+SPAN = CLIP_LEN * FRAME_INTERVAL
+SIZES = {"340x256": (340, 256), "720p": (1280, 720), "1080p": (1920, 1080)}
+
+
+def decode(smoke: bool) -> list[Row]:
+    """Frames of video a second, every second of which clips show, at an overlap of 2."""
+    rows: list[Row] = []
+    cores = len(os.sched_getaffinity(0))
+    for size, (width, height) in SIZES.items():
+        if smoke and size != "720p":
+            continue
+        with TemporaryDirectory() as folder:
+            path = draw(Path(folder) / "video.mp4", SPAN * (2 if smoke else 5), width, height)
+            processes = [DecoderProcess("pyav", 60.0) for _ in range(cores)]
+            calls: dict[str, tuple[int, Callable[[], object]]] = {
+                "PyAV loop": (1, partial(pyav_loop, path)),
+                "decord loop": (1, partial(decord_loop, path)),
+                "decord, clip by clip": (1, partial(decord_clips, path)),
+                "ours, 1 worker": (1, partial(ours, path, processes[:1])),
+                f"ours, {cores} workers": (cores, partial(ours, path, processes)),
+            }
+            try:
+                seconds = take_turns({name: call for name, (_, call) in calls.items()}, 1 if smoke else 5)
+            finally:
+                for process in processes:
+                    process.close()
+            frames = len(decord.VideoReader(str(path)))
+        for name, (videos, _) in calls.items():
+            rate = videos * frames / seconds[name]
+            clipwise = frames / seconds["decord, clip by clip"]
+            rows.append({"size": size, "what": name, "frames/s": rate, "x decord, clip by clip": rate / clipwise})
+    return rows
+
+
+def pyav_loop(path: Path) -> None:
+    """Every second frame as RGB, not resized."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for number, frame in enumerate(container.decode(video=0)):
+            if number % FRAME_INTERVAL == 0:
+                frame.to_ndarray(format="rgb24")
+
+
+def decord_loop(path: Path) -> None:
+    reader = decord.VideoReader(str(path), num_threads=1)
+    for number in range(0, len(reader), FRAME_INTERVAL):
+        reader[number].asnumpy()
+
+
+def decord_clips(path: Path) -> None:
+    reader = decord.VideoReader(str(path), num_threads=1)
+    for start in range(0, len(reader) - SPAN + 1, SPAN // 2):
+        reader.get_batch(range(start, start + SPAN, FRAME_INTERVAL)).asnumpy()
+
+
+def ours(path: Path, processes: Sequence[DecoderProcess]) -> float:
+    """The same video in each process: decoded, resized, cropped, and here as clips; processor seconds of all."""
+    sampling = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN // 2)
+    for process in processes:
+        process.submit(Task(str(path), "pyav", sampling, Geometry(SIZE, RESIZE)))
+    cpu = 0.0
+    for process in processes:
+        while not isinstance(arrived := process.read(), VideoEnd):
+            pass
+        cpu += arrived.cpu
+    return cpu

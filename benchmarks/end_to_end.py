@@ -1,0 +1,89 @@
+"""Whole commands on a directory of videos: `vswin-extract` against the usual script, and against what decoding and the
+network alone would allow."""
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import h5py
+import numpy as np
+import torch
+
+from benchmarks import usual
+from benchmarks.decode import SPAN, ours
+from benchmarks.forward import moving_clip
+from benchmarks.machine import Row, run, synchronize
+from benchmarks.videos import draw
+from vswin_extract import extract, load_model
+from vswin_extract.frames.process import DecoderProcess
+
+VIDEO = 5 * SPAN
+"""Frames of a video."""
+
+
+def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
+    rows: list[Row] = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "videos").mkdir()
+        videos = [draw(folder / "videos" / f"{k}.mp4", VIDEO) for k in range(1 if smoke else 3)]
+        weights = folder / "weights.pth"
+        torch.save(usual.torchvision_model("t").state_dict(), weights)
+        for overlap in (2,) if smoke else (1, 2, 4):
+            stride = SPAN // overlap
+            theirs, mine = folder / f"usual-{overlap}.h5", folder / f"ours-{overlap}.h5"
+            script = [sys.executable, "-m", "benchmarks.usual", str(weights), str(theirs), str(stride)]
+            usually = run([*script, *map(str, videos)])
+            command = [sys.executable, "-c", "from vswin_extract.cli.extract import extract; extract()"]
+            options = ["--weights", str(weights), "--stride", str(stride), "--tail", "drop", "--device", str(device)]
+            tool = run([*command, str(folder / "videos"), str(mine), *options])
+            with h5py.File(theirs) as one, h5py.File(mine) as other:
+                a = np.concatenate([one[str(k)][:] for k in range(len(videos))])
+                b = other["embedding"][:]
+            rows.append(
+                {
+                    "overlap": overlap,
+                    "clips": len(b),
+                    "the usual script, s": usually.seconds,
+                    "vswin-extract, s": tool.seconds,
+                    "ratio": usually.seconds / tool.seconds,
+                    "of the roofline": roofline(folder, weights, device, stride),
+                    "relative L2": float(np.linalg.norm(a - b) / np.linalg.norm(a)),
+                }
+            )
+    return rows
+
+
+def roofline(folder: Path, weights: Path, device: torch.device, stride: int) -> float:
+    """Seconds that decoding and the network need at least, over those that a run took after loading.
+
+    On a CPU both need the same cores, so their processor time adds up; beside a GPU the slower one counts.
+    """
+    finished = extract(
+        folder / "videos", folder / "roofline.h5", weights=str(weights), stride=stride, tail="drop",
+        device=str(device), overwrite=True,
+    )  # fmt: skip
+    cores = len(os.sched_getaffinity(0))
+    process = DecoderProcess("pyav", 60.0)
+    decoding = sum(ours(path, [process]) for path in sorted((folder / "videos").iterdir())) / cores
+    process.close()
+    computing = finished.clips / network_alone(weights, device)
+    least = max(decoding, computing) if device.type == "cuda" else decoding + computing
+    return least / (finished.seconds - finished.profile.loaded)
+
+
+def network_alone(weights: Path, device: torch.device) -> float:
+    """Clips a second of the network as a run uses it."""
+    model = load_model(weights, device=str(device))
+    count = 8 if device.type == "cuda" else 1
+    threads = 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
+    clips = moving_clip(count)
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(model, [clips] * threads))
+        begun, calls = time.perf_counter(), 4 * threads
+        list(pool.map(model, [clips] * calls))
+        synchronize(device)
+        return calls * count / (time.perf_counter() - begun)

@@ -1,0 +1,30 @@
+"""Time and memory as a job grows: more videos, longer ones, more overlap, more workers. With `nano` at a small size."""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks.machine import Row, run
+from benchmarks.videos import draw
+
+START = {"videos": 4, "frames": 256, "overlap": 1, "workers": 1}
+GROWN = {"videos": (16,), "frames": (1024,), "overlap": (4,), "workers": (2, 4)}
+
+
+def growth(device: torch.device) -> list[Row]:
+    rows: list[Row] = []
+    jobs = [START, *({**START, what: value} for what, values in GROWN.items() for value in values)]
+    with TemporaryDirectory() as name:
+        for job in jobs:
+            folder = Path(name) / f"{job['videos']}-{job['frames']}"
+            if not folder.is_dir():
+                folder.mkdir()
+                for k in range(job["videos"]):
+                    draw(folder / f"{k}.mp4", job["frames"])
+            options = ["--size", "112", "--stride", str(64 // job["overlap"]), "--workers", str(job["workers"])]
+            command = [sys.executable, "-c", "from vswin_extract.cli.extract import extract; extract()"]
+            ran = run([*command, str(folder), f"{name}/out.h5", "--overwrite", "--device", str(device), *options])
+            rows.append({**job, "seconds": ran.seconds, "memory, MB": ran.memory / 1e6})
+    return rows

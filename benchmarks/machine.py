@@ -1,0 +1,84 @@
+"""The machine, its own peak, and the stopwatch: candidates take turns, so that a noisy minute hits all of them."""
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vswin_extract.tiled import pack
+
+Row = dict[str, Any]
+
+
+def describe(device: torch.device) -> Row:
+    """What figures depend on."""
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        model = next(
+            (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), model
+        )
+    facts = {"cpu": model, "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__}
+    return {**facts, "gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else facts
+
+
+def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each candidate, after one call that does not count."""
+    for call in candidates.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            begun = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product, the best of ten by each library at hand."""
+    side = 8192 if device.type == "cuda" else 4096
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    products: list[Callable[[Tensor], Tensor]] = [lambda x: torch.mm(x, b)]
+    if device.type == "cpu":
+        products.append(pack(b, None, dtype))
+    best = float("inf")
+    for product in products * 10:
+        begun = time.perf_counter()
+        product(a)
+        synchronize(device)
+        best = min(best, time.perf_counter() - begun)
+    return 2.0 * side**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that ran: seconds, and the most memory of its main process in bytes."""
+
+    seconds: float
+    memory: int
+
+
+def run(command: list[str]) -> Ran:
+    """Run a command to its end; raises RuntimeError if it fails."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    said = process.stderr.read() if process.stderr is not None else b""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}: {said.decode()[-2000:]}")
+    return Ran(time.perf_counter() - begun, usage.ru_maxrss * 1024)
