@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decode import decode
-from benchmarks.end_to_end import end_to_end
+from benchmarks.end_to_end import end_to_end, start
 from benchmarks.forward import forward
 from benchmarks.growth import growth
 from benchmarks.machine import Row, describe
 from vswin_extract.backbone import find_device
 from vswin_extract.tiled import has_bf16
 
-PARTS = ("forward", "decode", "end-to-end", "growth")
+PARTS = ("forward", "decode", "end-to-end", "start", "growth")
 
 
 @click.command()
@@ -38,6 +38,8 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) 
                 found[part] = decode(smoke)
             case "end-to-end":
                 found[part] = end_to_end(where, smoke)
+            case "start":
+                found[part] = start(where)
             case "growth":
                 found[part] = growth(where)
         show(part, found[part])

@@ -1,5 +1,6 @@
 """The machine, its own peak, and the stopwatch: candidates take turns, so that a noisy minute hits all of them."""
 
+import contextlib
 import os
 import platform
 import statistics
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -74,11 +76,15 @@ class Ran:
 
 def run(command: list[str]) -> Ran:
     """Run a command to its end; raises RuntimeError if it fails."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said = process.stderr.read() if process.stderr is not None else b""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}: {said.decode()[-2000:]}")
-    return Ran(time.perf_counter() - begun, usage.ru_maxrss * 1024)
+    begun, memory = time.perf_counter(), 0
+    with TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+        while process.poll() is None:  # `wait4` would count what this process had when it forked
+            with contextlib.suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                memory = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+            time.sleep(0.02)
+        seconds = time.perf_counter() - begun
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}: {said.read().decode()[-2000:]}")
+    return Ran(seconds, memory)

@@ -89,6 +89,26 @@ def test_network_gives_the_published_numbers(name: str) -> None:
         assert error < 1.2 * usual[what], what
 
 
+def test_neither_threads_nor_batches_change_a_bit() -> None:
+    """What makes a run's features the same however its clips were shared out among cores."""
+    clips = clip("threads", (3, 3, 8, 96, 80))
+    made = VideoSwin(VARIANTS["nano"]).requires_grad_(False)
+    made.init_weights(torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            tiled = TiledSwin(made, dtype)
+            torch.set_num_threads(1)
+            expected = tiled(clips)[4]
+            for threads in (2, 3):
+                torch.set_num_threads(threads)
+                assert torch.equal(tiled(clips)[4], expected)
+                assert torch.get_num_threads() == threads
+                assert torch.equal(torch.cat([tiled(one)[4] for one in torch.split(clips, 1)]), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_it_gives_the_published_numbers() -> None:

@@ -48,12 +48,10 @@ def test_is_bilinear_interpolation_then_centre_crop(height: int, width: int, siz
     shape = (resize, long) if height < width else (long, resize)
     whole = F.interpolate(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), shape, mode="bilinear")
     top, left = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
-    expected = whole.round()[0, :, top : top + size, left : left + size].permute(1, 2, 0).numpy()
+    expected = whole[0, :, top : top + size, left : left + size].permute(1, 2, 0).numpy()
     found = Geometry(size, resize).apply(frame)
     assert found.shape == (size, size, 3)
-    difference = np.abs(found.astype(np.float32) - expected)
-    assert difference.max() <= 1  # exact but where a value lies half-way between two levels
-    assert (difference > 0).mean() < 0.002
+    assert np.abs(found.astype(np.float32) - expected).max() < 0.501  # the nearest level; half-way, either of two
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 151), (151, 64), (64, 64), (90, 91), (48, 200)])

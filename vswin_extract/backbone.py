@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,8 @@ class Backbone(nn.Module):
         network.load_state_dict(checkpoint.state, strict=True, assign=True)
         network.requires_grad_(False)
         self.network: VideoSwin | TiledSwin | FusedSwin = network
-        self.batch = 0
+        self.compiled_for = 0
+        """Clips of a batch, 0 where it is not compiled; smaller ones are filled up, since each size is compiled."""
         if device.type == "cpu":
             self.network = TiledSwin(network, DTYPES[precision], self.recipe.mean, self.recipe.std)
         elif precision != "fp32":
@@ -83,8 +84,9 @@ class Backbone(nn.Module):
         """Whether `compile_for` can be called: on CUDA in half precision."""
         return isinstance(self.network, FusedSwin)
 
-    def compile_for(self, clips: Tensor) -> None:
-        """Compile the network for batches like `clips`: a minute, or seconds where it has been done before.
+    def compile_for(self, clips: Tensor, **wanted: Any) -> None:
+        """Compile the network for batches like `clips` and the features `wanted` of them, as `forward` takes them: a
+        minute, or seconds where it has been done before.
 
         Raises DeviceError where that does not work. On a CPU the network is faster as it is.
         """
@@ -93,12 +95,12 @@ class Backbone(nn.Module):
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(weights_.cache_dir() / "compiled"))
-        plain, self.batch = self.network.compute, len(clips)
+        plain, self.compiled_for = self.network.compute, len(clips)
         self.network.compute = torch.compile(plain, dynamic=False)
         try:
-            self(clips)
+            self(clips, **wanted)
         except Exception as error:  # whatever a compiler raises
-            self.network.compute, self.batch = plain, 0
+            self.network.compute, self.compiled_for = plain, 0
             said = next(iter(str(error).splitlines()), type(error).__name__)
             raise DeviceError(f"the network cannot be compiled here: {said}; use --compile off") from error
 
@@ -124,7 +126,7 @@ class Backbone(nn.Module):
             raise UsageError(f"stages are 1 to 4, not {sorted(set(stages) - {1, 2, 3, 4})}")
         if logits and self.network.head is None:
             raise UsageError(f"{self.name} has no classes, so it gives no logits")
-        wanted = {*stages} | ({4} if embedding or logits else set())
+        wanted = sorted({*stages} | ({4} if embedding or logits else set()))
         if not wanted:
             raise UsageError("nothing to compute: name a stage, or leave the embedding on")
         pixels = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3)  # N 3 T H W
@@ -133,8 +135,8 @@ class Backbone(nn.Module):
             maps = self.network(pixels, wanted)
         else:
             count = len(pixels)
-            if count < self.batch:  # compiled for this many, and for fewer it would be anew
-                pixels = torch.cat((pixels, pixels[:1].expand(self.batch - count, -1, -1, -1, -1)))
+            if count < self.compiled_for:
+                pixels = torch.cat((pixels, pixels[:1].expand(self.compiled_for - count, -1, -1, -1, -1)))
             autocast = isinstance(self.network, VideoSwin) and dtype is not torch.float32
             with torch.autocast(self.device.type, dtype=dtype, enabled=autocast):
                 maps = self.network((pixels.float() - self.mean) / self.std, wanted)

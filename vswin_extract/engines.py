@@ -84,7 +84,8 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         if compiled:
             shape = (batch_size, sampling.clip_len, geometry.size, geometry.size, 3)
             try:
-                backbone.compile_for(torch.zeros(shape, dtype=torch.uint8))
+                clips = torch.zeros(shape, dtype=torch.uint8)
+                backbone.compile_for(clips, stages=job.stages, embedding=job.embedding, logits=job.logits)
             except DeviceError as error:
                 if job.compile == "on":
                     raise
@@ -93,12 +94,12 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         # On a CPU the network needs the cores, and two decoders keep up with it; beside a GPU decoding needs them.
         cores = len(os.sched_getaffinity(0))
         workers = job.workers or (max(1, min(8, cores - 1)) if cuda else min(cores, max(2, cores // 4)))
-        done = clips = 0
+        done = new_clips = 0
         writer = Writer(journal, backbone.precision, job.dtype)
         pipeline = Pipeline(job, backbone, writer, sampling, geometry, batch_size)
         for event in pipeline.run(remaining, workers, stopping):
             done += isinstance(event, VideoDone)
-            clips += event.clips if isinstance(event, ClipsDone) else 0
+            new_clips += event.clips if isinstance(event, ClipsDone) else 0
             yield event
         if done < len(remaining):
             yield Stopped(len(remaining) - done)
@@ -117,7 +118,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         profile, publishing = pipeline.profile, time.monotonic()
         journal.publish([video.id for video in job.videos], attributes, backbone.classes if job.logits else ())
         profile.loaded, profile.published = loaded, time.monotonic() - publishing
-    yield _finished(job.output, begun, clips, profile)
+    yield _finished(job.output, begun, new_clips, profile)
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,10 @@ def window_attention(
     windows, tokens = rows.shape
     out = torch.empty(clips, length, heads * dim, dtype=qkv.dtype, device=qkv.device)
     grid = (triton.cdiv(tokens, BLOCK) * windows * clips, heads)
-    attend[grid](
-        qkv, table, rows, regions, codes, out,
-        dim**-0.5, tokens, windows, length, table.shape[1], centre,
-        HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, SIDE=BLOCK,
-    )  # fmt: skip
+    with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton takes the current one
+        attend[grid](
+            qkv, table, rows, regions, codes, out,
+            dim**-0.5, tokens, windows, length, table.shape[1], centre,
+            HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, SIDE=BLOCK,
+        )  # fmt: skip
     return out

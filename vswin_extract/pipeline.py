@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from vswin_extract.backbone import Backbone
 from vswin_extract.clips import Sampling
 from vswin_extract.errors import VideoDamaged, VideoError
-from vswin_extract.frames.process import DecodedClip, DecoderProcess
+from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
 from vswin_extract.job import ClipsDone, Event, Job, Notice, Profile
 from vswin_extract.preprocess import Geometry, Pixels
@@ -51,10 +52,12 @@ class Lane:
 class Batch:
     """Features of clips in host memory, or on their way there: `wait` before they are read.
 
-    `begun` and `ended` are marks of the device's queue, or seconds of the clock.
+    `gathered`: seconds that making the batch took. `begun` and `ended` are marks of the device's queue, or seconds of
+    the clock.
     """
 
     values: dict[str, torch.Tensor]
+    gathered: float
     begun: torch.cuda.Event | float
     ended: torch.cuda.Event | float
 
@@ -82,9 +85,10 @@ class Pipeline:
         self.cuda = backbone.device.type == "cuda"
         cores = len(os.sched_getaffinity(0))
         self.threads = 1 if self.cuda else min(cores, MOST_THREADS)
-        each = 1 if self.cuda else cores // self.threads
-        self.device = ThreadPoolExecutor(self.threads, "device", torch.set_num_threads, (each,))
-        self.thread = ThreadPoolExecutor(1, "writer")
+        # The first batch has the machine to itself. How many cores share a clip does not change its features.
+        self.cores_each = chain([cores], repeat(cores // self.threads))
+        self.computing = ThreadPoolExecutor(self.threads, "computing")
+        self.writing = ThreadPoolExecutor(1, "writing")
         self.given: deque[Future[list[Event]]] = deque()
         self.copies = torch.cuda.Stream(backbone.device) if self.cuda else None  # type: ignore[no-untyped-call]
         self.profile = Profile()
@@ -116,17 +120,12 @@ class Pipeline:
                     lanes.popleft()
                     continue
                 passage = lane.passages[0]
-                begun = time.perf_counter()
-                try:
-                    arrived = lane.decoder.read()
-                except VideoError as error:
+                arrived = self._read(lane.decoder)
+                if isinstance(arrived, VideoError):
                     lane.passages.popleft()
                     self._give(lane, queue)
-                    yield from self._later(partial(self.writer.fail, passage, error))
-                    continue
-                finally:
-                    self.profile.waited += time.perf_counter() - begun
-                if isinstance(arrived, DecodedClip):
+                    yield from self._later(partial(self.writer.fail, passage, arrived))
+                elif isinstance(arrived, DecodedClip):
                     self.batch.append((passage, arrived))
                     lanes.rotate(-1)  # every decoder in turn, so that all of them work
                     if len(self.batch) >= self.batch_size:
@@ -146,8 +145,8 @@ class Pipeline:
         finally:
             for lane in lanes:
                 lane.decoder.close()
-            self.device.shutdown(cancel_futures=True)
-            self.thread.shutdown(cancel_futures=True)
+            self.computing.shutdown(cancel_futures=True)
+            self.writing.shutdown(cancel_futures=True)
             torch.set_num_threads(before)  # which is the whole process's
 
     def _give(self, lane: Lane, queue: deque[Video]) -> None:
@@ -166,9 +165,18 @@ class Pipeline:
             )
         )
 
+    def _read(self, decoder: DecoderProcess) -> DecodedClip | VideoEnd | VideoError:
+        begun = time.perf_counter()
+        try:
+            return decoder.read()
+        except VideoError as error:
+            return error
+        finally:
+            self.profile.waited += time.perf_counter() - begun
+
     def _later(self, work: Callable[[], list[Event]]) -> Iterator[Event]:
         """Have the writer do this behind what it was given before; yield what has come of that."""
-        self.given.append(self.thread.submit(work))
+        self.given.append(self.writing.submit(work))
         while self.given and (self.given[0].done() or len(self.given) > 2 * self.threads + 4):
             yield from self._written()
 
@@ -190,7 +198,7 @@ class Pipeline:
             "clips/times": np.array([clip.times for clip in clips]),
             "clips/valid": np.array([clip.valid for clip in clips]),
         }
-        features = self.device.submit(self._features, clips)
+        features = self.computing.submit(self._features, clips, next(self.cores_each))
         yield from self._later(partial(self._write, [passage for passage, _ in batch], features, places))
 
     def _write(
@@ -205,6 +213,7 @@ class Pipeline:
             )
             self.announced = self.batch_size
         self.profile.computed += sum(part.wait() for part in parts) / self.threads
+        self.profile.gathered += sum(part.gathered for part in parts) / self.threads
         begun = time.perf_counter()
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the writer refuses
             rows = {
@@ -215,8 +224,10 @@ class Pipeline:
         self.profile.written += time.perf_counter() - begun
         return events
 
-    def _features(self, clips: Sequence[DecodedClip]) -> list[Batch]:
+    def _features(self, clips: Sequence[DecodedClip], cores: int) -> list[Batch]:
         """The clips' features. Where memory does not suffice, in two halves, and so from then on."""
+        if not self.cuda:
+            torch.set_num_threads(cores)
         try:
             return [self._forward(clips)]
         except torch.OutOfMemoryError:
@@ -225,11 +236,14 @@ class Pipeline:
         torch.cuda.empty_cache()  # outside of `except`, whose traceback holds on to tensors
         half = len(clips) // 2
         self.batch_size = min(self.batch_size, len(clips) - half)
-        return [*self._features(clips[:half]), *self._features(clips[half:])]
+        self.backbone.compiled_for = min(self.backbone.compiled_for, self.batch_size)
+        return [*self._features(clips[:half], cores), *self._features(clips[half:], cores)]
 
     def _forward(self, clips: Sequence[DecodedClip]) -> Batch:
         """Features of a batch, averaged over the crops of each clip."""
+        gathering = time.perf_counter()
         views = [self._pixels([clip.views[view] for clip in clips]) for view in range(len(clips[0].views))]
+        gathered = time.perf_counter() - gathering
         total: dict[str, torch.Tensor] = {}
         begun = self._mark()
         for pixels in views:
@@ -244,11 +258,10 @@ class Pipeline:
             for name, values in named.items():
                 total[name] = total[name] + values if name in total else values
         host = {name: (values / len(views)).to("cpu", non_blocking=True) for name, values in total.items()}
-        return Batch(host, begun, self._mark())
+        return Batch(host, gathered, begun, self._mark())
 
     def _pixels(self, clips: Sequence[Sequence[Pixels]]) -> torch.Tensor:
         """Clips of frames as one batch on the device, (N, T, H, W, 3); on CUDA only on its way there."""
-        begun = time.perf_counter()
         shape = (len(clips), len(clips[0]), *clips[0][0].shape)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.cuda)
         for clip, into in zip(clips, pixels.numpy(), strict=True):
@@ -259,7 +272,6 @@ class Pipeline:
             now = torch.cuda.current_stream(self.backbone.device)
             now.wait_stream(self.copies)
             pixels.record_stream(now)
-        self.profile.gathered += time.perf_counter() - begun
         return pixels
 
     def _mark(self) -> torch.cuda.Event | float:

@@ -53,7 +53,7 @@ class WindowAttention(nn.Module):
         A window shrunken to a small input reads the first rows and columns of the full window's index, as published.
         """
         index = relative_position_index(self.window, self.relative_position_bias_table.device)
-        return self.relative_position_bias_table[index[:tokens, :tokens]].permute(2, 0, 1)
+        return self.relative_position_bias_table.t()[:, index[:tokens, :tokens]]
 
     def forward(self, x: Tensor, window: Size3, shift: Size3) -> Tensor:
         """`x`: (N, T, H, W, C), its sides multiples of `window`, rolled by `shift`; the result has the same shape."""

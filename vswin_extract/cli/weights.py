@@ -56,7 +56,7 @@ def pull(name: str) -> None:
 @weights.command()
 @click.argument("source", metavar="NAME|FILE")
 @click.argument("target", type=click.Path(dir_okay=False), metavar="OUT.safetensors")
-@click.option("--variant", help="Size of the network, instead of the one that the shapes tell.")
+@click.option("--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the shapes tell.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.safetensors if it is there.")
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the size, features equal to about 1e-3.")
 @reports_errors
