@@ -340,7 +340,7 @@ def show_profile(finished: "Finished") -> None:
         ("loading the model", profile.loaded),
         ("waiting for decoders", profile.waited),
         ("making batches", profile.gathered),
-        ("waiting for the writer", profile.held),
+        ("waiting for the network and the writer", profile.held),
         ("making the output", profile.published),
         ("the network, on the device", profile.computed),
         ("writing rows, beside the rest", profile.written),
