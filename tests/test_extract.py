@@ -591,6 +591,7 @@ WRONG = [
     (["VIDEOS", "OUT", "--weights", "SMALL", "--variant", "t"], "does not fit variant t"),
     (["VIDEOS", "OUT", "--device", "cuda"], "no CUDA device"),
     (["VIDEOS", "OUT", "--compile", "on", "--device", "cpu"], "is for CUDA"),
+    (["VIDEOS", "OUT", "--workers", "many"], "neither auto nor a whole number"),
     (["VIDEOS", "OUT", "--device", "toaster"], "unknown device 'toaster'"),
     (["VIDEOS", "OUT", "--no-embedding"], "nothing to write"),
     (["VIDEOS", "OUT", "--crop", "three", "--stage", "4"], "--pool space"),

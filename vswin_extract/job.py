@@ -169,7 +169,7 @@ class Profile:
     def verdict(self, seconds: float) -> str:
         """What the run spent most of its `seconds` on, and what would make it faster."""
         reasons = {
-            "compute-bound: the device works all the time; only a faster one, fewer clips or smaller weights help":
+            "compute-bound: the network takes longest; a faster device, fewer clips or smaller weights help":
                 self.computed,
             "decode-bound: the device waits for frames; add --workers, or processor cores": self.waited,
             "write-bound: features leave faster than they are stored; use --pool, --dtype float16 or a faster disk":

@@ -162,9 +162,11 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 @option(
     INPUT,
     "--workers",
-    type=int,
-    metavar="N",
-    help="Decoder processes.  [default: a quarter of the cores, at least 2; up to 8 beside a GPU]",
+    default="auto",
+    show_default=True,
+    metavar="auto|N",
+    callback=lambda context, parameter, text: parse_workers(text),
+    help="Decoder processes; auto: a quarter of the cores, at least 2, or up to 8 beside a GPU.",
 )
 @option(
     INPUT,
@@ -273,6 +275,14 @@ def extract(
     if profile:
         show_profile(finished)
     sys.exit(3 if finished.failed else 0)
+
+
+def parse_workers(text: str) -> int | None:
+    """`auto` is None, as the library has it."""
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither auto nor a whole number") from None
 
 
 def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: float, notice: bool) -> "Finished":
