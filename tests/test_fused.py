@@ -76,8 +76,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from vswin_extract.kernels import BLOCK, attend
 types = dict(qkv="*bf16", table="*fp32", rows="*i32", regions="*i32", codes="*i32", out="*bf16", scale="fp32",
-             tokens="i32", windows="i32", length="i32", offsets="i32", centre="i32")
-fixed = dict(HEADS=3, DIM=32, MASKED=True, IEEE=False, SIDE=BLOCK)
+             windows="i32", length="i32", offsets="i32", centre="i32")
+fixed = dict(TOKENS=392, HEADS=3, DIM=32, MASKED=True, IEEE=False, SIDE=BLOCK)
 for capability in (80, 90):
     made = triton.compile(
         ASTSource(attend, {**types, **dict.fromkeys(fixed, "constexpr")}, fixed),

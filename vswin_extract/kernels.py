@@ -17,23 +17,24 @@ BLOCK = 64
 @triton.jit  # type: ignore[untyped-decorator]
 def attend(  # type: ignore[no-untyped-def]
     qkv, table, rows, regions, codes, out,
-    scale, tokens, windows, length, offsets, centre,
-    HEADS: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr, IEEE: tl.constexpr, SIDE: tl.constexpr,
+    scale, windows, length, offsets, centre,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+    MASKED: tl.constexpr, IEEE: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(tokens, SIDE)
+    blocks = tl.cdiv(TOKENS, SIDE)
     program, head = tl.program_id(0), tl.program_id(1)
     block = program % blocks
     window = (program // blocks) % windows
     clip = (program // (blocks * windows)).to(tl.int64)
-    rows += window * tokens
-    regions += window * tokens
+    rows += window * TOKENS
+    regions += window * TOKENS
     table += head * offsets
     qkv += clip * length * (3 * HEADS * DIM) + head * DIM
     out += clip * length * (HEADS * DIM) + head * DIM
 
     dims = tl.arange(0, DIM)
     mine = block * SIDE + tl.arange(0, SIDE)
-    real = mine < tokens
+    real = mine < TOKENS
     row = tl.load(rows + mine, real, 0)
     q = tl.load(qkv + row[:, None] * (3 * HEADS * DIM) + dims[None, :], real[:, None], 0.0)
     code = tl.load(codes + mine, real, 0) + centre
@@ -42,9 +43,9 @@ def attend(  # type: ignore[no-untyped-def]
     highest = tl.full([SIDE], float("-inf"), tl.float32)
     total = tl.zeros([SIDE], tl.float32)
     sums = tl.zeros([SIDE, DIM], tl.float32)
-    for start in range(0, tokens, SIDE):
+    for start in range(0, TOKENS, SIDE):
         other = start + tl.arange(0, SIDE)
-        there = other < tokens
+        there = other < TOKENS
         key = qkv + tl.load(rows + other, there, 0)[:, None] * (3 * HEADS * DIM) + dims[None, :]
         k = tl.load(key + HEADS * DIM, there[:, None], 0.0)
         v = tl.load(key + 2 * HEADS * DIM, there[:, None], 0.0)
@@ -77,7 +78,7 @@ def window_attention(
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton takes the current one
         attend[grid](
             qkv, table, rows, regions, codes, out,
-            dim**-0.5, tokens, windows, length, table.shape[1], centre,
-            HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, SIDE=BLOCK,
+            dim**-0.5, windows, length, table.shape[1], centre,
+            TOKENS=tokens, HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, SIDE=BLOCK,
         )  # fmt: skip
     return out
