@@ -21,6 +21,7 @@ from vswin_extract.check import check
 from vswin_extract.errors import OutputError
 from vswin_extract.features import open_features
 from vswin_extract.journal import Journal, open_journal
+from vswin_extract.schedule import WHOLE
 from vswin_extract.store import Arrays, VideoRecord
 from vswin_extract.videos import Video
 
@@ -45,7 +46,7 @@ def add(journal: Journal, number: int) -> None:
     if number % 7 == 6:
         journal.commit(VideoRecord(name, name, "failed", size=number, error="VideoUnreadable", message="no"))
         return
-    part = journal.part(name)
+    part = journal.part(Video(name, Path(name)))
     values = np.arange(clips)[:, None] / 10 + number
     part.append(
         {
@@ -150,8 +151,8 @@ def test_damaged_parts_and_packs_are_not_believed(tmp_path: Path, monkeypatch: p
     with opened(output) as journal:
         for number in range(20):
             add(journal, number)
-        pack, part = journal.directory / "pack-0.rows", journal._file("v/00018.mp4", ".rows")
-        gone, nonsense = journal._file("v/00017.mp4", ".rows"), journal._file("v/00016.mp4", ".json")
+        pack, part = journal.directory / "pack-0.rows", journal._file("v/00018.mp4", WHOLE, ".rows")
+        gone, nonsense = journal._file("v/00017.mp4", WHOLE, ".rows"), journal._file("v/00016.mp4", WHOLE, ".json")
     flip(pack)
     flip(part)
     gone.unlink()
@@ -210,9 +211,9 @@ def test_a_kill_between_the_last_rename_and_the_cleaning_up(tmp_path: Path) -> N
         journal.publish(names(1), ATTRIBUTES)
     (tmp_path / "kept" / "lock").unlink()
     (tmp_path / "kept").rename(tmp_path / "out.h5.parts")
-    assert journal_.finish_interrupted_cleanup(output) == {"settings": 1}
+    assert journal_.finish_interrupted_cleanup(output, tmp_path / "out.h5.parts") == {"settings": 1}
     assert not (tmp_path / "out.h5.parts").exists()
-    assert journal_.finish_interrupted_cleanup(output) is None
+    assert journal_.finish_interrupted_cleanup(output, tmp_path / "out.h5.parts") is None
     expect_whole(output, 1)
 
 
@@ -246,14 +247,14 @@ def test_done_means_the_same_video_the_same_segment_and_no_bad_luck(tmp_path: Pa
             status: Any = "failed" if error else "ok"
             journal.commit(VideoRecord(name, path, status, size=5, mtime=1.5, start=1.0, error=error))
         video = Video("x", Path("a.mp4"), 1.0)
-        assert journal.done(video, 5, 1.5)
-        assert not journal.done(video, 6, 1.5)
-        assert not journal.done(video, 5, 2.5)
-        assert not journal.done(replace(video, start=None), 5, 1.5)
-        assert not journal.done(replace(video, end=2.0), 5, 1.5)
-        assert not journal.done(replace(video, path=Path("b.mp4")), 5, 1.5)
-        assert not journal.done(replace(video, id="late"), 5, 1.5)
-        assert journal.done(replace(video, id="bad"), 5, 1.5)
+        assert journal.missing(video, 5, 1.5) == []
+        assert journal.missing(video, 6, 1.5) == [WHOLE]
+        assert journal.missing(video, 5, 2.5) == [WHOLE]
+        assert journal.missing(replace(video, start=None), 5, 1.5) == [WHOLE]
+        assert journal.missing(replace(video, end=2.0), 5, 1.5) == [WHOLE]
+        assert journal.missing(replace(video, path=Path("b.mp4")), 5, 1.5) == [WHOLE]
+        assert journal.missing(replace(video, id="late"), 5, 1.5) == [WHOLE]
+        assert journal.missing(replace(video, id="bad"), 5, 1.5) == []
 
 
 def test_a_damaged_job_file_is_an_error_in_words(tmp_path: Path) -> None:

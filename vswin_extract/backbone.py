@@ -182,6 +182,25 @@ def load_model(
     return Backbone(name, checkpoint, where, how)
 
 
+def find_devices(name: str) -> list[str]:
+    """The devices that a name stands for: cuda:0,1 are two, cuda:all those that there are, cpu:2 two workers on the
+    processor. Raises DeviceError where there are none, or one is named twice."""
+    kind, _, which = name.partition(":")
+    if kind == "cpu" and which.isdecimal() and 1 <= int(which) <= 1024:
+        return ["cpu"] * int(which)
+    if kind != "cuda" or (which != "all" and "," not in which):
+        return [name]
+    if which == "all":
+        find_device("cuda")
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    found = [f"cuda:{index.strip()}" for index in which.split(",")]
+    if len(set(found)) < len(found):
+        raise DeviceError(f"device {name} names a GPU twice")
+    for each in found:
+        find_device(each)
+    return found
+
+
 def find_device(name: str) -> torch.device:
     """The device by its name. Raises DeviceError where this machine has no such device."""
     if name == "auto":
@@ -189,9 +208,11 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0") from error
+        raise DeviceError(
+            f"unknown device {name!r}; use auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1 or cuda:all"
+        ) from error
     if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name} is not supported; use auto, cpu, cuda or cuda:0")
+        raise DeviceError(f"device {name} is not supported; use auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1 or cuda:all")
     if device.type == "cuda" and not torch.cuda.is_available():
         built = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
         raise DeviceError(f"{name} was asked for, but PyTorch sees no CUDA device here{built}; use --device cpu")

@@ -100,14 +100,15 @@ class Sampling:
             valid=sum(0 <= p < n for p in picked),
         )
 
-    def uses(self, position: int) -> bool:
-        """Whether some clip may show this position, the last of the video apart. False saves the frame's pixels."""
+    def uses(self, position: int, first: int = 0, end: int | None = None) -> bool:
+        """Whether one of the clips [first, end) may show this position, the last of the video apart. False saves the
+        frame's pixels."""
         if self.tail == "shift" or (self.align == "center" and position <= self.step // 2):
             return True  # where such a clip lies is known with the video's end only
         latest = (position - self.start(0)) // self.step
         offset = position - self.start(latest)
-        while offset < self.span and latest >= 0:
-            if offset % self.frame_interval == 0:
+        while offset < self.span and latest >= first:
+            if offset % self.frame_interval == 0 and (end is None or latest < end):
                 return True
             latest, offset = latest - 1, offset + self.step
         return False

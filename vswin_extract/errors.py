@@ -13,7 +13,8 @@ VswinError                 what the command line turns into one line and an exit
     ├── VideoTimestamps    its time stamps cannot be resampled
     ├── DecoderTimeout     the decoder made no progress
     ├── DecoderCrash       the decoder's process died
-    └── NonFiniteFeatures  the network gave NaN or infinity for it
+    ├── NonFiniteFeatures  the network gave NaN or infinity for it
+    └── WorkerDied         the process that extracted it died, again and again
 """
 
 
@@ -73,6 +74,10 @@ class NonFiniteFeatures(VideoError):
     """The network gave NaN or infinity for it."""
 
 
+class WorkerDied(VideoError):
+    """The process that extracted it died, again and again."""
+
+
 VIDEO_ERRORS = {
     error.__name__: error
     for error in (
@@ -84,6 +89,7 @@ VIDEO_ERRORS = {
         DecoderTimeout,
         DecoderCrash,
         NonFiniteFeatures,
+        WorkerDied,
     )
 }
 """By the name that a decoder process sends and /failures keeps."""

@@ -1,8 +1,8 @@
 """One frozen value that says everything about a run, and the events that a run yields."""
 
 import operator
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,6 +12,7 @@ from vswin_extract.clips import Align, Sampling, Tail
 from vswin_extract.errors import UsageError
 from vswin_extract.frames import DecoderName
 from vswin_extract.preprocess import Crop, Geometry, Recipe
+from vswin_extract.schedule import Shard
 from vswin_extract.store import Compression, VideoRecord
 from vswin_extract.videos import Video
 from vswin_extract.weights import BUNDLED
@@ -19,6 +20,7 @@ from vswin_extract.weights import BUNDLED
 Dtype = Literal["float32", "float16"]
 Partial = Literal["keep", "fail"]
 Compile = Literal["auto", "on", "off"]
+Engine = Literal["local", "ray"]
 MOST = 16384
 """Pixels of a side, clips of a batch, processes: more is a mistake."""
 
@@ -28,7 +30,9 @@ class Job:
     """Everything a run needs. What is None follows from the weights' recipe or from the device.
 
     `stages`: maps to write, 1 to 4. `pool`: keep their maps, or average over space or all. `embedding`: write it, which
-    needs all four stages. `partial`: keep what decodes of a damaged video, or let it fail. Raises UsageError.
+    needs all four stages. `partial`: keep what decodes of a damaged video, or let it fail. `shard`: extract only this
+    part of the videos, into the journal, which `merge` makes the output of. `storage`: where the journal is kept, if
+    not beside the output. Raises UsageError.
     """
 
     videos: tuple[Video, ...]
@@ -55,6 +59,11 @@ class Job:
     workers: int | None = None
     timeout: float = 60.0
     device: str = "auto"
+    engine: Engine = "local"
+    ray_address: str | None = None
+    actors: int | None = None
+    storage: Path | None = None
+    shard: Shard | None = None
     precision: Precision = "auto"
     compile: Compile = "auto"
     batch_size: int | None = None
@@ -68,10 +77,11 @@ class Job:
         for name, kind in (
             ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("precision", Precision),
             ("decoder", DecoderName), ("partial", Partial), ("compile", Compile),
+            ("engine", Engine),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
-        for name in ("batch_size", "workers", "size", "resize"):
+        for name in ("batch_size", "workers", "size", "resize", "actors"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or not 1 <= value <= MOST):
                 raise UsageError(f"{name.replace('_', '-')} must be a whole number from 1 to {MOST}, not {value!r}")
@@ -79,6 +89,12 @@ class Job:
             raise UsageError(f"timeout must be more than 0 seconds, and finite, not {self.timeout:g}")
         if not self.output.name:
             raise UsageError(f"{self.output} is a directory; name the file to write")
+        if self.storage is not None and not self.storage.is_dir():
+            raise UsageError(f"no directory {self.storage} to store unfinished work in")
+        if self.engine == "ray" and self.shard is not None:
+            raise UsageError("Ray shares the videos out by itself; leave out --shard (or add --shard none under Slurm)")
+        if self.engine != "ray" and (self.ray_address or self.actors):
+            raise UsageError("--ray-address and --actors go with --engine ray")
         if self.crop == "three" and self.stages and self.pool == "none":
             raise UsageError(
                 "the features of three crops are averaged, which a map in space does not allow; "
@@ -166,6 +182,13 @@ class Profile:
     written: float = 0.0
     decoded: float = 0.0
 
+    @classmethod
+    def together(cls, profiles: "Sequence[Profile]") -> "Profile":
+        """Of workers that ran beside each other: their mean, but for processor time, which adds up."""
+        count = max(1, len(profiles))
+        total = {field.name: sum(getattr(profile, field.name) for profile in profiles) for field in fields(cls)}
+        return cls(**{name: value if name == "decoded" else value / count for name, value in total.items()})
+
     def verdict(self, seconds: float) -> str:
         """What the run spent most of its `seconds` on, and what would make it faster."""
         reasons = {
@@ -195,7 +218,23 @@ class Finished:
     profile: Profile
 
 
-Event = Started | Notice | ClipsDone | VideoDone | Stopped | Finished
+@dataclass(frozen=True)
+class ShardDone:
+    """This shard's `videos` are through, `failed` of them; the output is made of all shards by `merge`. `merged`: it
+    has been."""
+
+    output: Path
+    journal: Path
+    shard: Shard
+    videos: int
+    new_clips: int
+    failed: int
+    seconds: float
+    merged: bool
+    profile: Profile
+
+
+Event = Started | Notice | ClipsDone | VideoDone | Stopped | ShardDone | Finished
 
 
 def parse_fps(text: str | float | None) -> Fraction | None:

@@ -1,17 +1,23 @@
 """The journal of a run: what is finished lies beside the output until the output is made of it.
 
     out.h5.parts/
-      job.json             the settings that all parts share, and an id of the run
+      job.json             the settings that all parts share, an id of the run, and what else the output will say
+      videos.json          the videos, and about how many clips each has; where several devices or tasks share them
       lock                 host and process of the run that is going on
-      <key>.rows           the rows of a finished video; <key> is a hash of the video's id
+      <key>.rows           the rows of a finished video or span; <key> is a hash of the video's id and the span
       <key>.json           what became of the video, and the sha256 of its rows' file
       pack-<n>.rows, .json the same of several hundred videos, so that there are never too many files
+      branch-<id>/         what one of several devices or tasks wrote: the same files again
       *.tmp                unfinished; of no value after a kill
 
 A video is done when a .json says so, which is always written last. What a .json points at and does not have the
 sha256 that it says is not done: its videos are extracted again.
+
+Several processes, on several machines, write at a time, each into a branch of its own that no other process ever
+writes into: so they need no locks, and whoever is killed leaves nothing behind that stops another.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,36 +25,48 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vswin_extract.errors import OutputError
-from vswin_extract.parts import SUFFIX, Entry, Part, file_sha256, join, read_rows
+from vswin_extract.parts import SUFFIX, Entry, Part, file_sha256, join, read_rows, record_type
+from vswin_extract.schedule import WHOLE, Span, without
 from vswin_extract.store import Arrays, VideoRecord, publish, read_attributes, write_json, write_output
 from vswin_extract.videos import Video
 
 PACK = 256
 """So many single videos are packed into one file."""
-PASSING = ("VideoMissing", "VideoChanged", "DecoderTimeout", "DecoderCrash")
+PASSING = ("VideoMissing", "VideoChanged", "DecoderTimeout", "DecoderCrash", "WorkerDied")
 """Failures that may pass."""
 TOUCH_EVERY = 30.0
 DEAD_AFTER = 600.0
 """Seconds: how often a run touches its lock, and when one of another host is taken for dead."""
 
 
+State = tuple[str, float | None, float | None, int, float]
+"""What was asked for, and the file as it was: path, start, end, size, mtime."""
+
+
 @dataclass
 class Journal:
-    """The finished videos of a run. Made by `open_journal`; `with` releases its lock. `notes` are for the user."""
+    """The finished videos of a run. Made by `open_journal`, `join_journal` and `branch`; `with` releases what it holds.
+
+    `root` is the whole journal, `directory` what this process writes into: the root itself, or a branch. `entries` are
+    by video id. `notes` are for the user.
+    """
 
     output: Path
+    root: Path
     directory: Path
     arrays: Arrays
     run: str
-    entries: dict[str, Entry] = field(default_factory=dict)
-    singles: list[str] = field(default_factory=list)
-    """Ids of videos that are in no pack."""
+    entries: dict[str, list[Entry]] = field(default_factory=dict)
+    singles: list[Entry] = field(default_factory=list)
+    """Those of this directory that are in no pack."""
+    wanted: dict[str, State] = field(default_factory=dict)
+    """What was asked for, and the files as they were, by video id; see `missing`."""
     notes: list[str] = field(default_factory=list)
     touched: float = 0.0
 
@@ -60,171 +78,371 @@ class Journal:
             return
         for unfinished in self.directory.glob("*.tmp"):
             unfinished.unlink()
-        (self.directory / "lock").unlink(missing_ok=True)
-        if os.listdir(self.directory) == ["job.json"]:  # no video got through
-            shutil.rmtree(self.directory)
+        if self.directory != self.root:
+            if len(self.singles) > 1:
+                self._pack()
+            _remove_if_empty(self.directory)
+            return
+        for written in self.root.glob("branch-*"):
+            _remove_if_empty(written)
+        (self.root / "lock").unlink(missing_ok=True)
+        if not set(os.listdir(self.root)) - {"job.json", "videos.json"}:  # no video got through
+            shutil.rmtree(self.root)
 
-    def done(self, video: Video, size: int, mtime: float) -> bool:
-        """Whether a video is through, was asked for as now, and its file has not changed since.
+    def missing(self, video: Video, size: int, mtime: float) -> list[Span]:
+        """The spans of a video's clips that are still to be extracted; none where it is through.
 
-        What failed for a reason that may pass is not done: another try may be luckier.
+        What was found when its file was another, or asked for otherwise, does not count, and neither does what failed
+        for a reason that may pass: another try may be luckier.
         """
-        entry = self.entries.get(video.id)
-        if entry is None or entry.record.error in PASSING:
-            return False
-        record = entry.record
-        then = (record.path, record.start, record.end, record.size, record.mtime)
-        return then == (os.path.abspath(video.path), video.start, video.end, size, mtime)
+        now = self.wanted[video.id] = (os.path.abspath(video.path), video.start, video.end, size, mtime)
+        entries = [
+            entry
+            for entry in self.entries.get(video.id, ())
+            if _state(entry.record) == now and entry.record.error not in PASSING
+        ]
+        if assemble(entries):
+            return []
+        return without(video.span, [entry.record.span for entry in entries])
 
     def touch(self) -> None:
         """Tell other hosts that this run is alive; call it often."""
-        if time.monotonic() - self.touched > TOUCH_EVERY:
+        if self.directory == self.root and time.monotonic() - self.touched > TOUCH_EVERY:
             os.utime(self.directory / "lock")
             self.touched = time.monotonic()
 
-    def part(self, video_id: str) -> Part:
+    def part(self, video: Video) -> Part:
         """A new part for a video, to be given to `commit` when it has all rows."""
-        return Part(self._file(video_id, SUFFIX), self.arrays)
+        return Part(self._file(video.id, video.span, SUFFIX), self.arrays)
 
     def commit(self, record: VideoRecord, part: Part | None = None) -> None:
-        """A video is through: here are its rows, or it failed. From here on no kill loses it."""
-        rows = self._file(record.id, SUFFIX)
+        """A video, or a span of one, is through: here are its rows, or it failed. From here on no kill loses it."""
         if part is not None:
             part.finish()
+        rows = part.path if part is not None else self._file(record.id, record.span, SUFFIX)
         sha256 = part.digest.hexdigest() if part is not None else ""
         write_json(rows.with_suffix(".json"), {"videos": [asdict(record)], "sha256": sha256})
-        self.entries[record.id] = Entry(record, rows)
-        self.singles.append(record.id)
+        entry = Entry(record, rows)
+        self.entries.setdefault(record.id, []).append(entry)
+        self.singles.append(entry)
         if len(self.singles) >= PACK:
             self._pack()
 
+    def through(self, video_id: str) -> "Extracted | None":
+        """A video of which nothing is missing, or None; of the file as `missing` saw it, if there is such a one."""
+        entries, wanted = self.entries.get(video_id, []), self.wanted.get(video_id)
+        return assemble([entry for entry in entries if _state(entry.record) == wanted]) or assemble(entries)
+
+    def extracted(self, video_id: str) -> "Extracted":
+        """The same. Raises OutputError where some of it is missing."""
+        if (video := self.through(video_id)) is None:
+            raise OutputError(f"{video_id} is not through; the same command continues {self.root}")
+        return video
+
     def publish(self, video_ids: Sequence[str], attributes: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
         """Make the output of these videos, in this order; then the journal goes."""
-        entries = [self.entries[video_id] for video_id in video_ids]
-        extracted = [entry for entry in entries if entry.record.status != "failed"]
-        unfinished = self.directory / "output.h5.tmp"
-        write_output(
-            unfinished,
-            lambda name: read_rows(extracted, self.arrays, name),
-            [entry.record for entry in extracted],
-            [entry.record for entry in entries if entry.record.status == "failed"],
-            self.arrays,
-            {**attributes, "run": self.run},
-            classes,
-        )
-        publish(unfinished, self.output)
-        remove_journal(self.directory)
+        videos = [self.extracted(video_id) for video_id in video_ids]
+        extracted = [video for video in videos if video.record.status != "failed"]
+        inside = self.root.parent == self.output.parent
+        unfinished = self.root / "output.h5.tmp" if inside else self.output.with_name(f".{self.output.name}.tmp")
+        try:
+            write_output(
+                unfinished,
+                lambda name: read_rows([piece for video in extracted for piece in video.pieces], self.arrays, name),
+                [video.record for video in extracted],
+                [video.record for video in videos if video.record.status == "failed"],
+                self.arrays,
+                {**attributes, "run": self.run},
+                classes,
+            )
+            publish(unfinished, self.output)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        remove_journal(self.root)
 
     def _pack(self) -> None:
         """Bring single videos into one file. A kill leaves the singles, or the pack, or both, which is as good."""
-        entries = [self.entries[video_id] for video_id in self.singles]
         number = 1 + max((int(path.stem[5:]) for path in self.directory.glob("pack-*.json")), default=-1)
         rows = self.directory / f"pack-{number}{SUFFIX}"
-        sha256 = join(rows, [entry for entry in entries if entry.record.status != "failed"], self.arrays)
-        records = [entry.record for entry in entries]
+        sha256 = join(rows, [entry for entry in self.singles if entry.record.status != "failed"], self.arrays)
+        records = [entry.record for entry in self.singles]
         write_json(rows.with_suffix(".json"), {"videos": [asdict(record) for record in records], "sha256": sha256})
+        for entry in self.singles:
+            if entry in (others := self.entries.get(entry.record.id, [])):
+                others.remove(entry)
         self._enter(records, rows)
-        for video_id in self.singles:
-            self._file(video_id, ".json").unlink(missing_ok=True)
-            self._file(video_id, SUFFIX).unlink(missing_ok=True)
+        for entry in self.singles:
+            entry.file.with_suffix(".json").unlink(missing_ok=True)
+            entry.file.unlink(missing_ok=True)
         self.singles = []
 
-    def load(self) -> None:
-        """Take in what an earlier run finished. Damaged files are dropped, and noted."""
-        packs = sorted(self.directory.glob("pack-*.json"), key=lambda path: int(path.stem[5:]))
-        singles = [path for path in self.directory.glob("*.json") if len(path.stem) == KEY_LENGTH]
-        for path in [*packs, *singles]:
-            records, problem = read_entry_file(path)
+    def load(self, verify: bool = True) -> None:
+        """Take in what is finished, in all branches. Damaged files are dropped, and noted; without `verify` only those
+        that are gone or cut off."""
+        self.entries, self.singles = {}, []
+        for path in entry_files(self.root):
+            records, problem = read_entry_file(path, self.arrays, verify)
             if problem:
                 names = ", ".join(record.id for record in records[:3]) + ("…" if len(records) > 3 else "")
-                self.notes.append(f"{path.with_suffix('.h5')} {problem}; extracting again: {names or 'its videos'}")
-                path.unlink()
+                self.notes.append(f"{path.with_suffix(SUFFIX)} {problem}; extracting again: {names or 'its videos'}")
+                path.unlink(missing_ok=True)
                 continue
-            self._enter(records, path.with_suffix(SUFFIX))
-            if path in singles:
-                self.singles += [record.id for record in records]
+            entered = self._enter(records, path.with_suffix(SUFFIX))
+            if path.parent == self.directory and not path.stem.startswith("pack-"):
+                self.singles += entered
 
-    def _enter(self, records: Sequence[VideoRecord], rows: Path) -> None:
-        first = 0
+    def _enter(self, records: Sequence[VideoRecord], rows: Path) -> list[Entry]:
+        first, entered = 0, []
         for record in records:
-            self.entries[record.id] = Entry(record, rows, first)
+            entered.append(Entry(record, rows, first))
+            self.entries.setdefault(record.id, []).append(entered[-1])
             first += record.clips
+        return entered
 
-    def _file(self, video_id: str, suffix: str) -> Path:
-        key = hashlib.sha256(video_id.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_LENGTH]
+    def _file(self, video_id: str, span: Span, suffix: str) -> Path:
+        name = video_id if span == WHOLE else f"{video_id}\0{span}"
+        key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_LENGTH]
         return self.directory / (key + suffix)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A video that is through: its record as a whole, and the pieces whose rows follow one another."""
+
+    record: VideoRecord
+    pieces: tuple[Entry, ...] = ()
+
+
+def assemble(entries: Sequence[Entry]) -> Extracted | None:
+    """The video that these entries of it are, or None where some of it is missing.
+
+    Entries that were made when its file was another do not go together; the latest that is whole counts. A span that
+    failed is a video that failed.
+    """
+    failed: VideoRecord | None = None
+    states: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        if entry.record.status == "failed":
+            failed = replace(entry.record, span=WHOLE)
+        else:
+            states.setdefault(_state(entry.record), []).append(entry)
+    for state in sorted(states, key=lambda state: float(state[-1]), reverse=True):
+        if pieces := _chain(states[state]):
+            last, clips = pieces[-1].record, sum(piece.record.clips for piece in pieces)
+            first = pieces[0].record
+            whole = replace(last, span=WHOLE, clips=clips, width=first.width, height=first.height)
+            return Extracted(whole, tuple(pieces))
+    return Extracted(failed) if failed else None
+
+
+def _chain(entries: Sequence[Entry]) -> list[Entry]:
+    """Pieces that follow one another from a video's beginning to its end, or none."""
+    at, chain = 0, []
+    while True:
+        fitting = [
+            entry for entry in entries if entry.record.span[0] <= at and at < (entry.record.span[1] or 1 << 62)
+        ]  # fmt: skip
+        if not fitting:
+            return []
+        entry = max(fitting, key=lambda entry: entry.record.span[1] or 1 << 62)
+        skipped, end = at - entry.record.span[0], entry.record.span[1]
+        clips = max(0, entry.record.clips - skipped)
+        chain.append(Entry(replace(entry.record, clips=clips), entry.file, entry.first + skipped) if skipped else entry)
+        if end is None:
+            return chain
+        at = end
+
+
+def _state(record: VideoRecord) -> State:
+    return record.path, record.start, record.end, record.size, record.mtime
 
 
 KEY_LENGTH = 32
 
 
-def read_entry_file(path: Path) -> tuple[list[VideoRecord], str]:
-    """The videos that a .json of the journal says are done, and what is wrong with it or its rows, if anything."""
+def entry_files(root: Path) -> list[Path]:
+    """The .json files that say which videos are done: packs before singles, which are younger, branch by branch."""
+    found = []
+    for directory in [root, *sorted(root.glob("branch-*"))]:
+        packs = sorted(directory.glob("pack-*.json"), key=lambda path: int(path.stem[5:]))
+        found += [*packs, *(path for path in directory.glob("*.json") if len(path.stem) == KEY_LENGTH)]
+    return found
+
+
+def read_entry_file(path: Path, arrays: Arrays | None = None, verify: bool = True) -> tuple[list[VideoRecord], str]:
+    """The videos that a .json of the journal says are done, and what is wrong with it or its rows, if anything.
+
+    Without `verify` the rows are not read; with `arrays` there must be as many as are spoken of.
+    """
     try:
         said = json.loads(path.read_text("utf-8"))
-        records = [VideoRecord(**record) for record in said["videos"]]
+        records = [VideoRecord(**{**record, "span": tuple(record["span"])}) for record in said["videos"]]
         expected = said["sha256"]
+    except FileNotFoundError:  # its branch has packed it meanwhile
+        return [], ""
     except (ValueError, KeyError, TypeError):
         return [], "is described by a damaged .json"
     rows = path.with_suffix(SUFFIX)
     if expected and not rows.is_file():
         return records, "is gone"
-    if expected and file_sha256(rows) != expected:
+    if arrays is not None and expected:
+        size = sum(record.clips for record in records) * record_type(arrays).itemsize
+        if rows.stat().st_size != size:
+            return records, f"is damaged: it has {rows.stat().st_size} bytes where {size} were written"
+    if verify and expected and file_sha256(rows) != expected:
         return records, "is damaged: it has another sha256 than when it was written"
     return records, ""
 
 
 def open_journal(
-    output: Path, settings: dict[str, Any], arrays: Arrays, overwrite: bool, video_ids: Collection[str]
+    output: Path,
+    settings: dict[str, Any],
+    arrays: Arrays,
+    overwrite: bool,
+    video_ids: Collection[str],
+    facts: Mapping[str, Any] | None = None,
+    storage: Path | None = None,
 ) -> Journal:
-    """Begin a run over these videos, or continue the one that was stopped.
+    """Begin a run over these videos, or continue the one that was stopped. `facts`: what else the output will say, for
+    those who make it without having computed anything. `storage`: where the journal is, if not beside the output.
 
     Raises OutputError where the output is in the way, another process is at it, or the journal is of other settings
     or has videos that this run would drop.
     """
     check_output(output, overwrite)
-    directory = journal_directory(output)
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is in the way: it is no directory; move it, or choose another name")
-    if directory.is_dir() and read_job(directory) is None and set(os.listdir(directory)) - {"lock", "job.json.tmp"}:
-        raise OutputError(
-            f"{directory} is in the way: it is no journal of vswin-extract; move it, or choose another name"
-        )
-    directory.mkdir(exist_ok=True)
-    _lock(directory / "lock", output)
-    begun = read_job(directory)
+    root = journal_directory(output, storage)
+    _check_root(root)
+    root.mkdir(exist_ok=True)
+    _lock(root / "lock", output)
+    begun = read_job(root)
     try:
         if begun and begun["settings"] != settings:
             if not overwrite:
-                raise OutputError(
-                    f"{directory} holds a run that was stopped, with other settings: "
-                    f"{describe_difference(begun['settings'], settings)}; give the old ones to continue it, "
-                    "or --overwrite to drop it"
-                )
+                raise _other_settings(root, begun["settings"], settings)
             begun = None
         if begun is None:
-            for path in directory.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-            begun = {"settings": settings, "run": uuid.uuid4().hex}
-            write_json(directory / "job.json", begun)
-        journal = Journal(output, directory, arrays, begun["run"])
+            _empty(root, ("lock",))
+            begun = _begin(root, settings, arrays, facts)
+        journal = Journal(output, root, root, arrays, begun["run"])
         journal.load()
         dropped = sorted(journal.entries.keys() - set(video_ids))
         if dropped and not overwrite:
             names = ", ".join(dropped[:3]) + (f" and {len(dropped) - 3} more" if len(dropped) > 3 else "")
             raise OutputError(
-                f"{directory} holds finished videos that are not among those named now: {names}; "
+                f"{root} holds finished videos that are not among those named now: {names}; "
                 "name them too, or --overwrite to drop them"
             )
     except OutputError:
-        (directory / "lock").unlink()
+        (root / "lock").unlink()
         raise
     return journal
 
 
-def journal_directory(output: Path) -> Path:
-    return output.with_name(output.name + ".parts")
+def join_journal(
+    output: Path, settings: dict[str, Any], arrays: Arrays, facts: Mapping[str, Any], storage: Path | None = None
+) -> Journal:
+    """Work on a run together with other processes, here or on other hosts: a branch of its journal, which the first
+    of them begins.
+
+    Raises OutputError where the journal is of other settings, or one process alone is at it.
+    """
+    root = journal_directory(output, storage)
+    _check_root(root)
+    root.mkdir(exist_ok=True)
+    if (root / "lock").exists():
+        _lock(root / "lock", output)  # raises where its holder is alive
+        (root / "lock").unlink()
+    begun = read_job(root) or _begin(root, settings, arrays, facts)
+    if begun["settings"] != settings:
+        raise _other_settings(root, begun["settings"], settings)
+    return branch(output, root, arrays, begun["run"])
+
+
+@contextlib.contextmanager
+def claim(lock: Path, output: Path) -> Iterator[None]:
+    """Hold a lock beside the journal's own. Raises OutputError where a living process has it."""
+    _lock(lock, output)
+    try:
+        yield
+    finally:
+        lock.unlink()
+
+
+def branch(output: Path, root: Path, arrays: Arrays, run: str) -> Journal:
+    """A new branch of a journal, for this process alone."""
+    directory = root / f"branch-{uuid.uuid4().hex}"
+    directory.mkdir()
+    return Journal(output, root, directory, arrays, run)
+
+
+def journal_directory(output: Path, storage: Path | None = None) -> Path:
+    return (storage or output.parent) / f"{output.name}.parts"
+
+
+def _check_root(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{root} is in the way: it is no directory; move it, or choose another name")
+    if root.is_dir() and read_job(root) is None:
+        foreign = [name for name in os.listdir(root) if name not in ("lock", "probing") and not name.endswith(".tmp")]
+        if foreign and read_job(root) is None:  # asked again, since another task may begin it at this moment
+            raise OutputError(
+                f"{root} is in the way: it is no journal of vswin-extract; move it, or choose another name"
+            )
+    if not root.parent.is_dir():
+        raise OutputError(f"no directory {root.parent} to keep {root.name} in")
+
+
+def _begin(root: Path, settings: dict[str, Any], arrays: Arrays, facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Write job.json, unless another process does so first; what it says."""
+    said = {"settings": settings, "run": uuid.uuid4().hex, "arrays": asdict(arrays), **(facts or {})}
+    candidate = root / f"job.{uuid.uuid4().hex}.tmp"
+    write_json(candidate, said)
+    with contextlib.suppress(FileExistsError):
+        os.link(candidate, root / "job.json")
+    candidate.unlink()
+    begun = read_job(root)
+    if begun is None:
+        raise OutputError(f"{root} was removed while this run began")
+    return begun
+
+
+def _empty(root: Path, but: Collection[str]) -> None:
+    for path in root.iterdir():
+        if path.name not in but:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _remove_if_empty(written: Path) -> None:
+    """A branch in which nothing was finished."""
+    if not any(written.glob("*.json")):
+        shutil.rmtree(written)
+
+
+def _other_settings(root: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> OutputError:
+    return OutputError(
+        f"{root} holds a run that was stopped, with other settings: {describe_difference(before, now)}; "
+        "give the old ones to continue it, or --overwrite to drop it"
+    )
+
+
+def read_list(root: Path) -> dict[str, int]:
+    """The videos of a run in order, and about how many clips each has, by videos.json; empty where there is none."""
+    try:
+        said = json.loads((root / "videos.json").read_text("utf-8"))
+        return dict(zip(said["ids"], said["clips"], strict=True))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{root / 'videos.json'} is damaged; delete it, and give the same command again") from error
+
+
+def write_list(root: Path, clips: Mapping[str, int]) -> None:
+    candidate = root / f"videos.{uuid.uuid4().hex}.tmp"
+    write_json(candidate, {"ids": list(clips), "clips": list(clips.values())})
+    publish(candidate, root / "videos.json")
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -242,10 +460,9 @@ def check_output(output: Path, overwrite: bool) -> None:
             raise OutputError(f"{output} exists; add --overwrite to replace it")
 
 
-def finish_interrupted_cleanup(output: Path) -> dict[str, Any] | None:
+def finish_interrupted_cleanup(output: Path, directory: Path) -> dict[str, Any] | None:
     """Where a kill came between the output's appearance and its journal's removal: remove the journal, and return the
     settings that the output was made with. Else None."""
-    directory = journal_directory(output)
     begun, made = read_job(directory), read_attributes(output)
     if begun is None or made is None or made.get("run") != begun["run"]:
         return None
@@ -257,9 +474,7 @@ def finish_interrupted_cleanup(output: Path) -> dict[str, Any] | None:
 
 def remove_journal(directory: Path) -> None:
     """job.json goes last but one, so that a kill leaves what can be recognised, and the lock last."""
-    for path in directory.iterdir():
-        if path.name not in ("job.json", "lock"):
-            path.unlink()
+    _empty(directory, ("job.json", "lock"))
     (directory / "job.json").unlink()
     (directory / "lock").unlink(missing_ok=True)
     directory.rmdir()
@@ -286,7 +501,8 @@ def read_job(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         said: dict[str, Any] = json.loads(job.read_text("utf-8"))
-        return {"settings": said["settings"], "run": said["run"]}
+        known = {"settings": said["settings"], "run": said["run"]}
+        return {"arrays": None, "attributes": {}, "classes": [], **said, **known}
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{job} is damaged; delete {directory} to begin again") from error
 

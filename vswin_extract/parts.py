@@ -19,7 +19,8 @@ SUFFIX = ".rows"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A video that is through, and where its rows are: `record.clips` of them from row `first` of `file`."""
+    """A video, or a span of one, that is through, and where its rows are: `record.clips` of them from row `first` of
+    `file`."""
 
     record: VideoRecord
     file: Path

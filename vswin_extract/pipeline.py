@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,43 @@ from vswin_extract.writer import Passage, Writer, file_state
 
 MOST_THREADS = 8
 """Batches that a CPU computes at once; more cores share these. More threads would wait for Python's lock."""
+IDLE = 0.2
+"""Seconds between looks at whether to stop, while there is nothing to do."""
+
+
+class Feed:
+    """The videos that a pipeline is to take, in order: all at once, or one after another until it is closed. Any
+    thread may give."""
+
+    def __init__(self, videos: Iterable[Video] = (), closed: bool = False) -> None:
+        self.videos = deque(videos)
+        self.closed = closed
+        self.changed = threading.Condition()
+
+    @property
+    def over(self) -> bool:
+        """Whether no more will come."""
+        return self.closed and not self.videos
+
+    def give(self, video: Video) -> None:
+        with self.changed:
+            self.videos.append(video)
+            self.changed.notify()
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+
+    def take(self) -> Video | None:
+        """The next video, or None where there is none now."""
+        with self.changed:
+            return self.videos.popleft() if self.videos else None
+
+    def wait(self, seconds: float) -> None:
+        """Until there is a video, or it is closed, but no longer than so many seconds."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.videos or self.closed, seconds)
 
 
 @dataclass
@@ -73,7 +110,14 @@ class Pipeline:
     """Takes videos through the backbone to the writer. `profile` says where the time went so far."""
 
     def __init__(
-        self, job: Job, backbone: Backbone, writer: Writer, sampling: Sampling, geometry: Geometry, batch_size: int
+        self,
+        job: Job,
+        backbone: Backbone,
+        writer: Writer,
+        sampling: Sampling,
+        geometry: Geometry,
+        batch_size: int,
+        cores: int,
     ) -> None:
         self.job = job
         self.backbone = backbone
@@ -83,47 +127,55 @@ class Pipeline:
         self.batch_size = self.announced = batch_size
         self.batch: list[tuple[Passage, DecodedClip]] = []
         self.cuda = backbone.device.type == "cuda"
-        cores = len(os.sched_getaffinity(0))
         self.threads = 1 if self.cuda else min(cores, MOST_THREADS)
         # The first batch has the machine to itself. How many cores share a clip does not change its features.
-        self.cores_each = chain([cores], repeat(cores // self.threads))
+        self.cores_each = chain([cores], repeat(max(1, cores // self.threads)))
         self.computing = ThreadPoolExecutor(self.threads, "computing")
         self.writing = ThreadPoolExecutor(1, "writing")
         self.given: deque[Future[list[Event]]] = deque()
         self.copies = torch.cuda.Stream(backbone.device) if self.cuda else None  # type: ignore[no-untyped-call]
         self.profile = Profile()
 
-    def run(self, videos: Sequence[Video], workers: int, stopping: threading.Event) -> Iterator[Event]:
-        """Extract these videos. Yields ClipsDone and VideoDone; a video that fails does not end it.
+    def run(self, feed: Feed, workers: int, stopping: threading.Event) -> Iterator[Event]:
+        """Extract the videos that are fed. Yields ClipsDone and VideoDone; a video that fails does not end it.
 
         Once `stopping` is set no further video is begun, and it ends when those that are in flight are through.
         """
-        queue = deque(videos)
-        lanes = deque(
-            Lane(DecoderProcess(self.job.decoder, self.job.timeout), deque())
-            for _ in range(min(workers, max(1, len(videos))))
-        )
+        count = min(workers, max(1, len(feed.videos))) if feed.closed else workers
+        lanes = deque(Lane(DecoderProcess(self.job.decoder, self.job.timeout), deque()) for _ in range(count))
         before = torch.get_num_threads()
         try:
             # Two videos each, so that a decoder need not wait between them.
             for lane in [*lanes, *lanes]:
-                self._give(lane, queue)
+                self._give(lane, feed)
             while lanes:
                 lane = lanes[0]
                 if stopping.is_set():
-                    queue.clear()
+                    feed.close()
+                    feed.videos.clear()
                     for other in lanes:
                         while len(other.passages) > 1:
                             other.passages.pop()
                 if not lane.passages:
+                    self._give(lane, feed)
+                if not lane.passages and feed.over:
                     lane.decoder.close()
                     lanes.popleft()
+                    continue
+                if not any(other.passages for other in lanes):  # out of work for now, so nothing is held back
+                    yield from self._compute()
+                    while self.given:
+                        yield from self._written()
+                    feed.wait(IDLE)
+                    continue
+                if not lane.passages:
+                    lanes.rotate(-1)
                     continue
                 passage = lane.passages[0]
                 arrived = self._read(lane.decoder)
                 if isinstance(arrived, VideoError):
                     lane.passages.popleft()
-                    self._give(lane, queue)
+                    self._give(lane, feed)
                     yield from self._later(partial(self.writer.fail, passage, arrived))
                 elif isinstance(arrived, DecodedClip):
                     self.batch.append((passage, arrived))
@@ -132,7 +184,7 @@ class Pipeline:
                         yield from self._compute()
                 else:
                     lane.passages.popleft()
-                    self._give(lane, queue)
+                    self._give(lane, feed)
                     self.profile.decoded += arrived.cpu
                     if arrived.partial and self.job.partial == "fail":
                         damaged = VideoDamaged(f"{arrived.trouble}; {arrived.frames} frames decode")
@@ -149,10 +201,10 @@ class Pipeline:
             self.writing.shutdown(cancel_futures=True)
             torch.set_num_threads(before)  # which is the whole process's
 
-    def _give(self, lane: Lane, queue: deque[Video]) -> None:
-        if not queue:
+    def _give(self, lane: Lane, feed: Feed) -> None:
+        video = feed.take()
+        if video is None:
             return
-        video = queue.popleft()
         lane.passages.append(Passage(video, *file_state(video)))
         lane.decoder.submit(
             Task(
@@ -162,6 +214,7 @@ class Pipeline:
                 geometry=self.geometry,
                 start=video.start,
                 end=video.end,
+                span=video.span,
             )
         )
 

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from vswin_extract.schedule import WHOLE, Span
 from vswin_extract.videos import as_text
 
 SCHEMA = "vswin-extract/1"
@@ -58,6 +59,7 @@ class VideoRecord:
     """What became of a video: a row of /videos_table, or of /failures where `status` is "failed".
 
     `size` in bytes and `mtime` in seconds are the file's, as it was when the video was begun. `frames` were decoded.
+    `span`: which of its clips; where its end is None, the figures are those of the whole video.
     """
 
     id: str
@@ -73,6 +75,7 @@ class VideoRecord:
     mtime: float = 0.0
     start: float | None = None
     end: float | None = None
+    span: Span = WHOLE
     error: str = ""
     message: str = ""
 
@@ -136,11 +139,13 @@ def _write_rows(dataset: h5py.Dataset, pieces: Iterator[NDArray[Any]]) -> None:
 
 def _in_blocks(pieces: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
     waiting: list[NDArray[Any]] = []
+    nbytes = 0
     for piece in pieces:
         waiting.append(piece)
-        if sum(rows.nbytes for rows in waiting) >= BLOCK_BYTES:
+        nbytes += piece.nbytes
+        if nbytes >= BLOCK_BYTES:
             yield np.ascontiguousarray(np.concatenate(waiting))
-            waiting = []
+            waiting, nbytes = [], 0
     if waiting:
         yield np.ascontiguousarray(np.concatenate(waiting))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vswin_extract.errors import UsageError
+from vswin_extract.schedule import WHOLE, Span
 
 EXTENSIONS = frozenset(
     (
@@ -20,12 +21,13 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class Video:
-    """A video, or the segment [start, end) of one in seconds. `id` is unique within a run."""
+    """A video, or the segment [start, end) of one in seconds, or a span of its clips. `id` is unique within a run."""
 
     id: str
     path: Path
     start: float | None = None
     end: float | None = None
+    span: Span = WHOLE
 
 
 def find(

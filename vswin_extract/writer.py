@@ -61,7 +61,7 @@ class Writer:
         passage.over = True
         if passage.part is not None:
             passage.part.discard()
-        record = self._record(passage, status="failed", error=type(error).__name__, message=str(error))
+        record = record_of(passage, status="failed", error=type(error).__name__, message=str(error))
         self.journal.commit(record)
         return [VideoDone(record, max(passage.size, 0))]
 
@@ -76,21 +76,23 @@ class Writer:
                 )
                 return self.fail(passage, error)
         if passage.part is None:
-            passage.part = self.journal.part(passage.video.id)
+            passage.part = self.journal.part(passage.video)
         passage.part.append(rows)
         return self._finish(passage)
 
     def _finish(self, passage: Passage) -> list[Event]:
         end, part = passage.end, passage.part
-        if passage.over or end is None or part is None or part.rows < end.clips:
+        rows = 0 if part is None else part.rows
+        if passage.over or end is None or rows < end.clips:
             return []
         if file_state(passage.video) != (passage.size, passage.mtime):
             return self.fail(passage, VideoChanged("its file changed while it was read"))
         passage.over = True
-        record = self._record(
+        record = record_of(
             passage,
             status="partial" if end.partial else "ok",
-            clips=part.rows,
+            clips=rows,
+            span=(passage.video.span[0], None if end.last else passage.video.span[1]),
             fps=end.fps,
             frames=end.frames,
             duration=end.duration,
@@ -101,17 +103,19 @@ class Writer:
         self.journal.commit(record, part)
         return [VideoDone(record, max(passage.size, 0))]
 
-    def _record(self, passage: Passage, **found: Any) -> VideoRecord:
-        video = passage.video
-        return VideoRecord(
-            id=video.id,
-            path=os.path.abspath(video.path),
-            size=passage.size,
-            mtime=passage.mtime,
-            start=video.start,
-            end=video.end,
-            **found,
-        )
+
+def record_of(passage: Passage, **found: Any) -> VideoRecord:
+    """What became of a video: what was asked for and its file's state, and what was `found`."""
+    video = passage.video
+    return VideoRecord(
+        id=video.id,
+        path=os.path.abspath(video.path),
+        size=passage.size,
+        mtime=passage.mtime,
+        start=video.start,
+        end=video.end,
+        **{"span": video.span, **found},
+    )
 
 
 def file_state(video: Video) -> tuple[int, float]:

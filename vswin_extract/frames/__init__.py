@@ -20,11 +20,13 @@ DecoderName = Literal["pyav", "decord"]
 @dataclass(frozen=True)
 class Stream:
     """The video stream. `fps`: nominal, 0 where unknown. `tick`: seconds between two ticks of its clock. `declared`:
-    seconds that it should last, 0 where nothing can be relied on to say so."""
+    seconds that it should last, 0 where nothing can be relied on to say so. `about`: seconds by the header, right or
+    wrong, 0 where it says nothing."""
 
     fps: float
     tick: float
     declared: float = 0.0
+    about: float = 0.0
 
 
 @dataclass(frozen=True)

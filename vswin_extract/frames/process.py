@@ -54,9 +54,9 @@ class DecodedClip:
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """The video is over, after `clips`. `frames` were decoded of it, `width` x `height` upright, in `cpu` seconds of
-    the processor; `damaged` packets were not. `trouble`: what is odd about it, if anything; `partial`: something of it
-    is missing."""
+    """The video, or the span of it, is over, after `clips`. `frames` were decoded of it, `width` x `height` upright, in
+    `cpu` seconds of the processor; `damaged` packets were not. `trouble`: what is odd about it, if anything; `partial`:
+    something of it is missing; `last`: it was decoded to its end, so that the figures are those of the whole video."""
 
     width: int
     height: int
@@ -67,6 +67,7 @@ class VideoEnd:
     damaged: int
     trouble: str
     partial: bool
+    last: bool
     cpu: float
 
 
@@ -103,7 +104,7 @@ class DecoderProcess:
                 self._restart()
                 raise DecoderTimeout(f"the decoder made no progress for {self.timeout:g} s and was stopped") from None
             if arrival is None:
-                how = _cause_of_death(self.process.wait())
+                how = cause_of_death(self.process.wait())
                 self.chatter.join()
                 words = "".join(f"; its last words: {line}" for line in self.last_words)
                 if not self.ready:
@@ -187,7 +188,9 @@ class DecoderProcess:
         self._forget_frames()
         self.last_words: deque[str] = deque(maxlen=1)
         self.listener = threading.Thread(target=_listen, args=(self.process.stdout, self.arrivals), daemon=True)
-        self.chatter = threading.Thread(target=_log, args=(self.process.stderr, self.last_words), daemon=True)
+        self.chatter = threading.Thread(
+            target=log_lines, args=(self.process.stderr, self.last_words, "decoder"), daemon=True
+        )
         self.listener.start()
         self.chatter.start()
 
@@ -223,15 +226,16 @@ def _listen(pipe: BinaryIO, arrivals: queue.Queue[Arrival]) -> None:
     arrivals.put(None)
 
 
-def _log(pipe: BinaryIO, last_words: deque[str]) -> None:
+def log_lines(pipe: BinaryIO, last_words: deque[str], who: str) -> None:
     """Native libraries' own words, for whoever wants to see them."""
     for line in pipe:
         if text := line.decode(errors="replace").strip():
             last_words.append(text)
-            log.debug("decoder: %s", text)
+            log.debug("%s: %s", who, text)
 
 
-def _cause_of_death(status: int) -> str:
+def cause_of_death(status: int) -> str:
+    """A process's exit status in words."""
     if status >= 0:
         return f"exit status {status}"
     try:

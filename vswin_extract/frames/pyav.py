@@ -49,6 +49,7 @@ class PyavDecoder:
             fps=float(self.video.average_rate or 0),
             tick=float(self.video.time_base or 0),
             declared=self._declared(),
+            about=self._about(),
         )
         self.begins: float | None = None
         self.damaged = 0
@@ -95,6 +96,11 @@ class PyavDecoder:
                 self.damaged += 1
                 self.trouble = _reason(error)
                 futile += 1
+
+    def _about(self) -> float:
+        if self.video.duration:
+            return float(self.video.duration * (self.video.time_base or 0))
+        return self.container.duration / av.time_base if self.container.duration else 0.0
 
     def _declared(self) -> float:
         """Seconds, by formats that can end early without an error, and say how long they should be."""

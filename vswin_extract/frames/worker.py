@@ -6,7 +6,7 @@
 A header is one of
     {"shape": [n, h, w, 3], "clip": {index, slots, oldest, frames, times, valid} or null}
                 n new frames, which fill the next n slots, and a clip made of slots; slots before `oldest` are over
-    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble, partial, cpu}}
+    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble, partial, last, cpu}}
     {"failed": [class name, message]}
     {}          something was read, though no frame that a clip shows
     {"ready": true}     first of all, once the decoder has been imported
@@ -36,6 +36,7 @@ from vswin_extract.clips import Clip, ClipCutter, Resampler, Sampling
 from vswin_extract.errors import VideoError, VideoMissing, VideoTimestamps, VideoUnreadable
 from vswin_extract.frames import Decoder, Shown, open_decoder, timeline
 from vswin_extract.preprocess import Geometry, Pixels
+from vswin_extract.schedule import WHOLE, Span
 
 LENGTH = struct.Struct("<I")
 LONGEST_STILL = 600.0
@@ -44,16 +45,28 @@ FRAMES_AT_ONCE = 16
 """So many new frames are sent at the latest, not only when a clip is whole."""
 MOST_MEMORY = 8 << 30
 """Bytes of address space: what asks for more, as a bomb does, dies alone."""
+USUAL_BYTES = 250_000
+"""A second of video, as it is found on the web."""
+USUAL_RATE = 30
+"""Frames of such a second."""
 HEARTBEAT = 1.0
 """Seconds after which frames that no clip shows are a message too."""
 
 Header = dict[str, Any]
+NOTHING: Header = {
+    **dict.fromkeys(("width", "height", "frames", "fps", "duration", "damaged", "cpu"), 0), "trouble": "",
+    "partial": False, "last": True,
+}  # fmt: skip
+"""The end of a video that was not decoded."""
 Send = Callable[[Header, list[Pixels]], None]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One video to be decoded, or its segment from `start` to `end` seconds. `count`: only count its clips."""
+    """One video to be decoded, or its segment from `start` to `end` seconds; of its clips, those of `span`.
+
+    `count`: only count its clips, by its packets. `guess`: only say about how many there are, by its header.
+    """
 
     path: str
     decoder: str
@@ -61,7 +74,9 @@ class Task:
     geometry: Geometry
     start: float | None = None
     end: float | None = None
+    span: Span = WHOLE
     count: bool = False
+    guess: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)  # fps as "30000/1001"
@@ -72,6 +87,7 @@ class Task:
         fps = read["sampling"]["fps"]
         read["sampling"] = Sampling(**{**read["sampling"], "fps": fps and Fraction(fps)})
         read["geometry"] = Geometry(**read["geometry"])
+        read["span"] = tuple(read["span"])
         return cls(**read)
 
 
@@ -88,6 +104,7 @@ class ClipCounter:
     """Takes positions and only counts them."""
 
     last: Shown
+    through = False
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
@@ -108,12 +125,14 @@ class ClipCounter:
 class ClipSender:
     """Takes positions one by one, converts the frames that clips show, once each, and sends frames and clips.
 
-    `last`: the last frame of the video so far, whether a position shows it or not.
+    `last`: the last frame of the video so far, whether a position shows it or not. Of a span of clips the positions
+    before it are counted, and no more; it is `through` once its last clip is sent.
     """
 
     last: Shown
 
-    def __init__(self, sampling: Sampling, geometry: Geometry, send: Send) -> None:
+    def __init__(self, sampling: Sampling, geometry: Geometry, send: Send, span: Span = WHOLE) -> None:
+        self.first, self.end = span
         self.sampling = sampling
         self.geometry = geometry
         self.send = send
@@ -129,10 +148,15 @@ class ClipSender:
 
     @property
     def clips(self) -> int:
-        return self.cutter.next
+        """So many have been sent."""
+        return max(0, (self.cutter.next if self.end is None else min(self.cutter.next, self.end)) - self.first)
+
+    @property
+    def through(self) -> bool:
+        return self.end is not None and self.cutter.next >= self.end
 
     def add(self, shown: Shown, begin: float) -> None:
-        used = self.sampling.uses(self.cutter.seen)
+        used = self.sampling.uses(self.cutter.seen, self.first, self.end)
         previous = self.track[-1] if self.track else None
         same = previous is not None and previous.source == shown.index
         position = Position(shown.index, begin, previous.slot if previous and same else None)
@@ -141,7 +165,7 @@ class ClipSender:
             self._convert(position, shown)
         self.track.append(position)
         for clip in self.cutter.arrived():
-            self._send(clip, end=None)
+            self._send_wanted(clip, end=None)
         for _ in range(len(self.track) - (self.cutter.seen - self.cutter.oldest)):
             self.track.popleft()
         if len(self.fresh) >= FRAMES_AT_ONCE:
@@ -152,6 +176,10 @@ class ClipSender:
         if self.track and self.track[-1].slot is None:
             self._convert(self.track[-1], self.newest)  # clips that reach over the end repeat it
         for clip in self.cutter.ended():
+            self._send_wanted(clip, end)
+
+    def _send_wanted(self, clip: Clip, end: float | None) -> None:
+        if self.first <= clip.index and (self.end is None or clip.index < self.end):
             self._send(clip, end)
 
     def _convert(self, position: Position, shown: Shown) -> None:
@@ -206,10 +234,21 @@ def decode(task: Task, send: Send) -> None:
         raise VideoMissing(f"cannot be opened: {error.strerror}") from error
     if not regular:
         raise VideoMissing("is not a regular file")
+    if task.guess:
+        with open_decoder("pyav", path, heartbeat(send)) as decoder:
+            send({"ended": {**NOTHING, "clips": guess(decoder, task, path.stat().st_size)}}, [])
+        return
     with open_decoder(task.decoder, path, heartbeat(send)) as decoder:
-        counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send)
+        counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send, task.span)
         ended = cut(decoder, task, counter if task.count else sender)
         send({"ended": {**ended, "cpu": time.process_time() - before}}, [])
+
+
+def guess(decoder: Decoder, task: Task, size: int) -> int:
+    """About how many clips a video has, as its header has it; where that says nothing, by the size of its file."""
+    seconds = decoder.stream.about or size / USUAL_BYTES
+    seconds = min(seconds, seconds if task.end is None else task.end) - (task.start or 0.0)
+    return max(1, task.sampling.count(round(seconds * float(task.sampling.fps or decoder.stream.fps or USUAL_RATE))))
 
 
 def heartbeat(send: Send) -> Callable[[], None]:
@@ -243,6 +282,8 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender) -> Header
         first = first or shown
         if resampler is None or fps is None:
             clips.add(shown, shown.start)
+            if clips.through:
+                break
             continue
         if shown.end - shown.start > LONGEST_STILL:
             raise VideoTimestamps(
@@ -251,6 +292,8 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender) -> Header
             )
         for _ in repeat(None, resampler.repeats(min(shown.end, task.end or shown.end) - origin)):
             clips.add(shown, origin + float(clips.seen / fps))
+        if clips.through:
+            break
     if last is None:
         if not decoder.damaged and task.end is not None:
             raise VideoUnreadable(f"nothing of it is shown between {origin:g} s and {task.end:g} s")
@@ -260,13 +303,19 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender) -> Header
         raise VideoUnreadable(f"it ends at {last.end:.3f} s, before its segment starts at {origin:g} s")
     if not clips.seen:  # shorter than one period of fps
         clips.add(first, origin)
+    broken_off = clips.through  # what follows is another span's
     trouble = decoder.trouble
     missing = decoder.stream.declared - last.end
-    cut_short = (task.end is None or last.end < task.end) and missing > max(0.5, 0.05 * decoder.stream.declared)
+    cut_short = (
+        not broken_off
+        and (task.end is None or last.end < task.end)
+        and missing > max(0.5, 0.05 * decoder.stream.declared)
+    )
     if cut_short:
         trouble = f"it ends after {last.end:.2f} of the {decoder.stream.declared:.2f} s that it declares"
     end = min(last.end, task.end) if task.end is not None and resampler else last.end
-    clips.finish(end)
+    if not broken_off:
+        clips.finish(end)
     frames, duration = last.index + 1 - first.index, last.end - first.start
     measured = frames / duration if duration else 0.0
     nominal = decoder.stream.fps
@@ -281,6 +330,7 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender) -> Header
         "damaged": decoder.damaged,
         "trouble": trouble,
         "partial": bool(cut_short or decoder.damaged),
+        "last": not broken_off,
     }
 
 
