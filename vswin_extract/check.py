@@ -11,8 +11,8 @@ import numpy as np
 
 from vswin_extract.errors import UsageError
 from vswin_extract.features import feature_names, open_features
-from vswin_extract.journal import journal_directory, read_entry_file, read_job
-from vswin_extract.parts import SUFFIX
+from vswin_extract.journal import assemble, entry_files, journal_directory, read_entry_file, read_job
+from vswin_extract.parts import SUFFIX, Entry
 from vswin_extract.store import CLIP_COLUMNS, VIEWED, block_rows
 from vswin_extract.videos import Video
 
@@ -39,8 +39,8 @@ class Found:
 def check(output: Path, against: Sequence[Video] = ()) -> Found:
     """Check a finished output, or the journal of an unfinished one; with `against`, also that it covers these videos,
     as they are now, and no others. Raises UsageError where there is neither."""
-    directory = journal_directory(output)
-    if output.exists():
+    directory = output if output.suffix == ".parts" and output.is_dir() else journal_directory(output)
+    if output.is_file():
         with open_features(output) as features:
             problems = [*check_structure(features.file)]
             if not problems:  # what is out of shape cannot be read on
@@ -54,17 +54,19 @@ def check(output: Path, against: Sequence[Video] = ()) -> Found:
         raise UsageError(f"there is neither {output} nor an unfinished run in {directory}")
     problems, clips, failures = [], 0, 0
     files = {}
-    for path in sorted(directory.glob("*.json")):
-        if path.name == "job.json":
-            continue
+    entries: dict[str, list[Entry]] = {}
+    for path in entry_files(directory):
         records, problem = read_entry_file(path)
         if problem:
             problems.append(Problem(path.with_suffix(SUFFIX).name, problem))
             continue
         for record in records:
-            files[record.id] = (record.size, record.mtime)
-            clips += record.clips
-            failures += record.status == "failed"
+            entries.setdefault(record.id, []).append(Entry(record, path))
+    for video_id, pieces in entries.items():
+        if found := assemble(pieces):
+            files[video_id] = (found.record.size, found.record.mtime)
+            clips += found.record.clips
+            failures += found.record.status == "failed"
     counts = len(files) - failures, clips, failures
     return Found(*counts, False, (*problems, *_compare(files, against, complete=False)))
 

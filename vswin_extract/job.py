@@ -20,7 +20,6 @@ from vswin_extract.weights import BUNDLED
 Dtype = Literal["float32", "float16"]
 Partial = Literal["keep", "fail"]
 Compile = Literal["auto", "on", "off"]
-Engine = Literal["local", "ray"]
 MOST = 16384
 """Pixels of a side, clips of a batch, processes: more is a mistake."""
 
@@ -59,9 +58,6 @@ class Job:
     workers: int | None = None
     timeout: float = 60.0
     device: str = "auto"
-    engine: Engine = "local"
-    ray_address: str | None = None
-    actors: int | None = None
     storage: Path | None = None
     shard: Shard | None = None
     precision: Precision = "auto"
@@ -77,11 +73,10 @@ class Job:
         for name, kind in (
             ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("precision", Precision),
             ("decoder", DecoderName), ("partial", Partial), ("compile", Compile),
-            ("engine", Engine),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
-        for name in ("batch_size", "workers", "size", "resize", "actors"):
+        for name in ("batch_size", "workers", "size", "resize"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or not 1 <= value <= MOST):
                 raise UsageError(f"{name.replace('_', '-')} must be a whole number from 1 to {MOST}, not {value!r}")
@@ -91,10 +86,6 @@ class Job:
             raise UsageError(f"{self.output} is a directory; name the file to write")
         if self.storage is not None and not self.storage.is_dir():
             raise UsageError(f"no directory {self.storage} to store unfinished work in")
-        if self.engine == "ray" and self.shard is not None:
-            raise UsageError("Ray shares the videos out by itself; leave out --shard (or add --shard none under Slurm)")
-        if self.engine != "ray" and (self.ray_address or self.actors):
-            raise UsageError("--ray-address and --actors go with --engine ray")
         if self.crop == "three" and self.stages and self.pool == "none":
             raise UsageError(
                 "the features of three crops are averaged, which a map in space does not allow; "

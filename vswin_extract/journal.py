@@ -349,9 +349,12 @@ def join_journal(
     root = journal_directory(output, storage)
     _check_root(root)
     root.mkdir(exist_ok=True)
-    if (root / "lock").exists():
-        _lock(root / "lock", output)  # raises where its holder is alive
-        (root / "lock").unlink()
+    fresh = root / f"lock.{uuid.uuid4().hex}.tmp"
+    fresh.touch()
+    try:
+        _remove_if_dead(root / "lock", fresh, output)
+    finally:
+        fresh.unlink()
     begun = read_job(root) or _begin(root, settings, arrays, facts)
     if begun["settings"] != settings:
         raise _other_settings(root, begun["settings"], settings)
@@ -365,7 +368,7 @@ def claim(lock: Path, output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink()
+        lock.unlink(missing_ok=True)
 
 
 def branch(output: Path, root: Path, arrays: Arrays, run: str) -> Journal:

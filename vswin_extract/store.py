@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
+from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from vswin_extract.schedule import WHOLE, Span
@@ -28,6 +29,8 @@ BLOCK_BYTES = 1 << 25
 """What is held in memory of a dataset at a time."""
 VIDEO_BYTES = 8192
 """About what a video costs in the file besides its rows."""
+GROUPED = 20_000
+"""Videos up to which each has a group under /videos: they cost a millisecond and 4 kB a video."""
 CLIP_COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {
     "video": ((), "int64"),
     "frames": ((2,), "int64"),
@@ -112,7 +115,9 @@ def write_output(
             _write_rows(_create(file, name, sum(clips), shape, how), rows(name))
         file["clips/video"] = np.repeat(np.arange(len(clips)), clips)
         _write_tables(file, extracted, failed)
-        _write_views(file, extracted, arrays)
+        file.create_group("videos")
+        if len(extracted) <= GROUPED:
+            _write_views(file, extracted, arrays)
         if classes:
             file.create_dataset("classes", data=np.array(classes, object), dtype=h5py.string_dtype())
         file.attrs["complete"] = True
@@ -203,22 +208,29 @@ def _write_tables(file: h5py.File, extracted: Sequence[VideoRecord], failed: Seq
 
 
 def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arrays) -> None:
-    """/videos/<id>: every dataset again, as the rows of that video alone, without copying."""
-    videos = file.create_group("videos")
+    """/videos/<id>: every dataset again, as the rows of that video alone, without copying.
+
+    By h5py's low-level interface, which takes a quarter of the time that its convenient one does.
+    """
+    linking = h5p.create(h5p.LINK_CREATE)
+    linking.set_char_encoding(h5t.CSET_UTF8)
+    linking.set_create_intermediate_group(True)
     names = {**{name: name for name in arrays.shapes}, **{f"clips/{name}": name for name in VIEWED}}
+    sources = [(path.encode(), name.encode(), file[path].id) for path, name in names.items()]
+    kinds = [(source.get_space(), source.get_type(), source.shape[1:]) for _, _, source in sources]
     first = 0
     for record in extracted:
-        group = videos.create_group(as_text(record.id))
-        for source_name, name in names.items():
-            source = file[source_name]
-            layout = h5py.VirtualLayout((record.clips, *source.shape[1:]), source.dtype)
-            # "." is this file itself, whatever it is called later
-            rows = h5py.VirtualSource(".", source_name, source.shape, source.dtype)[first : first + record.clips]
-            layout[:] = rows
-            group.create_virtual_dataset(name, layout)
-        for name in ("fps", "duration", "frames", "width", "height", "status", "path"):
-            value = getattr(record, name)
-            group.attrs[name] = as_text(value) if isinstance(value, str) else value
+        group = h5g.create(file["videos"].id, as_text(record.id).encode(), linking)
+        for (path, name, _), (rows, kind, shape) in zip(sources, kinds, strict=True):
+            view = h5s.create_simple((record.clips, *shape))
+            rows.select_hyperslab((first, *(0 for _ in shape)), (record.clips, *shape))
+            creation = h5p.create(h5p.DATASET_CREATE)
+            creation.set_virtual(view, b".", path, rows)  # "." is this file itself, whatever it is called later
+            h5d.create(group, name, kind, view, creation)
+        attributes = h5py.Group(group).attrs
+        for fact in ("fps", "duration", "frames", "width", "height", "status", "path"):
+            value = getattr(record, fact)
+            attributes[fact] = as_text(value) if isinstance(value, str) else value
         first += record.clips
 
 

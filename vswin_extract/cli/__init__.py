@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "extract": "Extract features of videos into one HDF5 file.",
     "inspect": "Show what is in a file of features.",
+    "merge": "Make one file of features of several.",
     "check": "Verify a file of features, or an unfinished run.",
     "weights": "List, download and convert weights.",
 }

@@ -28,7 +28,7 @@ from vswin_extract.cli.console import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vswin_extract.job import Finished, Job
+    from vswin_extract.job import Finished, Job, ShardDone
 
 MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Output"
 
@@ -188,7 +188,14 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 @option(
     MODEL, "--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the weights' shapes tell."
 )
-@option(MODEL, "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:0.")
+@option(
+    MODEL,
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto, cpu, cuda or cuda:0; a process each for several: cuda:0,1 or cuda:all, cpu:2.",
+)
 @option(
     MODEL,
     "--precision",
@@ -207,6 +214,19 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 )
 @option(
     MODEL, "--batch-size", type=int, metavar="CLIPS", help="Clips computed at once.  [default: 1 on the CPU, 8 on CUDA]"
+)
+@option(
+    RUN,
+    "--shard",
+    metavar="I/N",
+    help="Extract part I of N, counted from 0, into OUT.h5.parts; `vswin merge OUT.h5` makes the file of all parts.",
+)
+@option(
+    RUN,
+    "--storage",
+    type=click.Path(),
+    metavar="DIR",
+    help="Keep unfinished work in this directory.  [default: beside OUT.h5]",
 )
 @option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing.")
 @option(
@@ -232,6 +252,8 @@ def extract(
     fps: str | None,
     manifest: str | None,
     variant: str | None,
+    shard: str | None,
+    storage: str | None,
     dry_run: bool,
     profile: bool,
     quiet: bool,
@@ -254,7 +276,8 @@ def extract(
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find([path for path in inputs if path != "-"], manifest, listed)
 
-    from vswin_extract.job import Job, parse_fps, parse_stages  # torch, which takes a second
+    from vswin_extract.job import Job, ShardDone, parse_fps, parse_stages  # torch, which takes a second
+    from vswin_extract.schedule import parse_shard
 
     job = Job(
         videos=videos,
@@ -262,6 +285,8 @@ def extract(
         stages=parse_stages(stages),
         fps=parse_fps(fps),
         variant=variant and variant.lower(),
+        shard=None if shard is None else parse_shard(shard),
+        storage=None if storage is None else Path(os.path.realpath(storage)),
         **options,
     )
     if dry_run:
@@ -270,7 +295,10 @@ def extract(
     given = click.get_current_context().get_parameter_source("weights")
     chosen = given is not None and given.name != "DEFAULT"
     finished = follow(job, console, quiet, verbose, grace, notice=not (quiet and chosen))
-    if not quiet:
+    if isinstance(finished, ShardDone):
+        if not quiet:
+            show_shard(finished)
+    elif not quiet:
         show_summary(finished)
     if profile:
         show_profile(finished)
@@ -285,11 +313,13 @@ def parse_workers(text: str) -> int | None:
         raise click.BadParameter(f"{text!r} is neither auto nor a whole number") from None
 
 
-def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: float, notice: bool) -> "Finished":
+def follow(
+    job: "Job", console: "Console", quiet: bool, verbose: bool, grace: float, notice: bool
+) -> "Finished | ShardDone":
     """Run the job and show how it goes: a live display on a terminal, lines elsewhere."""
     from vswin_extract.cli.progress import LiveProgress, LogProgress, Quiet
     from vswin_extract.engines import run
-    from vswin_extract.job import Finished, Started
+    from vswin_extract.job import Finished, ShardDone, Started
     from vswin_extract.journal import journal_directory
 
     progress = Quiet(console) if quiet else (LiveProgress if console.is_terminal else LogProgress)(console, verbose)
@@ -302,13 +332,15 @@ def follow(job: "Job", console: "Console", quiet: bool, verbose: bool, grace: fl
                         "nano is the small bundled model, for trying things out; a full-size one: "
                         "vswin weights pull t-k400, then --weights t-k400"
                     )
-                if isinstance(event, Finished):
+                if isinstance(event, Finished | ShardDone):
                     return event
     except Interrupted:
         console.print("stopped at once; the videos in flight will be extracted again")
-    parts = journal_directory(job.output)
+    parts = journal_directory(job.output, job.storage)
     if parts.is_dir():
-        done = f"{progress.videos} of {len(job.videos)} videos are done, kept in {printable(str(parts))}"
+        done = (
+            f"{progress.videos} of {progress.total or len(job.videos)} videos are done, kept in {printable(str(parts))}"
+        )
     else:
         done = "no video was finished"
     click.echo(f"stopped: {done}; the same command continues", err=True)
@@ -344,7 +376,24 @@ def show_summary(finished: "Finished") -> None:
     stdout().print(table(rows))
 
 
-def show_profile(finished: "Finished") -> None:
+def show_shard(done: "ShardDone") -> None:
+    rate = done.new_clips / done.seconds if done.seconds else 0.0
+    if done.merged:
+        stdout().print(f"shard {done.shard}: nothing to do, {done.output} is complete", markup=False)
+        return
+    inside = done.journal.parent == done.output.parent
+    command = f"vswin merge {done.output}" + ("" if inside else f" {done.journal}")
+    rows = [
+        ("shard", f"{done.shard}, through; when all are: {command}"),
+        ("videos", f"{done.videos}, or spans of them"),
+        ("failed", f"{done.failed}"),
+        ("clips", f"{done.new_clips} new"),
+        ("time", f"{done.seconds:.1f} s, {rate:.1f} clips/s"),
+    ]
+    stdout().print(table(rows))
+
+
+def show_profile(finished: "Finished | ShardDone") -> None:
     profile = finished.profile
     rows = [
         ("loading the model", profile.loaded),

@@ -1,4 +1,4 @@
-"""A job to its events, by whatever crew it asks for: one device, several, or a Ray cluster; all of it, or a shard.
+"""A job to its events, by whatever crew it asks for: one device, or several; all of it, or a shard.
 
     videos ──schedule──> spans, longest first ──dispatch──> crew ──branches──> journal ──> output
 
@@ -141,10 +141,6 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
 
 def hire(job: Job) -> Crew:
     """The crew that the job asks for. Raises DeviceError, UsageError."""
-    if job.engine == "ray":
-        from vswin_extract.engines.ray_cluster import Actors
-
-        return Actors(job)
     devices = find_devices(job.device)
     return Processes(job, devices) if len(devices) > 1 else Alone(job, devices[0])
 
@@ -303,9 +299,9 @@ def extract(
 
     `inputs`: directories and files. `stages`: 1 to 4, or several. `options` are those of the command line, with
     underscores: weights, variant, pool, embedding, logits, dtype, compression, clip_len, frame_interval, stride, align,
-    tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, compile, batch_size, overwrite (see
-    `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`. Videos that fail are
-    recorded in the file; `failed` of the result counts them. Raises VswinError where the job cannot be done.
+    tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, compile, batch_size, storage,
+    overwrite (see `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`. Videos that
+    fail are recorded in the file; `failed` of the result counts them. Raises VswinError where the job cannot be done.
 
         >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
     """

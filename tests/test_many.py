@@ -1,0 +1,181 @@
+"""Several devices, shards and merging: whatever the way, it is the file that a single run writes."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import numbered
+import numpy as np
+import pytest
+from conftest import Run, script
+
+import vswin_extract.engines as engines
+from vswin_extract.check import check
+from vswin_extract.engines.local import Processes
+from vswin_extract.job import Job, Notice
+from vswin_extract.videos import find
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty short videos and a long one, one of them unreadable, in two folders."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "b").mkdir()
+    for number in range(30):
+        numbered.write(folder / ("b" if number % 3 else "") / f"{number:02}.mp4", 40 + number, first=10 * number)
+    numbered.write(folder / "b.mp4", 2400)
+    (folder / "b" / "bad.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(small_weights: Path) -> list[str]:
+    return ["--weights", str(small_weights), "--stage", "4", "--stride", "6"]
+
+
+@pytest.fixture(scope="module")
+def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("single") / "out.h5"
+    assert run("vswin-extract", videos, out, *options).returncode == 3
+    return out
+
+
+def expect_equal(one: Path, other: Path) -> None:
+    """The same videos in the same order, the same clips, and features to 1e-6."""
+    assert check(other).problems == ()
+    with h5py.File(one) as a, h5py.File(other) as b:
+        for name in ("id", "clips", "frames", "fps", "duration", "status", "message", "width", "size"):
+            assert a["videos_table"][name][:].tolist() == b["videos_table"][name][:].tolist(), name
+        assert a["failures/id"][:].tolist() == b["failures/id"][:].tolist()
+        for name in ("clips/frames", "clips/times", "clips/valid", "clips/video"):
+            assert np.array_equal(a[name][:], b[name][:]), name
+        for name in ("embedding", "stage4"):
+            assert np.linalg.norm(a[name][:] - b[name][:]) <= 1e-6 * np.linalg.norm(a[name][:])
+
+
+def test_two_workers_write_what_one_does(
+    run: Run, videos: Path, options: list[str], single: Path, tmp_path: Path
+) -> None:
+    done = run("vswin-extract", videos, tmp_path / "out.h5", *options, "--device", "cpu:2")
+    assert done.returncode == 3, done.stderr
+    assert "on cpu x 2" in done.stderr
+    expect_equal(single, tmp_path / "out.h5")
+    assert os.listdir(tmp_path) == ["out.h5"]
+
+
+def test_a_worker_that_is_killed_is_started_again(
+    videos: Path, options: list[str], single: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crews: list[Processes] = []
+    hire = engines.hire
+
+    def noted(job: Job) -> object:
+        crews.append(hire(job))  # type: ignore[arg-type]
+        return crews[-1]
+
+    monkeypatch.setattr(engines, "hire", noted)
+    job = Job(find([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
+    notices, done = [], 0
+    for event in engines.run(job):
+        done += type(event).__name__ == "VideoDone"
+        if done == 5 and not notices:
+            os.kill(crews[0].processes[0].pid, signal.SIGKILL)
+            done += 1
+        if isinstance(event, Notice):
+            notices.append(event.text)
+    assert any("worker 0 (cpu) died" in text and "SIGKILL" in text for text in notices)
+    expect_equal(single, tmp_path / "out.h5")
+
+
+def test_kill_9_of_the_whole_run_and_the_same_command(
+    run: Run, environment: dict[str, str], videos: Path, options: list[str], single: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    command = [script("vswin-extract"), str(videos), str(out), *options, "--device", "cpu:2"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = tmp_path / "out.h5.parts"
+    while len(list(parts.glob("branch-*/*.json"))) < 6 and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    again = run("vswin-extract", videos, out, *options)  # whoever continues it
+    assert again.returncode == 3, again.stderr
+    assert "of them done before" in again.stderr
+    expect_equal(single, out)
+
+
+def test_shards_are_merged_to_what_a_single_run_writes(
+    run: Run, environment: dict[str, str], videos: Path, options: list[str], single: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    process = subprocess.Popen(
+        [script("vswin-extract"), str(videos), str(out), *options, "--shard", "1/3"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not list((tmp_path / "out.h5.parts").glob("branch-*/*.json")) and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    for index in (0, 2):
+        assert run("vswin-extract", videos, out, *options, "--shard", f"{index}/3").returncode in (0, 3)
+    early = run("vswin", "merge", out)
+    assert early.returncode == 2
+    assert "not through; the same commands as before continue" in early.stderr
+    other = run("vswin-extract", videos, out, *options, "--stride", 8, "--shard", "1/3")
+    assert (other.returncode, "sampling.stride was 6, is 8" in other.stderr) == (2, True)
+    last = run("vswin-extract", videos, out, *options, "--shard", "1/3")
+    assert last.returncode in (0, 3)
+    assert "vswin merge" in last.stdout
+    merged = run("vswin", "merge", out)
+    assert merged.returncode == 3, merged.stderr  # one video failed
+    expect_equal(single, out)
+    assert os.listdir(tmp_path) == ["out.h5"]
+    late = run("vswin-extract", videos, out, *options, "--shard", "1/3")
+    assert (late.returncode, "nothing to do" in late.stdout) == (0, True)
+
+
+def test_outputs_are_merged_in_the_order_of_a_walk(
+    run: Run, videos: Path, options: list[str], single: Path, tmp_path: Path
+) -> None:
+    root, ids = videos, [video.id for video in find([videos])]
+    for name, mine in (("one", ids[::2]), ("two", ids[1::2])):
+        manifest = tmp_path / f"{name}.csv"
+        manifest.write_text("path,id\n" + "".join(f"{root / each},{each}\n" for each in reversed(mine)))
+        run("vswin-extract", "--manifest", manifest, tmp_path / f"{name}.h5", *options)
+    parts = [tmp_path / "one.h5", tmp_path / "two.h5"]
+    assert run("vswin", "merge", tmp_path / "out.h5", *parts).returncode == 3
+    expect_equal(single, tmp_path / "out.h5")
+    double = run("vswin", "merge", tmp_path / "d.h5", *parts, tmp_path / "one.h5")
+    assert (double.returncode, "in more than one part" in double.stderr) == (2, True)
+    first = run("vswin", "merge", tmp_path / "d.h5", *parts, tmp_path / "one.h5", "--on-duplicate", "first")
+    assert first.returncode == 3
+    expect_equal(single, tmp_path / "d.h5")
+    run("vswin-extract", videos / "00.mp4", tmp_path / "other.h5", *options, "--stride", 7)
+    other = run("vswin", "merge", tmp_path / "e.h5", *parts, tmp_path / "other.h5")
+    assert (other.returncode, "sampling.stride was 6, is 7" in other.stderr) == (2, True)
+    with h5py.File(parts[1], "r+") as file:
+        file["embedding"][3, 5] += 1
+    damaged = run("vswin", "merge", tmp_path / "e.h5", *parts)
+    assert (damaged.returncode, "/embedding has another sha256" in damaged.stderr) == (2, True)
+    assert not (tmp_path / "e.h5").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_spans_are_the_clips_of_the_whole(videos: Path, small_weights: Path, single: Path, tmp_path: Path) -> None:
+    """A long video that is split at clip boundaries, by the engine's own plan."""
+    with h5py.File(single) as file:
+        whole = file["videos/b.mp4"]["embedding"].shape[0]
+    job = Job(find([videos / "b.mp4"]), tmp_path / "o.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
+    branches = 0
+    for _ in engines.run(job):
+        branches = max(branches, len(list((tmp_path / "o.h5.parts").glob("branch-*/*.rows*"))))
+    assert branches >= 2  # spans, since there is but one video
+    with h5py.File(tmp_path / "o.h5") as file, h5py.File(single) as one:
+        assert len(file["embedding"]) == whole
+        for name in ("frames", "times", "valid"):
+            assert np.array_equal(file["videos/b.mp4"][name][:], one["videos/b.mp4"][name][:])
+        a, b = one["videos/b.mp4/embedding"][:], file["embedding"][:]
+        assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)

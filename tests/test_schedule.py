@@ -1,0 +1,62 @@
+"""Who gets what: every clip once, evenly, and the same for everybody who asks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vswin_extract.errors import UsageError
+from vswin_extract.schedule import WHOLE, Shard, Span, deal, makespan, overlap, parse_shard, plan, without
+
+COUNTS = st.lists(st.integers(1, 2000), min_size=1, max_size=60)
+BOUNDS = st.lists(st.integers(0, 60), unique=True, max_size=6).map(sorted)
+
+
+def clips(span: Span, count: int) -> set[int]:
+    return set(range(span[0], count if span[1] is None else min(span[1], count)))
+
+
+@given(COUNTS, st.integers(1, 16))
+def test_every_clip_is_planned_once(counts: list[int], lanes: int) -> None:
+    work = plan([(count, [WHOLE]) for count in counts], lanes)
+    for video, count in enumerate(counts):
+        spans = sorted(piece.span for piece in work if piece.video == video)
+        assert [first for first, _ in spans] == [0, *(end for _, end in spans[:-1])]
+        assert spans[-1][1] is None
+        assert set().union(*(clips(span, count) for span in spans)) == set(range(count))
+    assert [piece.cost for piece in work] == sorted((piece.cost for piece in work), reverse=True)
+
+
+@given(COUNTS, st.integers(1, 16))
+def test_shards_are_disjoint_and_all_of_it(counts: list[int], count: int) -> None:
+    work = plan([(each, [WHOLE]) for each in counts], count)
+    shards = [deal(work, Shard(index, count)) for index in range(count)]
+    assert sorted((w.video, w.span[0]) for shard in shards for w in shard) == sorted((w.video, w.span[0]) for w in work)
+    assert max(sum(w.cost for w in shard) for shard in shards) == pytest.approx(makespan(work, count))
+
+
+@given(BOUNDS, st.integers(1, 80))
+def test_what_is_done_and_what_is_left_are_everything(bounds: list[int], count: int) -> None:
+    done: list[Span] = [(a, b) for a, b in zip(bounds[::2], bounds[1::2], strict=False)]
+    left = without(WHOLE, done)
+    covered = [clip for span in [*done, *left] for clip in clips(span, count)]
+    assert sorted(covered) == list(range(count))
+    for span in done:
+        assert not [clip for each in overlap(span, left) for clip in clips(each, count)]
+    assert overlap(WHOLE, left) == left
+
+
+def test_a_long_video_is_split_where_that_helps() -> None:
+    videos: list[tuple[int, list[Span]]] = [(5000, [WHOLE]), *((10, [WHOLE]) for _ in range(100))]
+    assert len(plan(videos, 1)) == 101
+    split = plan(videos, 4)
+    assert len([piece for piece in split if piece.video == 0]) > 3
+    assert makespan(split, 4) < 0.5 * makespan(plan(videos, 1), 4)
+    even: list[tuple[int, list[Span]]] = [(50, [WHOLE])] * 400
+    assert len(plan(even, 4)) == 400
+
+
+def test_shards_are_written_from_zero() -> None:
+    assert parse_shard("3/8") == Shard(3, 8)
+    for text in ("8/8", "1", "a/b", "-1/3", "1/0", "/", ""):
+        with pytest.raises(UsageError, match="shard"):
+            parse_shard(text)

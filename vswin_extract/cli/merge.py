@@ -1,0 +1,48 @@
+"""`vswin merge`: several outputs and journals to one output."""
+
+import sys
+
+import click
+
+from vswin_extract.cli.console import human_bytes, printable, reports_errors, stderr, stdout, table
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("output", metavar="OUT.h5")
+@click.argument("parts", nargs=-1, metavar="[PART...]", type=click.Path())
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["error", "first"]),
+    default="error",
+    show_default=True,
+    help="A video that several parts have: an error, or the first counts.",
+)
+@click.option("--allow-missing", is_flag=True, help="Merge what there is, though some videos are not through.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.h5 if it is there, once the new one is complete.")
+@reports_errors
+def merge(output: str, parts: tuple[str, ...], on_duplicate: str, allow_missing: bool, overwrite: bool) -> None:
+    """Make one file of features of PARTs: finished files, and the OUT.h5.parts that runs and shards leave. Without
+    PARTs, of OUT.h5.parts, which then goes. Videos come in the order of their ids; those of one run in the run's."""
+    import os
+    from pathlib import Path
+
+    from vswin_extract.merge import merge as merge_parts
+
+    console = stderr()
+    merged = merge_parts(
+        Path(os.path.realpath(output)),
+        [Path(part) for part in parts],
+        on_duplicate=on_duplicate,  # type: ignore[arg-type]  # click has checked it
+        allow_missing=allow_missing,
+        overwrite=overwrite,
+        on_note=lambda text: console.print(f"note: {printable(text)}", markup=False),
+    )
+    rows = [
+        ("output", f"{merged.output} ({human_bytes(merged.bytes)})"),
+        ("videos", f"{merged.videos} of {merged.sources} parts" if merged.sources > 1 else f"{merged.videos}"),
+        ("failed", f"{merged.failed}" + (", see: vswin inspect" if merged.failed else "")),
+        ("clips", f"{merged.clips}"),
+        ("time", f"{merged.seconds:.1f} s"),
+    ]
+    stdout().print(table(rows))
+    sys.exit(3 if merged.failed else 0)

@@ -1,0 +1,337 @@
+"""Several finished outputs and journals to one output: every source is read from front to back, and checked on the way.
+
+    out-0.h5, out-1.h5, other.h5.parts ──> rows in the order of ids ──> out.h5
+
+Features are not computed again, and nothing is kept in memory but the tables and a block of rows a source.
+"""
+
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_extract.errors import OutputError, UsageError
+from vswin_extract.features import FeatureFile, open_features
+from vswin_extract.journal import (
+    Extracted,
+    Journal,
+    check_output,
+    claim,
+    describe_difference,
+    journal_directory,
+    read_job,
+    read_list,
+    remove_journal,
+)
+from vswin_extract.parts import read_rows
+from vswin_extract.store import CLIP_COLUMNS, Arrays, VideoRecord, publish, row_types, write_output
+
+OnDuplicate = Literal["error", "first"]
+SETTINGS = ("weights_sha256", "variant", "sampling", "preprocessing", "features", "precision", "decoder")
+"""What features depend on, which must be the same everywhere."""
+BLOCKS = 128 << 20
+"""Bytes of rows that all sources together hold at a time."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The output is in place: of `sources`, with so many `videos`, `clips` and failures."""
+
+    output: Path
+    sources: int
+    videos: int
+    clips: int
+    failed: int
+    bytes: int
+    seconds: float
+
+
+class Source(Protocol):
+    """A finished output, or a journal. `records`: its videos by id, those that failed among them. `expected`: the ids
+    that it should have, where it knows them."""
+
+    path: Path
+    settings: dict[str, Any]
+    arrays: Arrays
+    attributes: dict[str, Any]
+    classes: tuple[str, ...]
+    records: dict[str, VideoRecord]
+    expected: list[str]
+
+    def rows(self, name: str, video_id: str) -> Iterator[NDArray[Any]]:
+        """A video's rows of a dataset."""
+        ...
+
+    def finish(self) -> None:
+        """Raise OutputError if something of it was not what it was when it was written."""
+        ...
+
+
+class JournalSource:
+    """A journal, whose parts were checked when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        begun = read_job(path)
+        if begun is None or begun["arrays"] is None:
+            raise UsageError(f"{path} is no journal of vswin-extract that can be merged")
+        self.path = path
+        self.settings = begun["settings"]
+        self.arrays = Arrays(**{**begun["arrays"], "shapes": _tuples(begun["arrays"]["shapes"])})
+        self.attributes = begun["attributes"]
+        self.classes = tuple(begun["classes"])
+        self.run = begun["run"]
+        journal = Journal(path.with_suffix(""), path, path, self.arrays, begun["run"])
+        journal.load()
+        self.notes = journal.notes
+        through = {video_id: journal.through(video_id) for video_id in journal.entries}
+        self.videos: dict[str, Extracted] = {name: video for name, video in through.items() if video is not None}
+        self.records = {name: video.record for name, video in self.videos.items()}
+        self.expected = [*read_list(path), *(name for name in through if name not in read_list(path))]
+
+    def rows(self, name: str, video_id: str) -> Iterator[NDArray[Any]]:
+        return read_rows(self.videos[video_id].pieces, self.arrays, name)
+
+    def finish(self) -> None:
+        """Nothing is left to check."""
+
+
+class OutputSource:
+    """A finished output. Its rows are hashed as they are read, so that what was damaged is not passed on as whole."""
+
+    expected: list[str] = []  # noqa: RUF012
+
+    def __init__(self, features: FeatureFile, path: Path, block: int) -> None:
+        self.path = path
+        self.features = features
+        file = features.file
+        if not file.attrs.get("complete", False):
+            raise UsageError(f"{path} is not marked complete")
+        if lacking := [name for name in SETTINGS if name not in features.info]:
+            raise UsageError(f"{path} does not say its {lacking[0]}, so it cannot be merged")
+        self.settings = {name: features.info[name] for name in SETTINGS}
+        said = self.settings["features"]
+        self.arrays = Arrays(
+            {name: file[name].shape[1:] for name in features.names}, said["dtype"], said["compression"]
+        )
+        self.attributes = {name: value for name, value in features.info.items() if name not in ("schema", "complete")}
+        self.classes = tuple(file["classes"].asstr()[:]) if "classes" in file else ()
+        self.records = {record.id: record for record in read_records(features)}
+        table = file["videos_table"]
+        self.places = dict(
+            zip(features, zip(table["first_clip"][:].tolist(), table["clips"][:].tolist(), strict=True), strict=True)
+        )
+        self.columns = {name: Column(path, name, file[name], block) for name in row_types(self.arrays)}
+
+    def rows(self, name: str, video_id: str) -> Iterator[NDArray[Any]]:
+        return self.columns[name].rows(*self.places[video_id])
+
+    def finish(self) -> None:
+        for column in self.columns.values():
+            column.finish()
+
+
+@dataclass
+class Column:
+    """A dataset, read in blocks. `digest` is of the rows up to `hashed`, as long as they are read in order."""
+
+    path: Path
+    name: str
+    dataset: h5py.Dataset
+    block: int
+    first: int = 0
+    held: NDArray[Any] = field(default_factory=lambda: np.empty(0))
+    hashed: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def rows(self, first: int, count: int) -> Iterator[NDArray[Any]]:
+        while count:
+            if not self.first <= first < self.first + len(self.held):
+                self._read(self.hashed if self.hashed <= first < self.hashed + self._step else first)
+                continue
+            begin = first - self.first
+            piece = self.held[begin : begin + count]
+            yield piece
+            first, count = first + len(piece), count - len(piece)
+
+    @property
+    def _step(self) -> int:
+        return max(1, self.block * len(self.dataset) // max(int(self.dataset.nbytes), 1))
+
+    def _read(self, first: int) -> None:
+        self.first = first
+        try:
+            self.held = self.dataset[first : first + self._step]
+        except OSError as error:
+            raise OutputError(f"{self.path}: /{self.name} cannot be read: {error}") from error
+        if first == self.hashed:
+            self.digest.update(np.ascontiguousarray(self.held).data)
+            self.hashed += len(self.held)
+
+    def finish(self) -> None:
+        """Read what nobody asked for, or asked for in another order. Raises OutputError for a wrong checksum."""
+        while self.hashed < len(self.dataset):
+            self._read(self.hashed)
+        if self.dataset.attrs.get("sha256") != self.digest.hexdigest():
+            raise OutputError(
+                f"{self.path}: /{self.name} has another sha256 than when it was written; vswin check says more"
+            )
+
+
+def merge(
+    output: Path,
+    parts: Sequence[Path] = (),
+    *,
+    on_duplicate: OnDuplicate = "error",
+    allow_missing: bool = False,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> Merged:
+    """Make one output of finished outputs and journals; without `parts`, of the output's own journal, which then goes.
+
+    Videos come in the order of their ids, as a directory is walked; those of a single run in the run's own order.
+    `on_duplicate`: what to do where a video is in several parts; a part in which it failed gives way to one in which it
+    did not. Raises OutputError where parts differ in what features depend on, videos are missing or double, or a part
+    is damaged; UsageError for what cannot be merged.
+    """
+    begun = time.monotonic()
+    own = journal_directory(output)
+    paths = [Path(part) for part in parts] or [own]
+    check_output(output, overwrite)
+    with ExitStack() as stack:
+        if any(_same(path, own) for path in paths):
+            stack.enter_context(claim(own / "lock", output))
+        sources = open_sources(paths, stack)
+        for source in sources:
+            for note in source.notes if isinstance(source, JournalSource) else ():
+                on_note(note)
+        check_alike(sources)
+        chosen = choose(sources, on_duplicate)
+        expected = dict.fromkeys(name for source in sources for name in source.expected)
+        if (lacking := [name for name in expected if name not in chosen]) and not allow_missing:
+            raise OutputError(
+                f"{name_some(lacking)} not through; the same commands as before continue, or --allow-missing leaves "
+                "them out"
+            )
+        one_run = len(sources) == 1 and bool(expected)
+        order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
+        records = [chosen[name].records[name] for name in order]
+        extracted = [record for record in records if record.status != "failed"]
+        first = sources[0]
+        run = first.run if one_run and isinstance(first, JournalSource) else uuid.uuid4().hex
+        unfinished = output.with_name(f".{output.name}.{run}.tmp")
+        stack.callback(unfinished.unlink, missing_ok=True)
+
+        def rows(name: str) -> Iterator[NDArray[Any]]:
+            for record in extracted:
+                yield from chosen[record.id].rows(name, record.id)
+
+        write_output(
+            unfinished,
+            rows,
+            extracted,
+            [record for record in records if record.status == "failed"],
+            first.arrays,
+            {**first.attributes, **first.settings, "run": run},
+            first.classes,
+        )
+        for source in sources:
+            source.finish()
+        publish(unfinished, output)
+        if any(_same(path, own) for path in paths):
+            remove_journal(own)
+    clips = sum(record.clips for record in extracted)
+    failed = len(records) - len(extracted)
+    nbytes, seconds = output.stat().st_size, time.monotonic() - begun
+    return Merged(output, len(sources), len(extracted), clips, failed, nbytes, seconds)
+
+
+def open_sources(paths: Sequence[Path], stack: ExitStack) -> list[Source]:
+    """Raises UsageError for what is neither a finished output nor a journal."""
+    sources: list[Source] = []
+    for path in paths:
+        if path.is_dir():
+            sources.append(JournalSource(path))
+        elif not path.exists() and journal_directory(path).is_dir():
+            sources.append(JournalSource(journal_directory(path)))
+        else:
+            block = max(1 << 18, BLOCKS // (len(paths) * (len(CLIP_COLUMNS) + 1)))
+            sources.append(OutputSource(stack.enter_context(open_features(path)), path, block))
+    return sources
+
+
+def check_alike(sources: Sequence[Source]) -> None:
+    """Raises OutputError where features of two sources were not made in the same way, naming the difference."""
+    first = sources[0]
+    for source in sources[1:]:
+        one, other = ({**s.settings, "classes": list(s.classes)} for s in (first, source))
+        other["features"] = {**other["features"], "compression": one["features"]["compression"]}
+        if one != other:
+            raise OutputError(
+                f"{source.path} does not go with {first.path}: {describe_difference(one, other)}; "
+                "features of different settings do not belong into one file"
+            )
+
+
+def choose(sources: Sequence[Source], on_duplicate: OnDuplicate) -> dict[str, Source]:
+    """From which source each video is taken. Raises OutputError where it is in several, unless the first counts."""
+    chosen: dict[str, Source] = {}
+    double: dict[str, tuple[Source, Source]] = {}
+    for source in sources:
+        for name, record in source.records.items():
+            before = chosen.setdefault(name, source)
+            if before is source:
+                continue
+            if before.records[name].status == "failed":
+                chosen[name] = source
+            elif record.status != "failed":
+                double[name] = before, source
+    if double and on_duplicate == "error":
+        name, (one, other) = next(iter(double.items()))
+        raise OutputError(
+            f"{name_some(list(double))} in more than one part ({name} in {one.path} and {other.path}); "
+            "--on-duplicate first takes the first"
+        )
+    return chosen
+
+
+def read_records(features: FeatureFile) -> Iterator[VideoRecord]:
+    """The rows of /videos_table and /failures as they were written."""
+    table = features.file["videos_table"]
+    texts = {name: table[name].asstr()[:].tolist() for name in ("id", "path", "status", "message")}
+    numbers = {
+        name: table[name][:].tolist()
+        for name in ("clips", "fps", "frames", "duration", "width", "height", "size", "mtime", "start", "end")
+    }
+    columns: dict[str, list[Any]] = {**texts, **numbers}
+    for values in zip(*columns.values(), strict=True):
+        record = VideoRecord(**dict(zip(columns, values, strict=True)))
+        yield replace(record, start=record.start or None, end=None if record.end == float("inf") else record.end)
+    for failure in features.failures:
+        yield VideoRecord(failure["id"], failure["path"], "failed", error=failure["error"], message=failure["message"])
+
+
+def walk_order(video_id: str) -> list[bytes]:
+    """Sorts ids as a directory is walked: name by name, files and directories together."""
+    return [os.fsencode(name) for name in video_id.split("/")]
+
+
+def name_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.abspath(one) == os.path.abspath(other)
+
+
+def _tuples(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in shapes.items()}
