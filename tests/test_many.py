@@ -78,7 +78,8 @@ def test_a_worker_that_is_killed_is_started_again(
 
     monkeypatch.setattr(engines, "hire", noted)
     job = Job(find([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
-    notices, done = [], 0
+    notices: list[str] = []
+    done = 0
     for event in engines.run(job):
         done += type(event).__name__ == "VideoDone"
         if done == 5 and not notices:

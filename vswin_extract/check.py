@@ -13,7 +13,7 @@ from vswin_extract.errors import UsageError
 from vswin_extract.features import feature_names, open_features
 from vswin_extract.journal import assemble, entry_files, journal_directory, read_entry_file, read_job
 from vswin_extract.parts import SUFFIX, Entry
-from vswin_extract.store import CLIP_COLUMNS, VIEWED, block_rows
+from vswin_extract.store import CLIP_COLUMNS, GROUPED, VIEWED, block_rows
 from vswin_extract.videos import Video
 
 
@@ -136,8 +136,10 @@ def check_values(file: h5py.File) -> Iterator[Problem]:
 
 
 def check_views(file: h5py.File) -> Iterator[Problem]:
-    """The group of each video shows that video's rows."""
+    """The group of each video shows that video's rows; very many videos have none."""
     table = file["videos_table"]
+    if len(table["id"]) > GROUPED and not len(file["videos"]):
+        return
     names = {**{name: name for name in feature_names(file)}, **{f"clips/{name}": name for name in VIEWED}}
     for video_id, first, count in zip(table["id"].asstr()[:], table["first_clip"][:], table["clips"][:], strict=True):
         group = file["videos"].get(video_id)
