@@ -19,8 +19,7 @@ Span = tuple[int, int | None]
 WHOLE: Span = (0, None)
 
 DECODING = 0.1
-"""What decoding and dropping a clip's frames costs, where computing the clip costs 1: between 0.03 (B) and 0.3 (nano)
-on two cores by `python -m benchmarks`."""
+"""What decoding and dropping a clip's frames costs, where computing the clip costs 1: a guess, still to be measured."""
 SHORTEST = 16
 """Clips of a span at least: each begins by opening the video again."""
 GAIN = 0.98
