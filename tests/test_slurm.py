@@ -1,4 +1,4 @@
-"""An array of tasks on a real Slurm, one of them killed midway and requeued: the file that a single run writes."""
+"""An array of tasks on a real Slurm, one of them killed -9 midway and requeued: the file that a single run writes."""
 
 import subprocess
 import tempfile
@@ -48,8 +48,14 @@ def test_an_array_with_a_task_killed_and_requeued(
         time.sleep(0.01)
     while slurm.state(f"{job}_1") != "RUNNING" and time.monotonic() < deadline:
         time.sleep(0.01)
+    # The script is the command itself, by exec: only so is it killed -9, and nothing of it is left behind.
+    subprocess.run(["scancel", "--signal=KILL", "--batch", f"{job}_1"], env=slurm.env, check=True)
+    while slurm.state(f"{job}_1") != "FAILED" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert slurm.state(f"{job}_1") == "FAILED"
     subprocess.run(["scontrol", "requeue", f"{job}_1"], env=slurm.env, check=True)
-    merging = slurm.sbatch(f"--dependency=afterok:{job}", f"--output={tmp_path}/merge.log", merge)
+    # An array of which a task has failed is never "ok" again, even if it is requeued.
+    merging = slurm.sbatch(f"--dependency=afterany:{job}", f"--output={tmp_path}/merge.log", merge)
     assert slurm.wait(job, 240) == "COMPLETED", [log.read_text() for log in tmp_path.glob("*.log")]
     assert slurm.wait(merging, 60) == "COMPLETED", (tmp_path / "merge.log").read_text()
     expect_equal(single, out)
