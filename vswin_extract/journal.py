@@ -358,7 +358,9 @@ def join_journal(
     begun = read_job(root) or _begin(root, settings, arrays, facts)
     if begun["settings"] != settings:
         raise _other_settings(root, begun["settings"], settings)
-    return branch(output, root, arrays, begun["run"])
+    journal = branch(output, root, arrays, begun["run"])
+    journal.load(verify=False)  # which is left to `merge`, not to every task for what all of them wrote
+    return journal
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ class JournalSource:
         through = {video_id: journal.through(video_id) for video_id in journal.entries}
         self.videos: dict[str, Extracted] = {name: video for name, video in through.items() if video is not None}
         self.records = {name: video.record for name, video in self.videos.items()}
-        self.expected = [*read_list(path), *(name for name in through if name not in read_list(path))]
+        self.expected = list(read_list(path) | dict.fromkeys(through, 0))
 
     def rows(self, name: str, video_id: str) -> Iterator[NDArray[Any]]:
         return read_rows(self.videos[video_id].pieces, self.arrays, name)
@@ -111,7 +111,6 @@ class OutputSource:
 
     def __init__(self, features: FeatureFile, path: Path, block: int) -> None:
         self.path = path
-        self.features = features
         file = features.file
         if not file.attrs.get("complete", False):
             raise UsageError(f"{path} is not marked complete")
@@ -207,7 +206,8 @@ def merge(
     paths = [Path(part) for part in parts] or [own]
     check_output(output, overwrite)
     with ExitStack() as stack:
-        if any(_same(path, own) for path in paths):
+        ours = any(os.path.abspath(path) == os.path.abspath(own) for path in paths)
+        if ours:
             stack.enter_context(claim(own / "lock", output))
         sources = open_sources(paths, stack)
         for source in sources:
@@ -246,7 +246,7 @@ def merge(
         for source in sources:
             source.finish()
         publish(unfinished, output)
-        if any(_same(path, own) for path in paths):
+        if ours:
             remove_journal(own)
     clips = sum(record.clips for record in extracted)
     failed = len(records) - len(extracted)
@@ -327,10 +327,6 @@ def walk_order(video_id: str) -> list[bytes]:
 def name_some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.abspath(one) == os.path.abspath(other)
 
 
 def _tuples(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

@@ -86,8 +86,6 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
             ids = [video.id for video in job.videos]
             journal = open_journal(job.output, said.settings, said.arrays, job.overwrite, ids, facts, job.storage)
         with journal:
-            if job.shard is not None:
-                journal.load(verify=False)  # which is left to `merge`, not to every task for what all of them wrote
             whole = isinstance(crew, Alone) and job.shard is None
             work = remaining(job, journal) if whole else shared_out(job, journal, said, len(crew.names))
             asked = len(job.videos) if job.shard is None else len({video.id for video in work.mine})

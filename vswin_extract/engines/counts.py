@@ -28,6 +28,7 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
             return known
         try:
             with claim(journal.root / "probing", job.output):
+                known = read_list(journal.root)  # another task may just have looked
                 new = [video for video in job.videos if video.id not in known]
                 known |= guess(new, job, ready)
                 counts = {video.id: known[video.id] for video in job.videos}

@@ -71,17 +71,16 @@ class Dispatch:
         """Give everything out; yields what workers say, and VideoDone once a video. `ready` workers have said so."""
         for worker, said in ready.items():
             self._welcome(worker, said)
-        ending = False
-        while not ending or self.room.keys() - self.through.keys() - self.gone:
+        while True:
             self.beat()
             ending = stopping.is_set() or not (self.queue or self.suspects or any(self.flying.values()))
             if ending or (self.crew.single and not self.queue):
-                for worker in self.room.keys() - self.closed - self.gone:
+                for worker in self.room.keys() - self.closed:
                     self.closed.add(worker)
                     self.crew.send(worker, Stop() if stopping.is_set() else Close())
             if stopping.is_set() and self.crew.single:
                 self.crew.send(0, Stop())
-            if ending and not self.room.keys() - self.through.keys() - self.gone:
+            if ending and not self.room.keys() - self.through.keys():
                 return
             arrived = self.crew.receive(1.0)
             if arrived is not None:

@@ -1,30 +1,25 @@
 """Several devices of this machine: a process for each, which takes orders and sends messages through a socket."""
 
 import contextlib
-import logging
 import os
 import pickle
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from vswin_extract.engines.worker import Begin, Close, Lost, Message, Order, Stop, Worker
 from vswin_extract.errors import VswinError
-from vswin_extract.frames.process import cause_of_death, log_lines
+from vswin_extract.frames.process import cause_of_death, log_lines, python_command
 from vswin_extract.job import Job
 from vswin_extract.journal import branch
 from vswin_extract.pipeline import Feed
 from vswin_extract.videos import Video
-
-log = logging.getLogger(__name__)
 
 
 class Processes:
@@ -43,15 +38,10 @@ class Processes:
     def start(self, worker: int) -> None:
         self._end(worker)
         ours, theirs = socket.socketpair()
-        # Where this package is comes last on its path, and the working directory (-P) not at all.
-        program = (
-            f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); "
-            f"from vswin_extract.engines.local import main; main({theirs.fileno()})"
-        )
         with theirs:
             # its own process group, so that Ctrl-C reaches us alone
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", program],
+                python_command("vswin_extract.engines.local", theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -110,13 +100,7 @@ def main(descriptor: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(descriptor)
     job, device, cores = connection.recv()
-    sending = threading.Lock()
-
-    def send(message: Message) -> None:
-        with sending:
-            connection.send(message)
-
-    serve(job, device, cores, connection.recv, send)
+    serve(job, device, cores, connection.recv, connection.send)
     connection.close()
     os._exit(0)  # `listen` still waits for orders
 
@@ -125,13 +109,14 @@ def serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send:
     """Load the model, say so, wait for Begin, and extract what comes."""
     try:
         worker = Worker(job, device, cores)
-        send(worker.ready())
+        ready = worker.ready()
+        send(ready)
         begin = receive()
         if not isinstance(begin, Begin):
             return
         feed, stopping = Feed(), threading.Event()
         threading.Thread(target=listen, args=(receive, feed, stopping), daemon=True).start()
-        with branch(job.output, begin.root, worker.ready().arrays, begin.run) as journal:
+        with branch(job.output, begin.root, ready.arrays, begin.run) as journal:
             for event in worker.run(journal, begin.clips, feed, stopping):
                 send(event)
     except (VswinError, OSError) as error:

@@ -166,14 +166,9 @@ class DecoderProcess:
         self.numbers = count()
 
     def _start(self) -> None:
-        # Where this package is comes last on its path, and the working directory (-P) not at all.
-        program = (
-            f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); "
-            f"from vswin_extract.frames.worker import main; main({IMPORTS[self.decoder]!r})"
-        )
         # its own process group, so that Ctrl-C reaches us alone
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program],
+            python_command("vswin_extract.frames.worker", IMPORTS[self.decoder]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -232,6 +227,16 @@ def log_lines(pipe: BinaryIO, last_words: deque[str], who: str) -> None:
         if text := line.decode(errors="replace").strip():
             last_words.append(text)
             log.debug("%s: %s", who, text)
+
+
+def python_command(module: str, argument: object) -> list[str]:
+    """What runs `main(argument)` of a module of ours in a process of its own.
+
+    Where this package is comes last on its path, and the working directory (-P) not at all.
+    """
+    home = str(Path(__file__).parents[2])
+    program = f"import sys; sys.path.append({home!r}); from {module} import main; main({argument!r})"
+    return [sys.executable, "-P", "-c", program]
 
 
 def cause_of_death(status: int) -> str:

@@ -98,6 +98,7 @@ class PyavDecoder:
                 futile += 1
 
     def _about(self) -> float:
+        """Seconds by the header: the stream's, or else the file's."""
         if self.video.duration:
             return float(self.video.duration * (self.video.time_base or 0))
         return self.container.duration / av.time_base if self.container.duration else 0.0
@@ -107,7 +108,7 @@ class PyavDecoder:
         if not LOSSY_ENDS & set(self.container.format.name.split(",")):
             return 0.0
         if self.video.duration:
-            return float(self.video.duration * (self.video.time_base or 0))
+            return self._about()
         return max(0.0, self._declared_end() - float((self.video.start_time or 0) * (self.video.time_base or 0)))
 
     def _declared_end(self) -> float:
