@@ -13,10 +13,11 @@ from benchmarks.end_to_end import end_to_end, start
 from benchmarks.forward import forward
 from benchmarks.growth import growth
 from benchmarks.machine import Row, describe
+from benchmarks.merging import merging
 from vswin_extract.backbone import find_device
 from vswin_extract.tiled import has_bf16
 
-PARTS = ("forward", "decode", "end-to-end", "start", "growth")
+PARTS = ("forward", "decode", "end-to-end", "start", "growth", "merging")
 
 
 @click.command()
@@ -42,6 +43,8 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) 
                 found[part] = start(where)
             case "growth":
                 found[part] = growth(where)
+            case "merging":
+                found[part] = merging()
         show(part, found[part])
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")

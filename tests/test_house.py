@@ -12,14 +12,14 @@ import click
 import pytest
 from conftest import ROOT, script
 
-from vswin_extract import backbone, clips, errors, frames, job, preprocess, store
+from vswin_extract import backbone, clips, errors, frames, job, layouts, preprocess, store
 from vswin_extract.cli import COMMANDS, vswin
 from vswin_extract.cli.extract import extract
 
 PACKAGE = ROOT / "vswin_extract"
 ORDER = (
     "errors variants clips schedule preprocess swin3d tiled kernels fused checkpoints weights backbone videos frames "
-    "store features parts journal job check merge writer pipeline engines cli"
+    "store features parts layouts journal job check merge writer pipeline engines cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -97,6 +97,7 @@ def test_choices_of_the_command_line_are_those_of_the_library() -> None:
         "decoder": frames.DecoderName,
         "dtype": job.Dtype,
         "compression": store.Compression,
+        "layout": layouts.Layout,
         "partial": job.Partial,
         "compile": job.Compile,
     }

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from vswin_extract.errors import UsageError
-from vswin_extract.features import feature_names, open_features
+from vswin_extract.features import FeatureFile, feature_names, open_features
 from vswin_extract.journal import assemble, entry_files, journal_directory, read_entry_file, read_job
 from vswin_extract.parts import SUFFIX, Entry
 from vswin_extract.store import CLIP_COLUMNS, GROUPED, VIEWED, block_rows
@@ -44,7 +44,8 @@ def check(output: Path, against: Sequence[Video] = ()) -> Found:
         with open_features(output) as features:
             problems = [*check_structure(features.file)]
             if not problems:  # what is out of shape cannot be read on
-                problems += [*check_values(features.file), *check_views(features.file)]
+                problems += check_links(features) if features.linked else check_values(features.file)
+                problems += check_views(features.file)
             files = {**_files(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
             counts = len(features), features.clips, len(features.failures)
         if directory.is_dir():
@@ -133,6 +134,24 @@ def check_values(file: h5py.File) -> Iterator[Problem]:
         same = videos[1:] == videos[:-1]
         if (begins[1:] < begins[:-1])[same].any():
             yield Problem(f"/clips/{name}", "goes back within a video")
+
+
+def check_links(index: FeatureFile) -> Iterator[Problem]:
+    """Each file that an index links to is the one that it was made of, and is whole; the index names its videos."""
+    runs, counts = index.file["linked/run"].asstr()[:], index.file["linked/videos"][:]
+    ids, first = list(index), 0
+    for path, run, count in zip(index.linked, runs, counts, strict=True):
+        try:
+            with open_features(path) as features:
+                problems = [*check_structure(features.file)] or [*check_values(features.file)]
+                if features.info.get("run") != run:
+                    problems.append(Problem("", "is not the file that was linked to; another was written since"))
+                elif lost := [name for name in ids[first : first + count] if name not in features]:
+                    problems.append(Problem("/videos_table", f"lacks {lost[0]}"))
+        except UsageError as error:
+            problems = [Problem("", str(error))]
+        yield from (Problem(f"{path.name}{problem.where}", problem.what) for problem in problems)
+        first += count
 
 
 def check_views(file: h5py.File) -> Iterator[Problem]:

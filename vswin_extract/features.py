@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,21 @@ from vswin_extract.store import VIEWED
 
 NESTED = ("variant", "sampling", "preprocessing", "features", "versions")
 """Root attributes that are JSON."""
+CHUNK_CACHE = 1 << 20
+
+
+def linked_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that an index links to; none where there is no index."""
+    try:
+        with h5py.File(path, "r") as file:
+            return _linked(file, Path(path)) if "linked" in file else []
+    except OSError:
+        return []
+
+
+def _linked(file: h5py.File, path: Path) -> list[Path]:
+    base = Path(os.path.realpath(path)).parent
+    return [base / name for name in file["linked/path"].asstr()[:]]
 
 
 class Rows:
@@ -92,9 +108,9 @@ class VideoFeatures:
 class FeatureFile(Mapping[str, VideoFeatures]):
     """An output, as a mapping from video id to its features; over all videos, `file` is the h5py.File itself."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> None:
         try:
-            self.file = h5py.File(path, "r")
+            self.file = h5py.File(path, "r", rdcc_nbytes=chunk_cache)
         except OSError as error:
             if os.path.exists(path):
                 reason = "not an HDF5 file, or not a whole one"
@@ -112,6 +128,13 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         except KeyError as error:
             self.file.close()
             raise UsageError(f"{os.fspath(path)} lacks /videos_table; it was never finished, or is damaged") from error
+        self.linked = _linked(self.file, Path(path)) if "linked" in self.file else []
+        """The files that have the rows, where this is an index."""
+        if lost := [file for file in self.linked if not file.exists()]:  # HDF5 would make up rows
+            self.file.close()
+            raise UsageError(
+                f"{os.fspath(path)} links to {lost[0]}, which is not there; both have to be moved together"
+            )
         self._videos = {
             str(video_id): (row, int(first), int(count))
             for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
@@ -170,14 +193,15 @@ def feature_names(file: h5py.File) -> list[str]:
     return [name for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "classes"]
 
 
-def open_features(path: str | os.PathLike[str]) -> FeatureFile:
-    """Open an output for reading; `with` or `close()` ends it. Raises UsageError for anything else.
+def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> FeatureFile:
+    """Open an output for reading; `with` or `close()` ends it. `chunk_cache`: bytes that are kept of each dataset that
+    is read. Raises UsageError for anything else.
 
     >>> with open_features("out.h5") as features:  # doctest: +SKIP
     ...     video = features["clips/a.mp4"]
     ...     video.stage4[0], video.times[:]
     """
-    return FeatureFile(path)
+    return FeatureFile(path, chunk_cache)
 
 
 def _plain(value: Any) -> Any:

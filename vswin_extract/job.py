@@ -11,6 +11,7 @@ from vswin_extract.backbone import Pool, Precision
 from vswin_extract.clips import Align, Sampling, Tail
 from vswin_extract.errors import UsageError
 from vswin_extract.frames import DecoderName
+from vswin_extract.layouts import Layout
 from vswin_extract.preprocess import Crop, Geometry, Recipe
 from vswin_extract.schedule import Shard
 from vswin_extract.store import Compression, VideoRecord
@@ -29,9 +30,9 @@ class Job:
     """Everything a run needs. What is None follows from the weights' recipe or from the device.
 
     `stages`: maps to write, 1 to 4. `pool`: keep their maps, or average over space or all. `embedding`: write it, which
-    needs all four stages. `partial`: keep what decodes of a damaged video, or let it fail. `shard`: extract only this
-    part of the videos, into the journal, which `merge` makes the output of. `storage`: where the journal is kept, if
-    not beside the output. Raises UsageError.
+    needs all four stages. `layout`: one file, or shards and an index of them. `partial`: keep what decodes of a
+    damaged video, or let it fail. `shard`: extract only this part of the videos, into the journal, which `merge` makes
+    the output of. `storage`: where the journal is kept, if not beside the output. Raises UsageError.
     """
 
     videos: tuple[Video, ...]
@@ -44,6 +45,7 @@ class Job:
     logits: bool = False
     dtype: Dtype = "float32"
     compression: Compression = "none"
+    layout: Layout = "single"
     clip_len: int | None = None
     frame_interval: int | None = None
     stride: int | None = None
@@ -71,8 +73,8 @@ class Job:
         if not (self.stages or self.embedding or self.logits):
             raise UsageError("nothing to write: name a stage, or leave the embedding on")
         for name, kind in (
-            ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("precision", Precision),
-            ("decoder", DecoderName), ("partial", Partial), ("compile", Compile),
+            ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("layout", Layout),
+            ("precision", Precision), ("decoder", DecoderName), ("partial", Partial), ("compile", Compile),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")

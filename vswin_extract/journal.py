@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from vswin_extract.errors import OutputError
+from vswin_extract.layouts import Layout, make_output
 from vswin_extract.parts import SUFFIX, Entry, Part, file_sha256, join, read_rows, record_type
 from vswin_extract.schedule import WHOLE, Span, without
-from vswin_extract.store import Arrays, VideoRecord, publish, read_attributes, write_json, write_output
+from vswin_extract.store import Arrays, VideoRecord, publish, read_attributes, write_json
 from vswin_extract.videos import Video
 
 PACK = 256
@@ -139,25 +140,26 @@ class Journal:
             raise OutputError(f"{video_id} is not through; the same command continues {self.root}")
         return video
 
-    def publish(self, video_ids: Sequence[str], attributes: Mapping[str, Any], classes: Sequence[str] = ()) -> None:
+    def publish(
+        self,
+        video_ids: Sequence[str],
+        attributes: Mapping[str, Any],
+        classes: Sequence[str] = (),
+        layout: Layout = "single",
+    ) -> None:
         """Make the output of these videos, in this order; then the journal goes."""
-        videos = [self.extracted(video_id) for video_id in video_ids]
-        extracted = [video for video in videos if video.record.status != "failed"]
+        videos = {video_id: self.extracted(video_id) for video_id in video_ids}
         inside = self.root.parent == self.output.parent
-        unfinished = self.root / "output.h5.tmp" if inside else self.output.with_name(f".{self.output.name}.tmp")
-        try:
-            write_output(
-                unfinished,
-                lambda name: read_rows([piece for video in extracted for piece in video.pieces], self.arrays, name),
-                [video.record for video in extracted],
-                [video.record for video in videos if video.record.status == "failed"],
-                self.arrays,
-                {**attributes, "run": self.run},
-                classes,
-            )
-            publish(unfinished, self.output)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        make_output(
+            self.output,
+            self.root / "output.h5.tmp" if inside else self.output.with_name(f".{self.output.name}.tmp"),
+            layout,
+            lambda mine: read_rows((piece for record in mine for piece in videos[record.id].pieces), self.arrays),
+            [video.record for video in videos.values()],
+            self.arrays,
+            {**attributes, "run": self.run},
+            classes,
+        )
         remove_journal(self.root)
 
     def _pack(self) -> None:

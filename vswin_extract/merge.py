@@ -9,9 +9,10 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import OutputError, UsageError
-from vswin_extract.features import FeatureFile, open_features
+from vswin_extract.features import FeatureFile, linked_files, open_features
 from vswin_extract.journal import (
     Extracted,
     Journal,
@@ -32,13 +33,23 @@ from vswin_extract.journal import (
     read_list,
     remove_journal,
 )
+from vswin_extract.layouts import Layout, Linked, make_index, make_output
 from vswin_extract.parts import read_rows
-from vswin_extract.store import CLIP_COLUMNS, Arrays, VideoRecord, publish, row_types, write_output
+from vswin_extract.store import (
+    BLOCK_BYTES,
+    CLIP_COLUMNS,
+    Arrays,
+    PackedRows,
+    Rows,
+    VideoRecord,
+    packing,
+    row_types,
+)
 
 OnDuplicate = Literal["error", "first"]
 SETTINGS = ("weights_sha256", "variant", "sampling", "preprocessing", "features", "precision", "decoder")
 """What features depend on, which must be the same everywhere."""
-BLOCKS = 128 << 20
+BLOCKS = 64 << 20
 """Bytes of rows that all sources together hold at a time."""
 
 
@@ -67,8 +78,8 @@ class Source(Protocol):
     records: dict[str, VideoRecord]
     expected: list[str]
 
-    def rows(self, name: str, video_id: str) -> Iterator[NDArray[Any]]:
-        """A video's rows of a dataset."""
+    def rows(self, video_id: str) -> Iterator[Rows]:
+        """A video's rows, in pieces."""
         ...
 
     def finish(self) -> None:
@@ -97,88 +108,113 @@ class JournalSource:
         self.records = {name: video.record for name, video in self.videos.items()}
         self.expected = list(read_list(path) | dict.fromkeys(through, 0))
 
-    def rows(self, name: str, video_id: str) -> Iterator[NDArray[Any]]:
-        return read_rows(self.videos[video_id].pieces, self.arrays, name)
+    def rows(self, video_id: str) -> Iterator[Rows]:
+        return read_rows(self.videos[video_id].pieces, self.arrays)
 
     def finish(self) -> None:
         """Nothing is left to check."""
 
 
 class OutputSource:
-    """A finished output. Its rows are hashed as they are read, so that what was damaged is not passed on as whole."""
+    """A finished output, or of its videos those of some `ids`. Its rows are hashed as they are read, so that what was
+    damaged is not passed on as whole."""
 
     expected: list[str] = []  # noqa: RUF012
 
-    def __init__(self, features: FeatureFile, path: Path, block: int) -> None:
+    def __init__(
+        self, features: FeatureFile, path: Path, block: int, hashing: Executor, ids: Container[str] | None = None
+    ) -> None:
         self.path = path
-        file = features.file
-        if not file.attrs.get("complete", False):
+        file, info = features.file, features.info
+        if not info["complete"]:
             raise UsageError(f"{path} is not marked complete")
-        if lacking := [name for name in SETTINGS if name not in features.info]:
+        if lacking := [name for name in SETTINGS if name not in info]:
             raise UsageError(f"{path} does not say its {lacking[0]}, so it cannot be merged")
-        self.settings = {name: features.info[name] for name in SETTINGS}
+        self.settings = {name: info[name] for name in SETTINGS}
         said = self.settings["features"]
         self.arrays = Arrays(
             {name: file[name].shape[1:] for name in features.names}, said["dtype"], said["compression"]
         )
-        self.attributes = {name: value for name, value in features.info.items() if name not in ("schema", "complete")}
+        self.attributes = {name: value for name, value in info.items() if name not in ("schema", "complete")}
         self.classes = tuple(file["classes"].asstr()[:]) if "classes" in file else ()
-        self.records = {record.id: record for record in read_records(features)}
+        self.records = {record.id: record for record in read_records(features) if ids is None or record.id in ids}
         table = file["videos_table"]
         self.places = dict(
             zip(features, zip(table["first_clip"][:].tolist(), table["clips"][:].tolist(), strict=True), strict=True)
         )
-        self.columns = {name: Column(path, name, file[name], block) for name in row_types(self.arrays)}
+        self.columns = {name: Column(path, file, name, block, hashing) for name in row_types(self.arrays)}
+        self.piece = max(1, BLOCK_BYTES // self.arrays.bytes_per_clip())
 
-    def rows(self, name: str, video_id: str) -> Iterator[NDArray[Any]]:
-        return self.columns[name].rows(*self.places[video_id])
+    def rows(self, video_id: str) -> Iterator[Rows]:
+        first, count = self.places[video_id]
+        for begin in range(first, first + count, self.piece):
+            rows = min(self.piece, first + count - begin)
+            yield {name: column.read(begin, rows) for name, column in self.columns.items()}
 
     def finish(self) -> None:
         for column in self.columns.values():
             column.finish()
 
 
-@dataclass
 class Column:
-    """A dataset, read in blocks. `digest` is of the rows up to `hashed`, as long as they are read in order."""
+    """A dataset, read in blocks of about so many bytes: the one that was read last is `held`, from row `first` on.
+    `digest` is of the rows up to `hashed`, as long as they are read in order; it is made beside the reading."""
 
-    path: Path
-    name: str
-    dataset: h5py.Dataset
-    block: int
-    first: int = 0
-    held: NDArray[Any] = field(default_factory=lambda: np.empty(0))
-    hashed: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
+    def __init__(self, path: Path, file: h5py.File, name: str, block: int, hashing: Executor) -> None:
+        self.path = path
+        self.name = name
+        self.dataset = file[name]
+        self.hashing = hashing
+        self.length = len(self.dataset)
+        self.packing = packing(self.dataset)
+        # of packed chunks whole ones, since each is unpacked as often as a row of it is read
+        chunk = self.dataset.chunks[0] if self.dataset.compression else 1
+        self.step = max(1, block * self.length // max(int(self.dataset.nbytes), 1) // chunk) * chunk
+        self.first = 0
+        self.held: NDArray[Any] = np.empty(0)
+        self.hashed = 0
+        self.digest = hashlib.sha256()
+        self.later: Future[None] | None = None
 
-    def rows(self, first: int, count: int) -> Iterator[NDArray[Any]]:
-        while count:
-            if not self.first <= first < self.first + len(self.held):
-                self._read(self.hashed if self.hashed <= first < self.hashed + self._step else first)
-                continue
+    def read(self, first: int, count: int) -> NDArray[Any] | PackedRows:
+        """So many rows from row `first` on."""
+        rows = self._some(first, count)
+        while len(rows) < count:
+            rows = np.concatenate([rows, self._some(first + len(rows), count - len(rows))])
+        if self.packing is None:
+            return rows
+        zeros = (0,) * (rows.ndim - 1)
+        chunks = [self.dataset.id.read_direct_chunk((row, *zeros)) for row in range(first, first + count)]
+        return PackedRows(rows, chunks, self.packing)
+
+    def _some(self, first: int, count: int) -> NDArray[Any]:
+        begin = first - self.first
+        if not 0 <= begin < len(self.held):
+            self._load(self.hashed if self.hashed <= first < self.hashed + self.step else first)
             begin = first - self.first
-            piece = self.held[begin : begin + count]
-            yield piece
-            first, count = first + len(piece), count - len(piece)
+        rows = self.held[begin : begin + count]
+        if begin + len(rows) == len(self.held):
+            self.held = np.empty(0)  # rows may be large, and sources many
+        return rows
 
-    @property
-    def _step(self) -> int:
-        return max(1, self.block * len(self.dataset) // max(int(self.dataset.nbytes), 1))
-
-    def _read(self, first: int) -> None:
+    def _load(self, first: int) -> None:
         self.first = first
         try:
-            self.held = self.dataset[first : first + self._step]
+            self.held = self.dataset[first : first + self.step]
         except OSError as error:
             raise OutputError(f"{self.path}: /{self.name} cannot be read: {error}") from error
         if first == self.hashed:
-            self.digest.update(np.ascontiguousarray(self.held).data)
+            if self.later is not None:
+                self.later.result()  # so that not many blocks wait for it
+            self.later = self.hashing.submit(self.digest.update, self.held.data)
             self.hashed += len(self.held)
 
     def finish(self) -> None:
         """Read what nobody asked for, or asked for in another order. Raises OutputError for a wrong checksum."""
-        while self.hashed < len(self.dataset):
-            self._read(self.hashed)
+        while self.hashed < self.length:
+            self._load(self.hashed)
+        if self.later is not None:
+            self.later.result()
         if self.dataset.attrs.get("sha256") != self.digest.hexdigest():
             raise OutputError(
                 f"{self.path}: /{self.name} has another sha256 than when it was written; vswin check says more"
@@ -189,6 +225,7 @@ def merge(
     output: Path,
     parts: Sequence[Path] = (),
     *,
+    layout: Layout | Literal["linked"] = "single",
     on_duplicate: OnDuplicate = "error",
     allow_missing: bool = False,
     overwrite: bool = False,
@@ -197,6 +234,8 @@ def merge(
     """Make one output of finished outputs and journals; without `parts`, of the output's own journal, which then goes.
 
     Videos come in the order of their ids, as a directory is walked; those of a single run in the run's own order.
+    `layout`: one file; or shards of bounded size and an index of them; or an index of the parts, which are finished
+    outputs and stay where they are, part by part.
     `on_duplicate`: what to do where a video is in several parts; a part in which it failed gives way to one in which it
     did not. Raises OutputError where parts differ in what features depend on, videos are missing or double, or a part
     is damaged; UsageError for what cannot be merged.
@@ -224,48 +263,69 @@ def merge(
         one_run = len(sources) == 1 and bool(expected)
         order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
         records = [chosen[name].records[name] for name in order]
-        extracted = [record for record in records if record.status != "failed"]
+        failed = [record for record in records if record.status == "failed"]
         first = sources[0]
         run = first.run if one_run and isinstance(first, JournalSource) else uuid.uuid4().hex
         unfinished = output.with_name(f".{output.name}.{run}.tmp")
-        stack.callback(unfinished.unlink, missing_ok=True)
+        made_of = first.arrays, {**first.attributes, **first.settings, "run": run}, first.classes
 
-        def rows(name: str) -> Iterator[NDArray[Any]]:
-            for record in extracted:
-                yield from chosen[record.id].rows(name, record.id)
+        def rows(mine: Sequence[VideoRecord]) -> Iterator[Rows]:
+            for record in mine:
+                yield from chosen[record.id].rows(record.id)
 
-        write_output(
-            unfinished,
-            rows,
-            extracted,
-            [record for record in records if record.status == "failed"],
-            first.arrays,
-            {**first.attributes, **first.settings, "run": run},
-            first.classes,
-        )
-        for source in sources:
-            source.finish()
-        publish(unfinished, output)
+        def finish() -> None:
+            for source in sources:
+                source.finish()
+
+        if layout == "linked":
+            make_index(output, unfinished, [linked(source, chosen) for source in sources], failed, *made_of)
+        else:
+            make_output(output, unfinished, layout, rows, records, *made_of, finish)
         if ours:
             remove_journal(own)
-    clips = sum(record.clips for record in extracted)
-    failed = len(records) - len(extracted)
-    nbytes, seconds = output.stat().st_size, time.monotonic() - begun
-    return Merged(output, len(sources), len(extracted), clips, failed, nbytes, seconds)
+    clips = sum(record.clips for record in records)
+    nbytes = sum(path.stat().st_size for path in (output, *linked_files(output)))
+    seconds = time.monotonic() - begun
+    return Merged(output, len(sources), len(records) - len(failed), clips, len(failed), nbytes, seconds)
+
+
+def linked(source: Source, chosen: Mapping[str, Source]) -> Linked:
+    """What an index has of a file: the videos for which it was chosen."""
+    if not isinstance(source, OutputSource):
+        raise UsageError(f"only finished files can be linked to, and {source.path} is a journal; merge it first")
+    mine = [source.records[name] for name in source.places if chosen.get(name) is source]
+    return Linked(source.path, [(record, source.places[record.id][0]) for record in mine])
 
 
 def open_sources(paths: Sequence[Path], stack: ExitStack) -> list[Source]:
-    """Raises UsageError for what is neither a finished output nor a journal."""
+    """Journals, and finished outputs; in the place of an index those that it links to. Raises UsageError for what is
+    neither."""
     sources: list[Source] = []
-    for path in paths:
+    hashing = stack.enter_context(ThreadPoolExecutor(1))
+    files = [file for path in paths for file in _expand(path)]
+    for path, ids in files:
         if path.is_dir():
             sources.append(JournalSource(path))
         elif not path.exists() and journal_directory(path).is_dir():
             sources.append(JournalSource(journal_directory(path)))
         else:
-            block = max(1 << 18, BLOCKS // (len(paths) * (len(CLIP_COLUMNS) + 1)))
-            sources.append(OutputSource(stack.enter_context(open_features(path)), path, block))
+            block = max(1 << 16, BLOCKS // (len(files) * (len(CLIP_COLUMNS) + 1)))
+            features = stack.enter_context(open_features(path, chunk_cache=0))
+            sources.append(OutputSource(features, path, block, hashing, ids))
     return sources
+
+
+def _expand(path: Path) -> list[tuple[Path, set[str] | None]]:
+    """The files that an index links to, and which of their videos it has; else the path itself, and all of its own."""
+    if not linked_files(path):
+        return [(path, None)]
+    with open_features(path) as index:
+        ends = np.cumsum(index.file["linked/videos"][:]).tolist()
+        ids, failed = list(index), {failure["id"] for failure in index.failures}
+        return [
+            (file, failed.union(ids[begin:end]))
+            for file, begin, end in zip(index.linked, [0, *ends], ends, strict=False)
+        ]
 
 
 def check_alike(sources: Sequence[Source]) -> None:
@@ -306,15 +366,13 @@ def choose(sources: Sequence[Source], on_duplicate: OnDuplicate) -> dict[str, So
 def read_records(features: FeatureFile) -> Iterator[VideoRecord]:
     """The rows of /videos_table and /failures as they were written."""
     table = features.file["videos_table"]
-    texts = {name: table[name].asstr()[:].tolist() for name in ("id", "path", "status", "message")}
-    numbers = {
-        name: table[name][:].tolist()
-        for name in ("clips", "fps", "frames", "duration", "width", "height", "size", "mtime", "start", "end")
-    }
-    columns: dict[str, list[Any]] = {**texts, **numbers}
+    columns = {name: table[name].asstr()[:].tolist() for name in ("id", "path", "status", "message")}
+    for name in ("clips", "fps", "frames", "duration", "width", "height", "size", "mtime"):
+        columns[name] = table[name][:].tolist()
+    columns["start"] = [start or None for start in table["start"][:].tolist()]
+    columns["end"] = [None if end == float("inf") else end for end in table["end"][:].tolist()]
     for values in zip(*columns.values(), strict=True):
-        record = VideoRecord(**dict(zip(columns, values, strict=True)))
-        yield replace(record, start=record.start or None, end=None if record.end == float("inf") else record.end)
+        yield VideoRecord(**dict(zip(columns, values, strict=True)))
     for failure in features.failures:
         yield VideoRecord(failure["id"], failure["path"], "failed", error=failure["error"], message=failure["message"])
 

@@ -4,7 +4,7 @@ No HDF5: it does not survive a full disk, and records of one type can be appende
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.store import Arrays, VideoRecord, block_rows, publish, row_types
+from vswin_extract.errors import OutputError
+from vswin_extract.store import BLOCK_BYTES, Arrays, VideoRecord, publish, row_types
 
 SUFFIX = ".rows"
 
@@ -65,27 +66,31 @@ def join(path: Path, entries: Sequence[Entry], arrays: Arrays) -> str:
     """Write the rows of several entries as one finished part; its sha256."""
     part = Part(path, arrays)
     for entry in entries:
-        records = read_records(entry, arrays)
-        step = block_rows(len(records), records.nbytes)
-        for start in range(0, len(records), step):
-            part.write(records[start : start + step].tobytes(), len(records[start : start + step]))
+        for records in read_records(entry, arrays):
+            part.write(records.tobytes(), len(records))
     part.finish()
     return part.digest.hexdigest()
 
 
-def read_rows(entries: Sequence[Entry], arrays: Arrays, name: str) -> Iterator[NDArray[Any]]:
-    """The rows of a dataset, of all entries in order, in pieces."""
+def read_rows(entries: Iterable[Entry], arrays: Arrays) -> Iterator[dict[str, NDArray[Any]]]:
+    """The rows of all entries in order, in pieces."""
+    names = row_types(arrays)
     for entry in entries:
-        rows = read_records(entry, arrays)[name]
-        step = block_rows(len(rows), rows.nbytes)
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step]
+        for records in read_records(entry, arrays):
+            yield {name: records[name] for name in names}
 
 
-def read_records(entry: Entry, arrays: Arrays) -> NDArray[np.void]:
-    """An entry's records, as they lie on disk."""
+def read_records(entry: Entry, arrays: Arrays) -> Iterator[NDArray[np.void]]:
+    """An entry's records as they lie on disk, in pieces. Raises OutputError where the file ends before they do."""
     kind = record_type(arrays)
-    return np.memmap(entry.file, kind, "r", entry.first * kind.itemsize, (entry.record.clips,))
+    step = max(1, BLOCK_BYTES // kind.itemsize)
+    with entry.file.open("rb", buffering=0) as file:
+        file.seek(entry.first * kind.itemsize)
+        for begin in range(0, entry.record.clips, step):
+            count = min(step, entry.record.clips - begin)
+            if len(read := file.read(count * kind.itemsize)) < count * kind.itemsize:
+                raise OutputError(f"{entry.file} was cut off while it was read; the same command continues")
+            yield np.frombuffer(read, kind)
 
 
 def record_type(arrays: Arrays) -> np.dtype[np.void]:

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from vswin_extract.videos import as_text
 
 SCHEMA = "vswin-extract/1"
 CHUNK_BYTES = 1 << 20
-BLOCK_BYTES = 1 << 25
+BLOCK_BYTES = 1 << 23
 """What is held in memory of a dataset at a time."""
 VIDEO_BYTES = 8192
 """About what a video costs in the file besides its rows."""
@@ -42,7 +43,8 @@ VIEWED = ("frames", "times", "valid")
 """Columns of /clips that the group of each video shows too."""
 
 Compression = Literal["none", "lzf", "gzip"]
-Rows = Mapping[str, NDArray[Any]]
+Rows = Mapping[str, "NDArray[Any] | PackedRows"]
+"""Rows of the same clips, by dataset."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class VideoRecord:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """HDF5 reports a full disk as a RuntimeError of many lines; make it the OSError that it is."""
     try:
         yield
@@ -97,29 +99,38 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def write_output(
     path: Path,
-    rows: Callable[[str], Iterator[NDArray[Any]]],
+    rows: Iterable[Rows],
     extracted: Sequence[VideoRecord],
     failed: Sequence[VideoRecord],
     arrays: Arrays,
     attributes: Mapping[str, Any],
     classes: Sequence[str],
 ) -> None:
-    """Write a whole output to a path of no meaning yet. `rows(name)`: the rows of a dataset of `row_types`, all videos'
-    in order, in pieces. Raises OSError where the disk is full."""
+    """Write a whole output to a path of no meaning yet. `rows`: those of all `extracted` videos in order, in pieces, by
+    the names of `row_types`. Raises OSError where the disk is full."""
     clips = [record.clips for record in extracted]
     _expect_room(path, sum(clips), len(extracted), arrays)
-    with _disk_errors(path), h5py.File(path, "w") as file:
+    with (
+        disk_errors(path),
+        h5py.File(path, "w", rdcc_nbytes=0) as file,  # no chunks are cached, since they are written whole
+        ThreadPoolExecutor(1) as hashing,
+        _written_back(file) as write_back,
+    ):
         write_attributes(file, attributes)
+        columns: dict[str, Column] = {}
         for name, (shape, dtype) in row_types(arrays).items():
             how = arrays if name in arrays.shapes else Arrays({}, dtype)
-            _write_rows(_create(file, name, sum(clips), shape, how), rows(name))
+            columns[name] = Column(_create(file, name, sum(clips), shape, how), hashing, write_back)
+        for piece in rows:
+            for name, values in piece.items():
+                columns[name].append(values)
+        for column in columns.values():
+            column.finish()
         file["clips/video"] = np.repeat(np.arange(len(clips)), clips)
-        _write_tables(file, extracted, failed)
+        write_tables(file, extracted, failed, classes)
         file.create_group("videos")
         if len(extracted) <= GROUPED:
             _write_views(file, extracted, arrays)
-        if classes:
-            file.create_dataset("classes", data=np.array(classes, object), dtype=h5py.string_dtype())
         file.attrs["complete"] = True
 
 
@@ -131,28 +142,96 @@ def row_types(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], str]]:
     }
 
 
-def _write_rows(dataset: h5py.Dataset, pieces: Iterator[NDArray[Any]]) -> None:
-    """Fill a dataset, small pieces together so that a chunk is written once, and note the sha256 of its rows."""
-    digest = hashlib.sha256()
-    first = 0
-    for rows in _in_blocks(pieces):
-        dataset[first : first + len(rows)] = rows
-        digest.update(rows.data)
-        first += len(rows)
-    dataset.attrs["sha256"] = digest.hexdigest()
+@contextmanager
+def _written_back(file: h5py.File) -> Iterator[Callable[[], None]]:
+    """What has the disk begin with all that is written so far, so that little is left to wait for at the end."""
+    with ThreadPoolExecutor(1) as syncing:
+        going: Future[None] | None = None
+
+        def write_back() -> None:
+            nonlocal going
+            if going is None or going.done():
+                if going is not None:
+                    going.result()  # raises what the disk said
+                going = syncing.submit(os.fdatasync, file.id.get_vfd_handle())
+
+        yield write_back
+        if going is not None:
+            going.result()
 
 
-def _in_blocks(pieces: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    waiting: list[NDArray[Any]] = []
-    nbytes = 0
-    for piece in pieces:
-        waiting.append(piece)
-        nbytes += piece.nbytes
-        if nbytes >= BLOCK_BYTES:
-            yield np.ascontiguousarray(np.concatenate(waiting))
-            waiting, nbytes = [], 0
-    if waiting:
-        yield np.ascontiguousarray(np.concatenate(waiting))
+class Column:
+    """A dataset that is filled from its first row on, whole chunks at a time. The sha256 of its rows, which ends up in
+    its attributes, is found beside the writing."""
+
+    def __init__(self, dataset: h5py.Dataset, hashing: Executor, write_back: Callable[[], None]) -> None:
+        self.dataset = dataset
+        self.hashing = hashing
+        self.write_back = write_back
+        self.packing = packing(dataset)
+        chunk, rows = dataset.chunks[0], len(dataset)
+        size = min(-(-rows // chunk), max(1, block_rows(rows, dataset.nbytes) // chunk)) * chunk
+        self.block, self.other = (np.empty((size, *dataset.shape[1:]), dataset.dtype) for _ in range(2))
+        self.filled = self.written = 0
+        self.digest = hashlib.sha256()
+        self.hashed: Future[None] | None = None
+
+    def append(self, rows: "NDArray[Any] | PackedRows") -> None:
+        if isinstance(rows, PackedRows):
+            if rows.packing == self.packing:
+                self._copy(rows)
+                return
+            rows = rows.values
+        while len(rows):
+            taken = min(len(rows), len(self.block) - self.filled)
+            self.block[self.filled : self.filled + taken] = rows[:taken]
+            self.filled, rows = self.filled + taken, rows[taken:]
+            if self.filled == len(self.block):
+                self._write()
+
+    def finish(self) -> None:
+        self._write()
+        self._wait()
+        self.dataset.attrs["sha256"] = self.digest.hexdigest()
+
+    def _write(self) -> None:
+        rows = self.block[: self.filled]
+        self._wait()  # for the block before, whose memory is filled next
+        self.hashed = self.hashing.submit(self.digest.update, rows.data)
+        self.dataset[self.written : self.written + self.filled] = rows
+        self.written, self.filled = self.written + self.filled, 0
+        self.block, self.other = self.other, self.block
+        if self.written < len(self.dataset):
+            self.write_back()
+
+    def _copy(self, rows: "PackedRows") -> None:
+        self._write()
+        for mask, chunk in rows.chunks:
+            self.dataset.id.write_direct_chunk((self.written, *(0 for _ in self.dataset.shape[1:])), chunk, mask)
+            self.written += 1
+        self._wait()
+        self.hashed = self.hashing.submit(self.digest.update, rows.values.data)
+
+    def _wait(self) -> None:
+        if self.hashed is not None:
+            self.hashed.result()
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of a dataset with a chunk a row: `values`, and the `chunks` as they lie in the file, each with its filter
+    mask, which a dataset of the same `packing` takes over as they are."""
+
+    values: NDArray[Any]
+    chunks: Sequence[tuple[int, bytes]]
+    packing: object
+
+
+def packing(dataset: h5py.Dataset) -> object:
+    """How the rows of a dataset are packed, if they are, each on its own; else None."""
+    if dataset.chunks[0] > 1 or dataset.compression is None:
+        return None
+    return dataset.chunks, dataset.dtype.str, dataset.compression, dataset.shuffle
 
 
 def block_rows(rows: int, nbytes: int) -> int:
@@ -186,7 +265,9 @@ def read_attributes(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _write_tables(file: h5py.File, extracted: Sequence[VideoRecord], failed: Sequence[VideoRecord]) -> None:
+def write_tables(
+    file: h5py.File, extracted: Sequence[VideoRecord], failed: Sequence[VideoRecord], classes: Sequence[str]
+) -> None:
     clips = np.array([record.clips for record in extracted], np.int64)
     table = file.create_group("videos_table")
     text = h5py.string_dtype()
@@ -205,6 +286,8 @@ def _write_tables(file: h5py.File, extracted: Sequence[VideoRecord], failed: Seq
     failures = file.create_group("failures")
     for name in ("id", "path", "error", "message"):
         failures.create_dataset(name, data=_texts(failed, name), dtype=text)
+    if classes:
+        file.create_dataset("classes", data=np.array(classes, object), dtype=text)
 
 
 def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arrays) -> None:

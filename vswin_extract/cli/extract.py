@@ -82,6 +82,14 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     show_default=True,
     help="HDF5 compression of the features.",
 )
+@option(
+    OUTPUT,
+    "--layout",
+    type=click.Choice(["single", "sharded"]),
+    default="single",
+    show_default=True,
+    help="One file; or files of at most 10,000 videos in OUT.h5.shards, and OUT.h5 as an index that reads the same.",
+)
 @option(OUTPUT, "--overwrite", is_flag=True, help="Replace OUT.h5 if it is there, once the new one is complete.")
 @option(CLIPS, "--clip-len", type=int, metavar="FRAMES", help="Frames of a clip.  [default: the weights' recipe, 32]")
 @option(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vswin_extract.cli.console import human_bytes, reports_errors, stdout, table
+from vswin_extract.cli.console import human_bytes, plural, reports_errors, stdout, table
 
 if TYPE_CHECKING:
     from vswin_extract.features import FeatureFile
@@ -54,10 +54,12 @@ def render(features: "FeatureFile", path: str, show_all: bool) -> None:
 
     out = stdout()
     info = features.info
+    linked = sum(file.stat().st_size for file in features.linked)
     sampling, preprocessing, variant = info["sampling"], info["preprocessing"], info["variant"]
     fps = f" at {sampling['fps']} fps" if sampling["fps"] else ""
     rows = [
         ("file", f"{path} ({human_bytes(Path(path).stat().st_size)}, schema {info['schema']})"),
+        *([("index of", f"{plural(len(features.linked), 'file')}, {human_bytes(linked)}")] if features.linked else ()),
         ("complete", "yes" if info["complete"] else "no"),
         ("created", info["created"]),
         ("model", f"{info['model']} (variant {variant['name']}, sha256 {info['weights_sha256'][:8]}…)"),
@@ -76,7 +78,8 @@ def render(features: "FeatureFile", path: str, show_all: bool) -> None:
     for name in features.names:
         dataset = features.file[name]
         shape = " x ".join(map(str, dataset.shape))
-        rows.append((name, f"{shape} {dataset.dtype}, {human_bytes(dataset.id.get_storage_size())}"))
+        size = dataset.nbytes if features.linked else dataset.id.get_storage_size()
+        rows.append((name, f"{shape} {dataset.dtype}, {human_bytes(size)}"))
     rows.append(("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed"))
     out.print(table(rows))
 

@@ -11,6 +11,18 @@ from vswin_extract.cli.console import human_bytes, printable, reports_errors, st
 @click.argument("output", metavar="OUT.h5")
 @click.argument("parts", nargs=-1, metavar="[PART...]", type=click.Path())
 @click.option(
+    "--layout",
+    type=click.Choice(["single", "sharded"]),
+    default="single",
+    show_default=True,
+    help="One file; or files of at most 10,000 videos in OUT.h5.shards, and OUT.h5 as an index that reads the same.",
+)
+@click.option(
+    "--link",
+    is_flag=True,
+    help="Copy nothing: OUT.h5 becomes an index of PARTs, finished files that stay where they are.",
+)
+@click.option(
     "--on-duplicate",
     type=click.Choice(["error", "first"]),
     default="error",
@@ -20,19 +32,31 @@ from vswin_extract.cli.console import human_bytes, printable, reports_errors, st
 @click.option("--allow-missing", is_flag=True, help="Merge what there is, though some videos are not through.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5 if it is there, once the new one is complete.")
 @reports_errors
-def merge(output: str, parts: tuple[str, ...], on_duplicate: str, allow_missing: bool, overwrite: bool) -> None:
+def merge(
+    output: str,
+    parts: tuple[str, ...],
+    layout: str,
+    link: bool,
+    on_duplicate: str,
+    allow_missing: bool,
+    overwrite: bool,
+) -> None:
     """Make one file of features of PARTs: finished files, and the OUT.h5.parts that runs and shards leave. Without
-    PARTs, of OUT.h5.parts, which then goes. Videos come in the order of their ids; those of one run in the run's."""
+    PARTs, of OUT.h5.parts, which then goes. Videos come in the order of their ids; those of one run in the run's; with
+    --link part by part."""
     import os
     from pathlib import Path
 
     from vswin_extract.merge import merge as merge_parts
 
+    if link and layout == "sharded":
+        raise click.UsageError("--link leaves the files as they are, so --layout does not go with it")
     console = stderr()
     merged = merge_parts(
         Path(os.path.realpath(output)),
         [Path(part) for part in parts],
-        on_duplicate=on_duplicate,  # type: ignore[arg-type]  # click has checked it
+        layout="linked" if link else layout,  # type: ignore[arg-type]  # click has checked it
+        on_duplicate=on_duplicate,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         overwrite=overwrite,
         on_note=lambda text: console.print(f"note: {printable(text)}", markup=False),

@@ -132,7 +132,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
                 "compiled": any(through.compiled for through in dispatch.through.values()),
             }
             publishing = time.monotonic()
-            journal.publish([video.id for video in job.videos], attributes, said.classes)
+            journal.publish([video.id for video in job.videos], attributes, said.classes, job.layout)
             profile = replace(profile, published=time.monotonic() - publishing)
     yield finished(job, begun, new_clips, profile)
 
@@ -296,10 +296,11 @@ def extract(
     """Extract features of videos into one HDF5 file; what the command line does, as a call.
 
     `inputs`: directories and files. `stages`: 1 to 4, or several. `options` are those of the command line, with
-    underscores: weights, variant, pool, embedding, logits, dtype, compression, clip_len, frame_interval, stride, align,
-    tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, compile, batch_size, storage,
-    overwrite (see `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`. Videos that
-    fail are recorded in the file; `failed` of the result counts them. Raises VswinError where the job cannot be done.
+    underscores: weights, variant, pool, embedding, logits, dtype, compression, layout, clip_len, frame_interval,
+    stride, align, tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, compile, batch_size,
+    storage, overwrite (see `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`.
+    Videos that fail are recorded in the file; `failed` of the result counts them. Raises VswinError for a job that
+    cannot be done.
 
         >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
     """
@@ -333,6 +334,6 @@ def finished(job: Job, begun: float, new_clips: int = 0, profile: Profile | None
             partial=statuses.count("partial"),
             failed=len(features.failures),
             seconds=time.monotonic() - begun,
-            bytes=job.output.stat().st_size,
+            bytes=sum(path.stat().st_size for path in (job.output, *features.linked)),
             profile=profile or Profile(),
         )
