@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.simulation import STARTS, Simulated, lengths, run
 from vswin_extract.errors import UsageError
 from vswin_extract.schedule import WHOLE, Shard, Span, deal, makespan, overlap, parse_shard, plan, without
 
@@ -60,3 +61,19 @@ def test_shards_are_written_from_zero() -> None:
     for text in ("8/8", "1", "a/b", "-1/3", "1/0", "/", ""):
         with pytest.raises(UsageError, match="shard"):
             parse_shard(text)
+
+
+@pytest.mark.parametrize(("devices", "rate"), [(8, 20.0), (8, 400.0), (64, 20.0), (64, 70.0)])
+def test_devices_end_together(devices: int, rate: float) -> None:
+    """The plan and the dispatcher, with devices that only let time pass: 500 videos each, of up to three hours,
+    which is more than the longest one alone takes a decoder."""
+    crew = Simulated(lengths(500 * devices, 0), devices, rate, converted=9.2, dropped=14.5)
+    run(crew)
+    assert crew.idle_tail() < 0.05
+    assert crew.end < 1.05 * (crew.ideal() + STARTS)
+
+
+def test_films_are_shared_out_though_the_first_to_be_ready_could_take_them_all() -> None:
+    crew = Simulated([3000] * 16, 8, 20.0, converted=9.2, dropped=14.5)
+    run(crew)
+    assert crew.end < 2.1 * 3000 / 9.2 + STARTS

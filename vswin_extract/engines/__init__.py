@@ -8,9 +8,9 @@ The Python API's `extract` and `survey` are here too.
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
             dispatch = Dispatch(
                 crew,
                 work.left,
+                work.costs,
                 Begin(root, journal.run, clips_ahead(list(videos.values()), said.sampling) / len(crew.names)),
                 check=lambda other: _check_same(said, other),
                 give_up=lambda video, error: _give_up(journal, video, error),
@@ -164,10 +165,12 @@ def first_ready(crew: Crew) -> dict[int, Ready]:
 
 @dataclass(frozen=True)
 class Work:
-    """The pieces that are `mine`, and what of them is `left` to be extracted."""
+    """The pieces that are `mine`, and what of them is `left` to be extracted; for several devices what each of these
+    costs, by its video's id and its first clip."""
 
     mine: Sequence[Video]
     left: Sequence[Video]
+    costs: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
 
 def remaining(job: Job, journal: Journal) -> Work:
@@ -186,12 +189,14 @@ def shared_out(job: Job, journal: Journal, ready: Ready, workers: int) -> Work:
         journal.missing(video, *file_state(video)) for video in job.videos
     ]  # fmt: skip
     pieces = plan(list(zip(clips, spans, strict=True)), shard.count if shard else workers)
-    mine = [replace(job.videos[piece.video], span=piece.span) for piece in (deal(pieces, shard) if shard else pieces)]
+    pieces = deal(pieces, shard) if shard else pieces
+    mine = [replace(job.videos[piece.video], span=piece.span) for piece in pieces]
+    costs = {(video.id, video.span[0]): piece.cost for video, piece in zip(mine, pieces, strict=True)}
     if shard is None:
-        return Work(mine, mine)
+        return Work(mine, mine, costs)
     missing = {video.id: journal.missing(replace(video, span=WHOLE), *file_state(video)) for video in mine}
     left = [replace(video, span=span) for video in mine for span in overlap(video.span, missing[video.id])]
-    return Work(mine, left)
+    return Work(mine, left, costs)
 
 
 def device_names(crew: Crew, ready: Ready) -> str:

@@ -20,6 +20,11 @@ from vswin_extract.videos import Video
 RETRIES = 2
 """So often a video is tried again after its worker died, and a worker started again that got nothing done."""
 
+SHARE, AHEAD = 0.75, 0.25
+"""What a worker is given at a time, of its share of all that is left: for its decoders, and to wait behind these. More,
+and the first worker that is ready would take all the longest videos, and the others wait for it at the end; `python -m
+benchmarks simulation` says what comes of it."""
+
 Key = tuple[str, int]
 """A video's id, and the first clip of the span."""
 
@@ -27,15 +32,17 @@ Key = tuple[str, int]
 class Dispatch:
     """The videos of a run on their way through a crew.
 
-    `begin`: what each worker is told first. `check`: raises where what a worker would compute is not what others do.
-    `give_up`: notes that a video failed, and returns its record. `beat` is called at least once a second. What came of
-    it is in `through`, by worker; `left` videos were not finished.
+    `costs`: of pieces of work, in clips, where there are several workers. `begin`: what each is told first. `check`:
+    raises where what a worker would compute is not what others do. `give_up`: notes that a video failed, and returns
+    its record. `beat` is called at least once a second. What came of it is in `through`, by worker; `left` videos were
+    not finished.
     """
 
     def __init__(
         self,
         crew: Crew,
         work: Iterable[Video],
+        costs: Mapping[Key, float],
         begin: Begin,
         check: Callable[[Ready], None],
         give_up: Callable[[Video, WorkerDied], VideoRecord],
@@ -43,6 +50,8 @@ class Dispatch:
     ) -> None:
         self.crew = crew
         self.queue = deque(work)
+        self.costs = costs
+        self.cost_left = sum(costs.values())
         self.begin = begin
         self.check = check
         self.give_up = give_up
@@ -99,7 +108,9 @@ class Dispatch:
                 self.through[worker] = message
             case VideoDone():
                 self.deaths[worker] = 0
-                self.flying[worker].pop((message.record.id, message.record.span[0]), None)
+                key = message.record.id, message.record.span[0]
+                if self.flying[worker].pop(key, None):
+                    self.cost_left -= self.costs.get(key, 0.0)
                 self.alone.discard(worker)
                 yield from self._done(message.record, message.bytes)
                 if not ending:
@@ -118,8 +129,15 @@ class Dispatch:
         if self.suspects and not flying:
             self._give(worker, self.suspects.popleft())
             self.alone.add(worker)
-        while self.queue and len(flying) < self.room[worker] and worker not in self.alone:
+        while self.queue and len(flying) < self.room[worker] and worker not in self.alone and self._fair(worker):
             self._give(worker, self.queue.popleft())
+
+    def _fair(self, worker: int) -> bool:
+        """Whether the next piece leaves the others enough to do; whoever has nothing gets it anyway."""
+        flying, following = self.flying[worker], self.queue[0]
+        cost = sum(self.costs.get(key, 0.0) for key in [*flying, (following.id, following.span[0])])
+        share = self.cost_left / (len(self.flying) - len(self.gone))
+        return not flying or cost <= share * (SHARE if 2 * len(flying) < self.room[worker] else AHEAD)
 
     def _give(self, worker: int, video: Video) -> None:
         self.flying[worker][video.id, video.span[0]] = video
@@ -169,6 +187,8 @@ class Dispatch:
                 return
         del self.pieces[record.id]
         if left:
-            self.queue = deque(video for video in self.queue if video.id != record.id)
-            self.suspects = deque(video for video in self.suspects if video.id != record.id)
+            for waiting in (self.queue, self.suspects):
+                for video in [video for video in waiting if video.id == record.id]:
+                    waiting.remove(video)
+                    self.cost_left -= self.costs.get((video.id, video.span[0]), 0.0)
         yield VideoDone(record, nbytes)

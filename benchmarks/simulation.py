@@ -1,0 +1,232 @@
+"""How many devices end together: the real plan and the real dispatcher, with workers that only let time pass.
+
+A worker is a device that computes clips, and decoder processes that each take a video: a decoder gives at most so many
+clips a second, the device shares its own rate out among those that give clips, and what lies before a span is decoded
+and dropped first. Decoders' rates are measured on this machine; a device's is what is asked about.
+"""
+
+import heapq
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+
+from benchmarks.machine import Row
+from benchmarks.videos import draw
+from vswin_extract.clips import Sampling
+from vswin_extract.engines.dispatch import Dispatch
+from vswin_extract.engines.worker import Begin, Close, Message, Order, Ready, Stop, Through
+from vswin_extract.errors import WorkerDied
+from vswin_extract.frames.process import DecoderProcess, VideoEnd
+from vswin_extract.frames.worker import Task
+from vswin_extract.job import Profile, VideoDone
+from vswin_extract.preprocess import Geometry
+from vswin_extract.schedule import WHOLE, Span, plan
+from vswin_extract.store import Arrays, VideoRecord
+from vswin_extract.videos import Video
+
+FPS = 30
+SAMPLING = Sampling(clip_len=32, frame_interval=2)
+GEOMETRY = Geometry(size=224, resize=256)
+DECODERS = 8
+STARTS = 20.0
+"""Seconds within which workers become ready, one after another."""
+
+
+def simulation() -> list[Row]:
+    converted, dropped = decoder_rates()
+    rows = []
+    for what, rate in (("network-bound", 20.0), ("balanced", 70.0), ("decode-bound", 400.0)):
+        for devices, videos, films in ((8, 8_000, 0), (64, 64_000, 0), (8, 0, 30), (64, 0, 240)):
+            clips = lengths(videos, films)
+            crew = Simulated(clips, devices, rate, converted / SAMPLING.step, dropped / SAMPLING.step)
+            began = perf_counter()
+            pieces = run(crew)
+            rows.append(
+                {
+                    "what": what,
+                    "devices": devices,
+                    "clips/s each": rate,
+                    "videos": videos + films,
+                    "longest, clips": max(clips),
+                    "pieces": pieces,
+                    "hours": crew.end / 3600,
+                    "idle tail": crew.idle_tail(),
+                    "of the ideal": crew.ideal() / crew.end,
+                    "simulated in, s": perf_counter() - began,
+                }
+            )
+    return rows
+
+
+def lengths(videos: int, films: int) -> list[int]:
+    """Clips of videos as the web has them: log-normal, a minute in the median, some of three hours; and of films."""
+    generator = np.random.default_rng(0)
+    seconds = [*generator.lognormal(np.log(60), 1.4, videos).clip(2, 3 * 3600), *generator.uniform(1800, 10800, films)]
+    return [SAMPLING.count(int(FPS * each)) for each in seconds]
+
+
+def run(crew: "Simulated") -> int:
+    """Extract all videos; how many pieces the plan made of them."""
+    pieces = plan([(clips, [WHOLE]) for clips in crew.clips], len(crew.names))
+    work = [Video(str(piece.video), Path(), span=piece.span) for piece in pieces]
+
+    def give_up(video: Video, error: WorkerDied) -> VideoRecord:
+        raise error
+
+    costs = {(video.id, video.span[0]): piece.cost for video, piece in zip(work, pieces, strict=True)}
+    dispatch = Dispatch(crew, work, costs, Begin(Path(), "", 0), check=lambda ready: None, give_up=give_up)
+    for worker in range(len(crew.names)):
+        crew.start(worker)
+    done = {event.record.id: event.record.clips for event in dispatch.run({}, threading.Event()) if
+            isinstance(event, VideoDone)}  # fmt: skip
+    if done != {str(video): clips for video, clips in enumerate(crew.clips)}:
+        raise RuntimeError("some clips were lost, or came twice")
+    return len(pieces)
+
+
+@dataclass
+class Stream:
+    """A video in a decoder: clips to decode and drop, then clips to compute."""
+
+    video: Video
+    dropping: float
+    left: float
+
+
+@dataclass
+class Device:
+    """What a worker is at, as of `now`. `version` tells which of its expected events still hold."""
+
+    now: float = 0.0
+    streams: list[Stream] = field(default_factory=list)
+    waiting: deque[Video] = field(default_factory=deque)
+    version: int = 0
+    closed: bool = False
+
+
+class Simulated:
+    """A crew of devices. Time is the time of the event that was received last."""
+
+    single = False
+
+    def __init__(self, clips: Sequence[int], devices: int, rate: float, converted: float, dropped: float) -> None:
+        self.clips = clips
+        self.names = ["simulated"] * devices
+        self.rate = rate
+        self.converted = converted
+        self.dropped = dropped
+        self.devices = [Device() for _ in self.names]
+        self.events: list[tuple[float, int, int, Message | None]] = []
+        self.end = 0.0
+        self.ended = [0.0] * devices
+
+    def start(self, worker: int) -> None:
+        ready = Ready({}, Arrays({}), SAMPLING, GEOMETRY, {}, (), 0, (), DECODERS)
+        heapq.heappush(self.events, (STARTS * worker / len(self.names), worker, 0, ready))
+
+    def send(self, worker: int, order: Order) -> None:
+        device = self.devices[worker]
+        self._advance(device, self.end)
+        match order:
+            case Video():
+                device.waiting.append(order)
+            case Close() | Stop():
+                device.closed = True
+        self._expect(worker)
+
+    def receive(self, seconds: float) -> tuple[int, Message] | None:
+        while self.events:
+            time, worker, version, message = heapq.heappop(self.events)
+            device = self.devices[worker]
+            if message is None and version != device.version:
+                continue
+            self.end = max(self.end, time)
+            self._advance(device, time)
+            if message is not None:
+                return worker, message
+            over = next((stream for stream in device.streams if stream.left <= 1e-9), None)
+            if over is not None:
+                device.streams.remove(over)
+                self.ended[worker] = time
+            self._expect(worker)
+            if over is not None:
+                first, end = over.video.span
+                clips = (self.clips[int(over.video.id)] if end is None else end) - first
+                return worker, VideoDone(VideoRecord(over.video.id, "", "ok", clips=clips, span=over.video.span), 0)
+        return None
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+    def idle_tail(self) -> float:
+        """Share of the devices' time that was left when they had nothing to do any more."""
+        return sum(self.end - ended for ended in self.ended) / (len(self.ended) * self.end)
+
+    def ideal(self) -> float:
+        """Seconds if all were busy all the time, and nothing was decoded twice."""
+        rate = min(self.rate, DECODERS * self.converted)
+        return sum(self.clips) / (rate * len(self.names))
+
+    def _advance(self, device: Device, time: float) -> None:
+        passed, device.now = time - device.now, time
+        each = self._share(device)
+        for stream in device.streams:
+            if stream.dropping > 0:
+                stream.dropping = max(0.0, stream.dropping - passed * self.dropped)
+                if stream.dropping < 1e-9:
+                    stream.dropping = 0.0
+            else:
+                stream.left -= passed * each
+
+    def _share(self, device: Device) -> float:
+        computing = sum(stream.dropping == 0 for stream in device.streams)
+        return min(self.converted, self.rate / max(1, computing))
+
+    def _expect(self, worker: int) -> None:
+        """Begin what can be begun, and note when something will have come of it."""
+        device = self.devices[worker]
+        while device.waiting and len(device.streams) < DECODERS:
+            video = device.waiting.popleft()
+            first, end = video.span
+            clips = (self.clips[int(video.id)] if end is None else end) - first
+            device.streams.append(Stream(video, float(first), float(clips)))
+        device.version += 1
+        each = self._share(device)
+        seconds = [
+            stream.dropping / self.dropped if stream.dropping else max(0.0, stream.left) / each
+            for stream in device.streams
+        ]
+        if seconds:
+            heapq.heappush(self.events, (device.now + min(seconds), worker, device.version, None))
+        elif device.closed:
+            heapq.heappush(self.events, (device.now, worker, 0, Through(Profile(), False)))
+
+
+def decoder_rates() -> tuple[float, float]:
+    """Frames of 720p a second that a decoder process makes clips of, and that it drops, on this machine."""
+    with TemporaryDirectory() as name:
+        path, clips = draw(Path(name) / "video.mp4", 20 * SAMPLING.step, 1280, 720), 20
+        process = DecoderProcess("pyav", 60.0)
+
+        def seconds(span: Span) -> float:
+            task = Task(str(path), "pyav", SAMPLING, GEOMETRY, span=span)
+            begun = perf_counter()
+            process.submit(task)
+            while not isinstance(process.read(), VideoEnd):
+                pass
+            return perf_counter() - begun
+
+        try:
+            seconds(WHOLE)
+            whole, last = min(seconds(WHOLE) for _ in range(3)), min(seconds((clips - 1, None)) for _ in range(3))
+        finally:
+            process.close()
+    converted = clips * SAMPLING.step / whole
+    dropped = (clips - 1) * SAMPLING.step / (last - SAMPLING.step / converted)
+    return converted, dropped
