@@ -14,11 +14,12 @@ from benchmarks.forward import forward
 from benchmarks.growth import growth
 from benchmarks.machine import Row, describe
 from benchmarks.merging import merging
+from benchmarks.scale import scale
 from benchmarks.simulation import simulation
 from vswin_extract.backbone import find_device
 from vswin_extract.tiled import has_bf16
 
-PARTS = ("forward", "decode", "end-to-end", "start", "growth", "merging", "simulation")
+PARTS = ("forward", "decode", "end-to-end", "start", "growth", "merging", "simulation", "scale")
 
 
 @click.command()
@@ -48,6 +49,8 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) 
                 found[part] = merging()
             case "simulation":
                 found[part] = simulation()
+            case "scale":
+                found[part] = scale()
         show(part, found[part])
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")

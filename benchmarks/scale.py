@@ -1,0 +1,87 @@
+"""What grows with the number of videos, whatever is in them: 100,000 with a clip of eight numbers each, for real."""
+
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import get_args
+
+import numpy as np
+
+from benchmarks.machine import Row
+from vswin_extract.features import linked_files, open_features
+from vswin_extract.journal import open_journal
+from vswin_extract.layouts import Layout, make_output
+from vswin_extract.merge import merge
+from vswin_extract.store import Arrays, VideoRecord, row_types
+from vswin_extract.videos import Video
+
+VIDEOS, KEPT = 100_000, 1000
+ARRAYS = Arrays({"embedding": (8,)})
+SETTINGS = {
+    "weights_sha256": "0" * 64,
+    "variant": {"name": "t"},
+    "sampling": {"clip_len": 32},
+    "preprocessing": {},
+    "features": {"dtype": "float32", "compression": "none"},
+    "precision": "fp32",
+    "decoder": "pyav",
+}
+IDS = [f"{video // 1000:03}/{video:06}.mp4" for video in range(VIDEOS)]
+
+
+def scale() -> list[Row]:
+    rows: list[Row] = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def timed(what: str, act: Callable[[], object], videos: int = VIDEOS, output: Path | None = None) -> None:
+            begun = time.perf_counter()
+            act()
+            seconds = time.perf_counter() - begun
+            nbytes = sum(path.stat().st_size for path in (output, *linked_files(output))) if output else 0
+            rows.append(
+                {
+                    "what": what,
+                    "seconds": seconds,
+                    "ms a video": 1e3 * seconds / videos,
+                    "kB a video": nbytes / 1e3 / videos,
+                    "most memory so far, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                }
+            )
+
+        fixed = {name: np.ones((1, *shape), dtype) for name, (shape, dtype) in row_types(ARRAYS).items()}
+        records = [VideoRecord(each, f"/videos/{each}", "ok", clips=1) for each in IDS]
+
+        def keep() -> None:
+            with open_journal(folder / "kept.h5", SETTINGS, ARRAYS, False, IDS) as journal:
+                for record in records[:KEPT]:
+                    part = journal.part(Video(record.id, Path(record.id)))
+                    part.append(fixed)
+                    journal.commit(record, part)
+
+        def make(output: Path, layout: Layout) -> None:
+            made_of = ARRAYS, {**SETTINGS, "model": "t", "run": "0" * 32}, ()
+            make_output(
+                output, output.with_suffix(".tmp"), layout, lambda mine: repeat(fixed, len(mine)), records, *made_of
+            )
+
+        timed("keep each video of a run (fsync)", keep, KEPT)
+        for layout in get_args(Layout):
+            path = folder / f"{layout}.h5"
+            timed(f"write the output, {layout}", partial(make, path, layout), output=path)
+        shards = linked_files(folder / "sharded.h5")
+        timed("merge --link of the shards", lambda: merge(folder / "index.h5", shards, layout="linked"))
+        for path in (folder / "single.h5", folder / "sharded.h5"):
+            timed(f"{path.name}: open", partial(look, path, []))
+            timed(f"{path.name}: open, and 1,000 videos' rows", partial(look, path, IDS[::100]))
+    return rows
+
+
+def look(path: Path, ids: list[str]) -> None:
+    with open_features(path) as features:
+        for each in ids:
+            features[each].embedding[:]
