@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decode import decode
+from benchmarks.devices import devices
 from benchmarks.end_to_end import end_to_end, start
 from benchmarks.forward import forward
 from benchmarks.growth import growth
@@ -19,7 +20,7 @@ from benchmarks.simulation import simulation
 from vswin_extract.backbone import find_device
 from vswin_extract.tiled import has_bf16
 
-PARTS = ("forward", "decode", "end-to-end", "start", "growth", "merging", "simulation", "scale")
+PARTS = ("forward", "decode", "end-to-end", "start", "growth", "devices", "merging", "simulation", "scale")
 
 
 @click.command()
@@ -45,6 +46,8 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) 
                 found[part] = start(where)
             case "growth":
                 found[part] = growth(where)
+            case "devices":
+                found[part] = devices()
             case "merging":
                 found[part] = merging()
             case "simulation":

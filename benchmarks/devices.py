@@ -1,0 +1,51 @@
+"""Many short videos on this machine's processor: one worker with all its cores, and a worker for each."""
+
+import os
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.machine import Row, take_turns
+from benchmarks.videos import draw
+from vswin_extract.engines import run
+from vswin_extract.job import Finished, Job, Started
+from vswin_extract.videos import find
+
+VIDEOS = 300
+SECONDS = 3
+
+
+def devices() -> list[Row]:
+    cores = len(os.sched_getaffinity(0))
+    names = ["cpu", f"cpu:{cores}"]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "videos").mkdir()
+        drawn = [draw(folder / f"{seconds}.mp4", 30 * seconds) for seconds in range(1, 2 * SECONDS)]
+        for number in range(VIDEOS):
+            shutil.copy(drawn[number % len(drawn)], folder / "videos" / f"{number}.mp4")
+        rates: dict[str, list[float]] = {device: [] for device in names}
+
+        def once(device: str) -> None:
+            job = Job(find([folder / "videos"]), folder / "out.h5", device=device, overwrite=True)
+            begun = time.perf_counter()
+            for event in run(job):
+                if isinstance(event, Started):  # loading takes the same for one video as for a million
+                    begun = time.perf_counter()
+                if isinstance(event, Finished):
+                    rates[device].append(event.clips / (time.perf_counter() - begun))
+
+        take_turns({device: partial(once, device) for device in names}, 3)
+    medians = {device: sorted(found[1:])[len(found[1:]) // 2] for device, found in rates.items()}
+    return [
+        {
+            "device": device,
+            "videos": VIDEOS,
+            "seconds each, mean": SECONDS,
+            "clips/s": rate,
+            "x cpu": rate / medians["cpu"],
+        }
+        for device, rate in medians.items()
+    ]
