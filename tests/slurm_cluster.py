@@ -109,6 +109,16 @@ class SlurmCluster:
         self._await(f"job {job}", lambda: not live & set(self.state(job).split()), timeout)
         return self.state(job)
 
+    def waiting(self) -> list[str]:
+        """Jobs that have not begun."""
+        return self._call("squeue", "--noheader", "--states=pending", "--format=%i").split()
+
+    def kill(self, **variables: str) -> None:
+        """End by SIGKILL what this cluster runs with these environment variables."""
+        for pid in self._left(**variables):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
     def _call(self, *command: object, check: bool = True) -> str:
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=self.env, timeout=60)
         if check and done.returncode:
@@ -135,15 +145,13 @@ class SlurmCluster:
         for daemon in self._daemons:
             daemon.kill()
             daemon.wait()
-        while left := list(self._left()):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, 9)
+        while any(self._left()):
+            self.kill()
             time.sleep(0.05)
 
-    def _left(self) -> Iterator[int]:
-        mark = f"SLURM_CONF={self.conf}".encode()
+    def _left(self, **variables: str) -> Iterator[int]:
+        marks = {os.fsencode(f"{name}={value}") for name, value in {"SLURM_CONF": self.conf, **variables}.items()}
         for environ in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                if mark in environ.read_bytes().split(b"\0"):
+                if marks <= set(environ.read_bytes().split(b"\0")):
                     yield int(environ.parent.name)
