@@ -104,9 +104,17 @@ class SlurmCluster:
         return " ".join(sorted(set(states.split())))
 
     def wait(self, job: str, timeout: float = 60) -> str:
-        """Its state once nothing of it is left to run."""
-        live = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"}
-        self._await(f"job {job}", lambda: not live & set(self.state(job).split()), timeout)
+        """Its state once nothing of it is left to run. A job that is requeued passes through others: it must stay."""
+        over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+        seen = 0
+
+        def ended() -> bool:
+            nonlocal seen
+            states = set(self.state(job).split())
+            seen = seen + 1 if states and states <= over else 0
+            return seen > 3
+
+        self._await(f"job {job}", ended, timeout)
         return self.state(job)
 
     def waiting(self) -> list[str]:

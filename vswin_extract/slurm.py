@@ -30,8 +30,8 @@ warned=
 trap 'warned=1; kill -USR1 "$child" 2>/dev/null' USR1 # the time is nearly over: finish the videos in flight
 trap : TERM                                           # which Slurm sends to the command, too: wait for it
 
-# In the background, since a trap runs at once only during wait. If this script is killed by SIGKILL, the command may
-# live on where Slurm does not use cgroups; it writes where no other process does, so no harm comes of that.
+# In the background, since a trap runs at once only during wait. If this script is killed by SIGKILL, the command lives
+# on where Slurm does not use cgroups, and does what the requeued one does, too; each writes where no other does.
 {extract} --shard "$SLURM_ARRAY_TASK_ID/{tasks}" &
 child=$!
 wait "$child"
