@@ -213,8 +213,7 @@ def test_what_cannot_work_is_said_before_anything_is_submitted(
     )
 
 
-def on_slurm(test: Callable[..., None]) -> Callable[..., None]:
-    return pytest.mark.slow(pytest.mark.skipif(not installed(), reason="needs Debian's slurm-wlm and munge")(test))
+no_slurm = pytest.mark.skipif(not installed(), reason="needs Debian's slurm-wlm and munge")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +251,8 @@ def until(what: str, true: Callable[[], bool], timeout: float = 120) -> None:
         time.sleep(0.02)
 
 
-@on_slurm
+@pytest.mark.slow
+@no_slurm
 def test_an_array_with_a_task_out_of_time_and_a_task_killed(
     environment: dict[str, str], slurm: SlurmCluster, many: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:
@@ -290,7 +290,8 @@ def test_an_array_with_a_task_out_of_time_and_a_task_killed(
     assert not parts.exists()
 
 
-@on_slurm
+@pytest.mark.slow
+@no_slurm
 def test_tasks_of_srun_in_an_array(
     run: Run, slurm: SlurmCluster, many: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:
@@ -308,7 +309,8 @@ def test_tasks_of_srun_in_an_array(
     expect_equal(single, out)
 
 
-@on_slurm
+@pytest.mark.slow
+@no_slurm
 def test_both_jobs_are_submitted_or_none(
     environment: dict[str, str], slurm: SlurmCluster, videos: Path, tmp_path: Path
 ) -> None:
