@@ -92,9 +92,7 @@ def test_what_slurm_says_in_each_case(environment: dict[str, str], shard: Shard 
 
 
 def test_what_cannot_be_told_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"from 1 to 4, have no regular step, .* task 3's cannot be told; .*--shard I/N"
-    ):
+    with pytest.raises(UsageError, match=r"from 1 to 4, have no regular step, .* task 3's .*--shard I/N"):
         own_shard(array_task(3, 3, 1, 4, 1))
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT is not set in a task"):
         own_shard({"SLURM_ARRAY_TASK_ID": "3"})
@@ -115,10 +113,10 @@ def videos(tmp_path: Path) -> Path:
 def test_tasks_of_an_array_take_their_shards_by_themselves(
     environment: dict[str, str], run: Run, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
-    command = ["vswin-extract", str(videos), str(tmp_path / "out.h5"), "--weights", str(small_weights)]
+    usual = ["extract", str(videos), str(tmp_path / "out.h5"), "--weights", str(small_weights)]
 
     def task(environ: Mapping[str, str], *options: str) -> Result:
-        return CliRunner().invoke(vswin, ["extract", *command[1:], *options], env={**environment, **environ})
+        return CliRunner().invoke(vswin, [*usual, *options], env={**environment, **environ})
 
     for number in (4, 6):
         done = task(array_task(number, 2, 4, 6, 2))
@@ -207,10 +205,7 @@ def test_what_cannot_work_is_said_before_anything_is_submitted(
     broken = run("vswin", *usual, "--sbatch", "--comment=a\nb")
     assert (broken.returncode, "has a line break" in broken.stderr) == (2, True)
     missing = CliRunner().invoke(vswin, [*usual, "--submit"], env={**environment, "PATH": str(tmp_path)})
-    assert (missing.exit_code, missing.stderr) == (
-        2,
-        "Error: no sbatch on the PATH: submit on a machine that has Slurm\n",
-    )
+    assert (missing.exit_code, missing.stderr.startswith("Error: no sbatch on the PATH")) == (2, True)
 
 
 no_slurm = pytest.mark.skipif(not installed(), reason="needs Debian's slurm-wlm and munge")

@@ -112,9 +112,9 @@ def array_script(
 ) -> str:
     """The batch script of an array of so many tasks.
 
-    `extract`: the command and its arguments, but for --shard, writing `output`. `directives`: more options
-    of sbatch. `merge`: arguments of sbatch that submit the merge. `name`: what the script's file will be
-    called. Raises UsageError for a line break, which would end a line of the script wherever it stands.
+    `extract`: the command and its arguments, but for --shard, writing `output`. `directives`: more options of sbatch.
+    `merge`: arguments of sbatch that submit the merge. `name`: what the script's file will be called. Raises UsageError
+    for a line break, which would end a line of the script wherever it stands.
     """
     for text in (*extract, *directives, *merge, name):
         if "\n" in text or "\r" in text:
