@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from vswin_extract.errors import UsageError
 from vswin_extract.schedule import Shard
 
+WARNING = 120
+"""Seconds before a task's end at which Slurm says so."""
 SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -125,7 +127,7 @@ def array_script(
         "--ntasks=1",
         "--requeue",
         "--open-mode=append",
-        "--signal=B:USR1@120",
+        f"--signal=B:USR1@{WARNING}",
     ]
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {shlex.quote(each)}" for each in (*ours, *directives)),

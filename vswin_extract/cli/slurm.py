@@ -68,8 +68,9 @@ def slurm(
     merge += [str(journal_directory(job.output, job.storage))] if job.storage else []
     merge += ["--overwrite"] if job.overwrite else []
     merging = library.merge_job(merge, shared)
+    grace = [f"--grace={library.WARNING - 30}"]  # unless the options have one, since the last counts
     text = library.array_script(
-        [console_script("vswin-extract"), *paths, *options],
+        [console_script("vswin-extract"), *paths, *grace, *options],
         paths[-1],
         tasks,
         [*shared, *directives(**resources), *others],
