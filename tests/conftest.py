@@ -21,6 +21,9 @@ from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS
 
+for variable in [name for name in os.environ if name.startswith("SLURM_")]:
+    del os.environ[variable]  # of a job that runs the tests; they would be shards of it
+
 Run = Callable[..., "Done"]
 
 ROOT = Path(__file__).parent.parent

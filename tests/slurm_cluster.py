@@ -104,10 +104,28 @@ class SlurmCluster:
         return " ".join(sorted(set(states.split())))
 
     def wait(self, job: str, timeout: float = 60) -> str:
-        """Its state once nothing of it is left to run."""
-        live = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"}
-        self._await(f"job {job}", lambda: not live & set(self.state(job).split()), timeout)
+        """Its state once nothing of it is left to run. A job that is requeued passes through others: it must stay."""
+        over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+        seen = 0
+
+        def ended() -> bool:
+            nonlocal seen
+            states = set(self.state(job).split())
+            seen = seen + 1 if states and states <= over else 0
+            return seen > 3
+
+        self._await(f"job {job}", ended, timeout)
         return self.state(job)
+
+    def waiting(self) -> list[str]:
+        """Jobs that have not begun."""
+        return self._call("squeue", "--noheader", "--states=pending", "--format=%i").split()
+
+    def kill(self, **variables: str) -> None:
+        """End by SIGKILL what this cluster runs with these environment variables."""
+        for pid in self._left(**variables):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
 
     def _call(self, *command: object, check: bool = True) -> str:
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=self.env, timeout=60)
@@ -135,15 +153,13 @@ class SlurmCluster:
         for daemon in self._daemons:
             daemon.kill()
             daemon.wait()
-        while left := list(self._left()):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, 9)
+        while any(self._left()):
+            self.kill()
             time.sleep(0.05)
 
-    def _left(self) -> Iterator[int]:
-        mark = f"SLURM_CONF={self.conf}".encode()
+    def _left(self, **variables: str) -> Iterator[int]:
+        marks = {os.fsencode(f"{name}={value}") for name, value in {"SLURM_CONF": self.conf, **variables}.items()}
         for environ in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                if mark in environ.read_bytes().split(b"\0"):
+                if marks <= set(environ.read_bytes().split(b"\0")):
                     yield int(environ.parent.name)

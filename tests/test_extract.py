@@ -310,6 +310,13 @@ def test_a_signal_lets_what_is_in_flight_get_through(
     assert run("vswin-extract", many, out, "--weights", small_weights, "--stride", 2).returncode == 0
 
 
+def test_names_with_colons_are_said_as_they_are(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ":tv:.mp4").write_text("no video")
+    done = run("vswin-extract", tmp_path / ":tv:.mp4", tmp_path / "out.h5")
+    assert "failed: :tv:.mp4: VideoUnreadable" in done.stderr
+    assert ":tv:.mp4" in run("vswin", "inspect", tmp_path / "out.h5").stdout
+
+
 @pytest.mark.parametrize("grace", ["20", "0"])
 def test_a_second_signal_or_the_end_of_grace_stops_at_once(
     environment: dict[str, str], small_weights: Path, tmp_path: Path, grace: str

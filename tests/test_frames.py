@@ -316,6 +316,17 @@ def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path]) -> Non
         process.close()
 
 
+def test_a_signal_that_is_meant_for_the_run_ends_no_decoder(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
+    """Slurm sends SIGTERM to all processes of a job that it ends or requeues."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        decoder.submit(task(videos["mp4"], Sampling(2, 1, 1)))
+        decoder.read()
+        os.kill(decoder.process.pid, number)
+        while not isinstance(decoder.read(), VideoEnd):
+            pass
+        assert len(read_video(decoder, task(videos["webm"], Sampling(5, 1)))[0]) == 6
+
+
 def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
     process = DecoderProcess("pyav", timeout=1.5)
     try:

@@ -10,6 +10,7 @@ import click
 
 COMMANDS = {
     "extract": "Extract features of videos into one HDF5 file.",
+    "slurm": "Write or submit the batch script of a Slurm array.",
     "inspect": "Show what is in a file of features.",
     "merge": "Make one file of features of several.",
     "check": "Verify a file of features, or an unfinished run.",

@@ -112,7 +112,8 @@ def stderr() -> "Console":
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
     _writable("stderr")
-    return Stderr(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    # emoji=False: a name may have colons; and a signal's handler must not import what a print is importing
+    return Stderr(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 def stdout() -> "Console":
@@ -124,7 +125,8 @@ def stdout() -> "Console":
             raise BrokenPipeError
 
     _writable("stdout")
-    return Stdout(highlight=False, width=None if sys.stdout.isatty() else 1000)  # lines in a file do not break
+    width = None if sys.stdout.isatty() else 1000  # lines in a file do not break
+    return Stdout(highlight=False, emoji=False, width=width)
 
 
 def _writable(name: str) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vswin_extract.job import Finished, Job, ShardDone
 
 MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Output"
+NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
+"""Options that say nothing of the job itself."""
 
 
 @click.command(
@@ -226,8 +228,12 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 @option(
     RUN,
     "--shard",
-    metavar="I/N",
-    help="Extract part I of N, counted from 0, into OUT.h5.parts; `vswin merge OUT.h5` makes the file of all parts.",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|I/N",
+    help="Extract part I of N, counted from 0, into OUT.h5.parts; `vswin merge OUT.h5` makes the file of all parts. "
+    "auto: in a task of a Slurm array, or one of several tasks of srun, its part of what all of them extract (an array "
+    "resubmitted with fewer tasks shares out everything among those); else everything.",
 )
 @option(
     RUN,
@@ -256,12 +262,7 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
 def extract(
     inputs: tuple[str, ...],
     output: str,
-    stages: tuple[int, ...],
-    fps: str | None,
-    manifest: str | None,
-    variant: str | None,
-    shard: str | None,
-    storage: str | None,
+    shard: str,
     dry_run: bool,
     profile: bool,
     quiet: bool,
@@ -271,32 +272,21 @@ def extract(
 ) -> None:
     """Extract Video Swin features of VIDEOS (directories, files, or - for a list of paths on standard input) into one
     HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
-    from pathlib import Path
-
-    from vswin_extract.videos import find
+    from vswin_extract.slurm import own_shard
 
     if verbose:
         logger = logging.getLogger("vswin_extract")
         logger.setLevel(logging.DEBUG)
         logger.addHandler(logging.StreamHandler())
-    if not inputs and manifest is None and os.path.exists(output):
-        fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
-    listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
-    videos = find([path for path in inputs if path != "-"], manifest, listed)
+    if shard == "auto":
+        task, names = own_shard(os.environ) or (None, "")
+        shard = "none" if task is None else str(task)
+        if task is not None and not quiet:
+            click.echo(f"note: shard {task}, by {names}; --shard none extracts everything", err=True)
+    job = make_job(inputs, output, shard=shard, **options)
 
-    from vswin_extract.job import Job, ShardDone, parse_fps, parse_stages  # torch, which takes a second
-    from vswin_extract.schedule import parse_shard
+    from vswin_extract.job import ShardDone
 
-    job = Job(
-        videos=videos,
-        output=Path(os.path.realpath(output)) if output else Path(),  # a link stays, and what it points at is written
-        stages=parse_stages(stages),
-        fps=parse_fps(fps),
-        variant=variant and variant.lower(),
-        shard=None if shard is None else parse_shard(shard),
-        storage=None if storage is None else Path(os.path.realpath(storage)),
-        **options,
-    )
     if dry_run:
         sys.exit(3 if show_survey(job) else 0)
     console = stderr()
@@ -311,6 +301,42 @@ def extract(
     if profile:
         show_profile(finished)
     sys.exit(3 if finished.failed else 0)
+
+
+def make_job(
+    inputs: tuple[str, ...],
+    output: str,
+    stages: tuple[int, ...],
+    fps: str | None,
+    manifest: str | None,
+    variant: str | None,
+    shard: str,
+    storage: str | None,
+    **options: Any,
+) -> "Job":
+    """The job that a command line asks for. Raises UsageError."""
+    from pathlib import Path
+
+    from vswin_extract.videos import find
+
+    if not inputs and manifest is None and os.path.exists(output):
+        fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
+    listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
+    videos = find([path for path in inputs if path != "-"], manifest, listed)
+
+    from vswin_extract.job import Job, parse_fps, parse_stages  # torch, which takes a second
+    from vswin_extract.schedule import parse_shard
+
+    return Job(
+        videos=videos,
+        output=Path(os.path.realpath(output)) if output else Path(),  # a link stays, and what it points at is written
+        stages=parse_stages(stages),
+        fps=parse_fps(fps),
+        variant=variant and variant.lower(),
+        shard=None if shard == "none" else parse_shard(shard),
+        storage=None if storage is None else Path(os.path.realpath(storage)),
+        **options,
+    )
 
 
 def parse_workers(text: str) -> int | None:

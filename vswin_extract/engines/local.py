@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import threading
@@ -96,8 +95,6 @@ class Processes:
 
 def main(descriptor: int) -> None:
     """A worker's process: orders come, and messages go, through the socket of this number."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # meant for the run, which says what to do
-        signal.signal(number, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(descriptor)
     job, device, cores = connection.recv()
     serve(job, device, cores, connection.recv, connection.send)

@@ -232,10 +232,15 @@ def log_lines(pipe: BinaryIO, last_words: deque[str], who: str) -> None:
 def python_command(module: str, argument: object) -> list[str]:
     """What runs `main(argument)` of a module of ours in a process of its own.
 
-    Where this package is comes last on its path, and the working directory (-P) not at all.
+    Where this package is comes last on its path, and the working directory (-P) not at all. Signals that are meant for
+    the run, which says what to do, are ignored: Slurm sends them to all processes of a job.
     """
     home = str(Path(__file__).parents[2])
-    program = f"import sys; sys.path.append({home!r}); from {module} import main; main({argument!r})"
+    program = (
+        "import signal, sys; "
+        "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]; "
+        f"sys.path.append({home!r}); from {module} import main; main({argument!r})"
+    )
     return [sys.executable, "-P", "-c", program]
 
 

@@ -1,0 +1,135 @@
+"""`vswin slurm`: an array of tasks on a Slurm cluster, and the merge after it."""
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from vswin_extract.cli.console import printable, reports_errors
+from vswin_extract.cli.extract import NO_JOB, extract, make_job
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="VIDEOS... OUT.h5 [-- OPTIONS OF VSWIN-EXTRACT]")
+@click.option(
+    "--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array, a shard each."
+)
+@click.option("--partition", metavar="NAME", help="Of both jobs, the array and the merge.")
+@click.option("--account", metavar="NAME", help="Of both jobs.")
+@click.option("--time", metavar="TIME", help="Limit of a task, which is requeued and continues when it is over.")
+@click.option("--gpus-per-task", metavar="N", help="Several are used with: -- --device cuda:all")
+@click.option("--cpus-per-task", metavar="N", help="Decoding needs them.")
+@click.option("--mem", metavar="SIZE", help="Memory of a task, e.g. 32G.")
+@click.option(
+    "--sbatch",
+    "others",
+    multiple=True,
+    metavar="OPTION",
+    help="Any other option of sbatch for the array, as --sbatch=--qos=long, or --sbatch=--array=0-7%2 for two tasks at "
+    "a time of 8. Repeatable. The merge is left to the cluster's defaults.",
+)
+@click.option("-o", "script", type=click.Path(dir_okay=False), metavar="FILE", help="Write the script to FILE.")
+@click.option("--submit", is_flag=True, help="Submit the array, and the merge that follows it.")
+@reports_errors
+def slurm(
+    arguments: tuple[str, ...],
+    tasks: int,
+    partition: str | None,
+    account: str | None,
+    others: tuple[str, ...],
+    script: str | None,
+    submit: bool,
+    **resources: str | None,
+) -> None:
+    """Print the batch script that extracts VIDEOS by an array of tasks, each a shard, into one journal, of which a
+    merge makes OUT.h5; or submit both. Options of vswin-extract come after --."""
+    from pathlib import Path
+
+    from vswin_extract import slurm as library
+    from vswin_extract.errors import UsageError
+    from vswin_extract.journal import check_output, journal_directory
+    from vswin_extract.weights import find
+
+    with extract.make_context("vswin-extract", list(arguments)) as context:
+        given = context.params
+        if given["shard"] != "auto" or given["dry_run"] or "-" in given["inputs"]:
+            raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
+        job = make_job(**{name: value for name, value in given.items() if name not in NO_JOB} | {"shard": "none"})
+        find(job.weights)
+        check_output(job.output, job.overwrite)
+        options = list(spelt(context))
+    paths = [absolute(path) for path in (*given["inputs"], given["output"])]
+    shared = [*directives(account=account, partition=partition)]
+    merge = [console_script("vswin"), "merge", paths[-1]]
+    merge += [str(journal_directory(job.output, job.storage))] if job.storage else []
+    merge += ["--overwrite"] if job.overwrite else []
+    merging = library.merge_job(merge, shared)
+    grace = [f"--grace={library.WARNING - 30}"]  # unless the options have one, since the last counts
+    text = library.array_script(
+        [console_script("vswin-extract"), *paths, *grace, *options],
+        paths[-1],
+        tasks,
+        [*shared, *directives(**resources), *others],
+        merging,
+        os.path.basename(script or "extract.sbatch"),
+    )
+    if script:
+        Path(script).write_bytes(os.fsencode(text))
+    elif not submit:
+        click.echo(os.fsencode(text), nl=False)
+    if submit:
+        array, last = library.submit(text, merging)
+        click.echo(
+            f"job {array}: extracts, in {tasks} tasks\n"
+            f"job {last}: merges, when job {array} has ended\n"
+            f"next: squeue --jobs {array},{last}; when nothing of them is left, {printable(paths[-1])} is there, or "
+            f"slurm-{last}.out says what is missing; then the same command continues"
+        )
+
+
+def directives(**options: str | None) -> Iterator[str]:
+    """Options of sbatch that were given."""
+    for name, value in options.items():
+        if value is not None:
+            yield f"--{name.replace('_', '-')}={value}"
+
+
+def spelt(context: click.Context) -> Iterator[str]:
+    """The options that a command was given, files among them by absolute paths: a script may run anywhere."""
+    for option in context.command.params:
+        value: Any = context.params.get(option.name or "")
+        source = context.get_parameter_source(option.name or "")
+        if not isinstance(option, click.Option) or source is not ParameterSource.COMMANDLINE or value is None:
+            continue
+        if option.is_flag:
+            yield option.opts[-1] if value else option.secondary_opts[-1]
+            continue
+        for each in value if option.multiple else [value]:
+            is_path = isinstance(option.type, click.Path) or (option.name == "weights" and is_file_of_weights(each))
+            yield option.opts[-1]
+            yield absolute(each) if is_path else str(each)
+
+
+def is_file_of_weights(name: str) -> bool:
+    from vswin_extract.weights import BUNDLED
+
+    return name != BUNDLED and os.path.isfile(name)
+
+
+def absolute(path: str) -> str:
+    """Unless it is a URL."""
+    return path if "://" in path else os.path.join(os.getcwd(), path)
+
+
+def console_script(name: str) -> str:
+    """Where this environment's console script is. Raises UsageError."""
+    from vswin_extract.errors import UsageError
+
+    found = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    if found is None:
+        raise UsageError(f"the console script {name} is not installed; pip install vswin-extract")
+    return absolute(found)
