@@ -226,7 +226,30 @@ MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Outp
     "--storage",
     type=click.Path(),
     metavar="DIR",
-    help="Keep unfinished work in this directory.  [default: beside OUT.h5]",
+    help="Keep unfinished work in this directory, which all hosts share.  [default: beside OUT.h5]",
+)
+@option(
+    RUN,
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Devices of this machine, or actors on a Ray cluster that this machine is a node of.",
+)
+@option(
+    RUN,
+    "--ray-address",
+    default="auto",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="With --engine ray: the cluster; auto: $RAY_ADDRESS, or the one that runs here.",
+)
+@option(
+    RUN,
+    "--actors",
+    type=int,
+    metavar="N",
+    help="With --engine ray: a GPU each, or a part of the cores.  [default: as many as there is room for]",
 )
 @option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing.")
 @option(

@@ -1,0 +1,317 @@
+"""The Ray engine: on a real cluster of several raylets, of which one is killed midway, it is the file of a single run."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numbered
+import pytest
+from conftest import Run, script
+from test_many import expect_equal
+
+import vswin_extract.engines as engines
+from vswin_extract.errors import DeviceError, UsageError
+from vswin_extract.job import Job, Notice, VideoDone
+from vswin_extract.videos import Video, find
+
+slow = pytest.mark.slow
+VIDEOS = 24
+
+
+class Cluster:
+    """A head and two more raylets with a CPU each, all of whose files are in one folder. `address`: HOST:PORT."""
+
+    def __init__(self, folder: str) -> None:
+        os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0")
+        from ray.cluster_utils import Cluster as Raylets
+
+        self.folder = folder
+        quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+        self.raylets = Raylets()
+        self.add(_system_config=quick, include_dashboard=False)
+        self.nodes = [self.add(), self.add(num_gpus=1)]
+        self.address: str = self.raylets.address
+
+    def add(self, **options: Any) -> Any:
+        return self.raylets.add_node(num_cpus=1, object_store_memory=80 << 20, **options)
+
+    def kill(self, node: Any) -> None:
+        """The raylet, by SIGKILL."""
+        self.raylets.remove_node(node, allow_graceful=False)
+
+    def processes(self) -> list[int]:
+        """What is left of this cluster, actors and their decoders among it."""
+        return pids(lambda environ, command: f"RAY_TMPDIR={self.folder}".encode() in environ)
+
+
+def pids(wanted: Callable[[bytes, bytes], bool]) -> list[int]:
+    """Processes other than this one by their environment and command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if process.name != str(os.getpid()) and wanted(
+                (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
+            ):
+                found.append(int(process.name))
+        except OSError:  # another's, or gone
+            continue
+    return found
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    pytest.importorskip("ray", reason="needs vswin-extract[ray]")
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:  # sockets have short names
+        made = Cluster(folder)
+        try:
+            yield made
+        finally:
+            made.raylets.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
+        until(lambda: not made.processes(), "processes of the cluster are left", 20)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(VIDEOS - 1):
+        numbered.write(folder / f"{number:02}.mp4", 200 + number, first=100 * number)
+    (folder / "bad.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(small_weights: Path) -> list[str]:
+    return ["--weights", str(small_weights), "--stage", "4", "--stride", "2"]
+
+
+@pytest.fixture(scope="module")
+def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("single") / "out.h5"
+    assert run("vswin-extract", videos, out, *options).returncode == 3
+    return out
+
+
+def a_job(cluster: Cluster, videos: Path, out: Path, weights: Path, **options: Any) -> Job:
+    return Job(
+        find([videos]), out, str(weights), stages=(4,), stride=2, engine="ray", ray_address=cluster.address,
+        **{"device": "cpu", **options},
+    )  # fmt: skip
+
+
+def run_noting(job: Job, midway: Callable[[], None]) -> list[str]:
+    """Run the job, and do something once five videos are through; the notices."""
+    notices, done = [], 0
+    for event in engines.run(job):
+        if isinstance(event, Notice):
+            notices.append(event.text)
+        done += isinstance(event, VideoDone)
+        if done == 5 and isinstance(event, VideoDone):
+            midway()
+    assert done == VIDEOS
+    return notices
+
+
+@pytest.fixture
+def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The crews that are hired from now on."""
+    hired: list[Any] = []
+    hire = engines.hire
+    monkeypatch.setattr(engines, "hire", lambda job: hired.append(hire(job)) or hired[-1])
+    return hired
+
+
+@slow
+def test_a_raylet_is_killed_midway(
+    cluster: Cluster, crews: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from vswin_extract.engines import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "SAY_AFTER", 1.0)
+    (tmp_path / "storage").mkdir()
+    job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, storage=tmp_path / "storage")
+    alive: list[int] = []
+
+    def kill() -> None:
+        assert list((tmp_path / "storage" / "out.h5.parts").glob("branch-*/*.json"))
+        alive.extend(place.pid for place in crews[0].places.values())
+        cluster.kill(cluster.nodes.pop(0))
+
+    try:
+        notices = run_noting(job, kill)
+    finally:
+        cluster.nodes.append(cluster.add())
+    assert crews[0].names == ["cpu"] * 3
+    assert len(alive) == 3
+    assert any("died, with" in text and "node" in text for text in notices), notices
+    assert any("1 of 3 actors have not started yet; each needs a node with 1 CPU" in text for text in notices), notices
+    expect_equal(single, tmp_path / "out.h5")
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "storage"]
+    assert os.listdir(tmp_path / "storage") == []
+    until(lambda: not cluster_has(alive), "actors are left")
+
+
+def cluster_has(processes: list[int]) -> bool:
+    return any(Path(f"/proc/{pid}").exists() for pid in processes)
+
+
+@slow
+def test_an_actor_that_is_killed_is_started_again(
+    cluster: Cluster, crews: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(crews[0].places[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, actors=1)
+    notices = run_noting(job, kill)
+    assert any(f"process {killed[0]} on" in text and "starting it again" in text for text in notices), notices
+    assert crews[0].places[0].pid != killed[0]
+    expect_equal(single, tmp_path / "out.h5")
+    until(lambda: not decoders(), "decoders are left")
+
+
+def decoders() -> list[int]:
+    return pids(lambda environ, command: b"vswin_extract.frames.worker" in command)
+
+
+@slow
+def test_a_driver_that_is_killed_and_one_that_is_stopped(
+    cluster: Cluster, run: Run, environment: dict[str, str], videos: Path, options: list[str], single: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    out, parts = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    more = ["--engine", "ray", "--ray-address", cluster.address, "--device", "cpu", "--actors", "2"]
+    command = [script("vswin-extract"), str(videos), str(out), *options, *more]
+
+    def begin(done: int) -> subprocess.Popen[str]:
+        driver = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        until(lambda: len(list(parts.glob("branch-*/*.json"))) > done or driver.poll() is not None, "videos")
+        return driver
+
+    def actors() -> list[int]:
+        return pids(lambda environ, command: command.startswith(b"ray::Extractor"))
+
+    with begin(3) as driver:
+        assert actors()
+        driver.kill()
+    until(lambda: not actors() and not decoders(), "actors or decoders are left")
+
+    with begin(len(list(parts.glob("branch-*/*.json")))) as driver:
+        driver.send_signal(signal.SIGTERM)  # which Ray would handle itself
+        said = driver.communicate(timeout=60)
+    assert driver.returncode == 143, said
+    assert "stopping: finishing the videos in flight" in said[1]
+    assert "the same command continues" in said[1]
+    until(lambda: not actors() and not decoders(), "actors or decoders are left")
+
+    last = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert last.returncode == 3, last.stderr
+    assert "of them done before" in last.stderr
+    assert "ray" not in (last.stdout + last.stderr).lower().replace(str(tmp_path).lower(), "")  # none of its own words
+    expect_equal(single, out)
+
+
+@slow
+def test_what_keeps_actors_from_working_is_said_with_the_host(
+    cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    """The last node says that it has a GPU, and has none."""
+    with pytest.raises(DeviceError, match=r"^on .+: cuda was asked for, but PyTorch sees no CUDA device"):
+        list(engines.run(a_job(cluster, videos, tmp_path / "out.h5", small_weights, device="auto")))
+    broken = tmp_path / "vswin_extract.py"
+    broken.write_text("raise ImportError")
+    assert not (tmp_path / "out.h5.parts").exists()
+
+
+def test_without_ray_the_extra_is_named(
+    run: Run, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered.write(tmp_path / "a.mp4", 20)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "vswin_extract.engines.ray_cluster", raising=False)
+    done = run("vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--engine", "ray")
+    assert done.returncode == 2
+    assert done.stderr == "Error: --engine ray needs Ray: pip install 'vswin-extract[ray]'\n"
+
+
+def test_without_a_cluster_it_says_how_to_start_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = pytest.importorskip("ray._private.services", reason="needs vswin-extract[ray]")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: set())  # other people's on this machine
+    numbered.write(tmp_path / "a.mp4", 20)
+    command = ["vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--engine", "ray"]
+    how = "start one (ray start --head), or name it by --ray-address HOST:PORT\n"
+    auto = run(*command)
+    assert (auto.returncode, auto.stderr) == (2, f"Error: no Ray cluster runs here; {how}")
+    for address in ("127.0.0.1:1", "nonsense:port", "127.0.0.1:99999999"):
+        named = run(*command, "--ray-address", address)
+        assert named.returncode == 2
+        assert named.stderr.startswith(f"Error: no Ray cluster answers at {address}: ")
+        assert named.stderr.endswith(how)
+        assert named.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "ray", "shard": "0/2"}, "--shard and --engine ray are two ways"),
+        ({"engine": "ray", "device": "cuda:0,1"}, "Ray chooses devices: --device cuda or cpu and --actors N"),
+        ({"engine": "ray", "device": "cpu:2"}, "not cpu:2"),
+        ({"engine": "ray", "ray_address": "ray://head:10001"}, "HOST:PORT"),
+        ({"engine": "ray", "actors": 0}, "actors must be a whole number from 1"),
+        ({"engine": "spark"}, "engine must be one of local, ray"),
+        ({"actors": 2}, "--actors is for --engine ray"),
+        ({"ray_address": "head:6379"}, "--ray-address is for --engine ray"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together(options: dict[str, Any], said: str) -> None:
+    from vswin_extract.schedule import parse_shard
+
+    shard = parse_shard(options.pop("shard")) if "shard" in options else None
+    with pytest.raises(UsageError, match=said):
+        Job((Video("a", Path("a")),), Path("out.h5"), shard=shard, **options)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "share"),
+    [
+        ([(0, 1), (0, 1), (0, 1)], "cpu", (0, 1, 3)),
+        ([(0, 64), (0, 64)], "cpu", (0, 8, 16)),
+        ([(0, 64), (0, 1)], "cpu", (0, 8, 8)),  # a small head does not make all actors small
+        ([(0, 12), (0, 12)], "cpu", (0, 6, 4)),
+        ([(0, 2)], "cpu", (0, 2, 1)),
+        ([(0, 0)], "cpu", (0, 1, 0)),
+        ([(8, 96), (8, 32), (0, 4)], "cuda", (1, 4, 16)),
+        ([(1, 64)], "cuda", (1, 9, 1)),
+        ([(1, 0)], "cuda", (1, 0, 1)),
+        ([(0, 8)], "cuda", (1, 0, 0)),
+    ],
+)
+def test_a_cluster_is_cut_into_actors(nodes: list[tuple[int, int]], device: str, share: tuple[int, int, int]) -> None:
+    pytest.importorskip("ray", reason="needs vswin-extract[ray]")
+    from vswin_extract.engines.ray_cluster import Share, cut
+
+    assert cut(nodes, device) == Share(*share)
