@@ -1,5 +1,6 @@
 """The Ray engine: on a real cluster of several raylets, of which one is killed midway, it is the file of a single run."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,23 +46,18 @@ class Cluster:
         """The raylet, by SIGKILL."""
         self.raylets.remove_node(node, allow_graceful=False)
 
-    def processes(self) -> list[int]:
-        """What is left of this cluster, actors and their decoders among it."""
-        return pids(lambda environ, command: f"RAY_TMPDIR={self.folder}".encode() in environ)
+    def processes(self, of: bytes = b"") -> list[int]:
+        """What is there of this cluster, by a part of the command line: raylets, actors, their decoders."""
+        mark, found = f"RAY_TMPDIR={self.folder}".encode(), []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # another's, or gone
+                if mark in (process / "environ").read_bytes() and of in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+        return found
 
-
-def pids(wanted: Callable[[bytes, bytes], bool]) -> list[int]:
-    """Processes other than this one by their environment and command line."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if process.name != str(os.getpid()) and wanted(
-                (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
-            ):
-                found.append(int(process.name))
-        except OSError:  # another's, or gone
-            continue
-    return found
+    def workers(self) -> list[int]:
+        """Actors and their decoders."""
+        return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.frames.worker")
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -97,7 +93,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def options(small_weights: Path) -> list[str]:
-    return ["--weights", str(small_weights), "--stage", "4", "--stride", "2"]
+    return ["--weights", str(small_weights), "--stage", "4", "--stride", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +105,7 @@ def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.
 
 def a_job(cluster: Cluster, videos: Path, out: Path, weights: Path, **options: Any) -> Job:
     return Job(
-        find([videos]), out, str(weights), stages=(4,), stride=2, engine="ray", ray_address=cluster.address,
+        find([videos]), out, str(weights), stages=(4,), stride=4, engine="ray", ray_address=cluster.address,
         **{"device": "cpu", **options},
     )  # fmt: skip
 
@@ -146,11 +142,11 @@ def test_a_raylet_is_killed_midway(
     monkeypatch.setattr(ray_cluster, "SAY_AFTER", 1.0)
     (tmp_path / "storage").mkdir()
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, storage=tmp_path / "storage")
-    alive: list[int] = []
 
     def kill() -> None:
         assert list((tmp_path / "storage" / "out.h5.parts").glob("branch-*/*.json"))
-        alive.extend(place.pid for place in crews[0].places.values())
+        assert len(cluster.processes(b"ray::Extractor")) == len(crews[0].places) == 3
+        assert cluster.processes(b"vswin_extract.frames.worker")
         cluster.kill(cluster.nodes.pop(0))
 
     try:
@@ -158,17 +154,12 @@ def test_a_raylet_is_killed_midway(
     finally:
         cluster.nodes.append(cluster.add())
     assert crews[0].names == ["cpu"] * 3
-    assert len(alive) == 3
-    assert any("died, with" in text and "node" in text for text in notices), notices
+    assert any("died, with" in text and "its node has died" in text for text in notices), notices
     assert any("1 of 3 actors have not started yet; each needs a node with 1 CPU" in text for text in notices), notices
     expect_equal(single, tmp_path / "out.h5")
     assert sorted(os.listdir(tmp_path)) == ["out.h5", "storage"]
     assert os.listdir(tmp_path / "storage") == []
-    until(lambda: not cluster_has(alive), "actors are left")
-
-
-def cluster_has(processes: list[int]) -> bool:
-    return any(Path(f"/proc/{pid}").exists() for pid in processes)
+    until(lambda: not cluster.workers(), "actors or decoders are left")
 
 
 @slow
@@ -186,11 +177,7 @@ def test_an_actor_that_is_killed_is_started_again(
     assert any(f"process {killed[0]} on" in text and "starting it again" in text for text in notices), notices
     assert crews[0].places[0].pid != killed[0]
     expect_equal(single, tmp_path / "out.h5")
-    until(lambda: not decoders(), "decoders are left")
-
-
-def decoders() -> list[int]:
-    return pids(lambda environ, command: b"vswin_extract.frames.worker" in command)
+    until(lambda: not cluster.workers(), "actors or decoders are left")
 
 
 @slow
@@ -202,28 +189,39 @@ def test_a_driver_that_is_killed_and_one_that_is_stopped(
     more = ["--engine", "ray", "--ray-address", cluster.address, "--device", "cpu", "--actors", "2"]
     command = [script("vswin-extract"), str(videos), str(out), *options, *more]
 
-    def begin(done: int) -> subprocess.Popen[str]:
+    def done() -> int:
+        return len(list(parts.glob("branch-*/*.json")))
+
+    def begin() -> subprocess.Popen[str]:
+        """The command, once it has got a video through."""
+        before = done()
         driver = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
         )
-        until(lambda: len(list(parts.glob("branch-*/*.json"))) > done or driver.poll() is not None, "videos")
+        until(lambda: done() > before or driver.poll() is not None, "no video is through")
         return driver
 
-    def actors() -> list[int]:
-        return pids(lambda environ, command: command.startswith(b"ray::Extractor"))
-
-    with begin(3) as driver:
-        assert actors()
+    with begin() as driver:
+        assert len(cluster.processes(b"ray::Extractor")) == 2
         driver.kill()
-    until(lambda: not actors() and not decoders(), "actors or decoders are left")
+    until(lambda: not cluster.workers(), "actors or decoders are left")
 
-    with begin(len(list(parts.glob("branch-*/*.json")))) as driver:
+    with begin() as driver:
         driver.send_signal(signal.SIGTERM)  # which Ray would handle itself
         said = driver.communicate(timeout=60)
     assert driver.returncode == 143, said
     assert "stopping: finishing the videos in flight" in said[1]
     assert "the same command continues" in said[1]
-    until(lambda: not actors() and not decoders(), "actors or decoders are left")
+    until(lambda: not cluster.workers(), "actors or decoders are left")
+
+    with begin() as driver:
+        driver.send_signal(signal.SIGINT)
+        assert "stopping" in next(line for line in driver.stderr or () if "stopping" in line)
+        driver.send_signal(signal.SIGINT)
+        said = driver.communicate(timeout=20)
+    assert driver.returncode == 130, said
+    assert "stopped at once" in said[1]
+    until(lambda: not cluster.workers(), "actors or decoders are left")
 
     last = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert last.returncode == 3, last.stderr
@@ -239,8 +237,6 @@ def test_what_keeps_actors_from_working_is_said_with_the_host(
     """The last node says that it has a GPU, and has none."""
     with pytest.raises(DeviceError, match=r"^on .+: cuda was asked for, but PyTorch sees no CUDA device"):
         list(engines.run(a_job(cluster, videos, tmp_path / "out.h5", small_weights, device="auto")))
-    broken = tmp_path / "vswin_extract.py"
-    broken.write_text("raise ImportError")
     assert not (tmp_path / "out.h5.parts").exists()
 
 
