@@ -1,4 +1,4 @@
-"""The Ray engine: on a real cluster of several raylets, of which one is killed midway, it is the file of a single run."""
+"""The Ray engine: on a real cluster of several raylets, one of them killed midway, the file of a single run."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from test_many import expect_equal
 
 import vswin_extract.engines as engines
 from vswin_extract.errors import DeviceError, UsageError
-from vswin_extract.job import Job, Notice, VideoDone
+from vswin_extract.job import Job, Notice, Stopped, VideoDone
 from vswin_extract.videos import Video, find
 
 slow = pytest.mark.slow
@@ -128,7 +129,12 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The crews that are hired from now on."""
     hired: list[Any] = []
     hire = engines.hire
-    monkeypatch.setattr(engines, "hire", lambda job: hired.append(hire(job)) or hired[-1])
+
+    def noted(job: Job) -> Any:
+        hired.append(hire(job))
+        return hired[-1]
+
+    monkeypatch.setattr(engines, "hire", noted)
     return hired
 
 
@@ -238,6 +244,28 @@ def test_what_keeps_actors_from_working_is_said_with_the_host(
     with pytest.raises(DeviceError, match=r"^on .+: cuda was asked for, but PyTorch sees no CUDA device"):
         list(engines.run(a_job(cluster, videos, tmp_path / "out.h5", small_weights, device="auto")))
     assert not (tmp_path / "out.h5.parts").exists()
+
+
+@slow
+def test_where_there_is_no_room_the_run_is_given_up(
+    cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vswin_extract.engines import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "cut", lambda nodes, device: ray_cluster.Share(0, 4, 1))
+    monkeypatch.setattr(ray_cluster, "SAY_AFTER", 0.5)
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
+    notices = []
+    with pytest.raises(DeviceError, match="Ray found no room for an actor of 4 CPUs"):
+        for event in engines.run(a_job(cluster, videos, tmp_path / "out.h5", small_weights)):
+            assert isinstance(event, Notice)
+            notices.append(event.text)
+    assert notices == [
+        "1 of 1 actors have not started yet; each needs a node with 4 CPUs; free now: 1 of 1 GPUs, 3 of 3 CPUs"
+    ]
+    stopping = threading.Event()
+    stopping.set()
+    assert list(engines.run(a_job(cluster, videos, tmp_path / "out.h5", small_weights), stopping)) == [Stopped(VIDEOS)]
 
 
 def test_without_ray_the_extra_is_named(

@@ -163,7 +163,7 @@ class RayActors:
         self._listen(worker, actor)
 
     def send(self, worker: int, order: Order) -> None:
-        if isinstance(order, Video):
+        if isinstance(order, Video) and isinstance(order.path, Path):
             order = replace(order, path=Path(os.path.abspath(order.path)))
         if (actor := self.actors.get(worker)) is not None:
             actor.order.options(concurrency_group="orders").remote(order)  # if it is dead `receive` finds out
