@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,9 @@ def test_where_there_is_no_room_the_run_is_given_up(
     stopping = threading.Event()
     stopping.set()
     assert list(engines.run(job, stopping)) == [Stopped(VIDEOS)]
+    monkeypatch.setattr(ray_cluster, "cut", lambda nodes, device: ray_cluster.Share(1, 4, 0))
+    with pytest.raises(DeviceError, match=r"^the Ray cluster has no GPUs; add nodes that have some, or --device cpu$"):
+        list(engines.run(replace(job, device="cuda")))
 
 
 def test_without_ray_the_extra_is_named(

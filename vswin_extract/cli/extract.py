@@ -360,10 +360,10 @@ def follow(
     except Interrupted:
         console.print("stopped at once; the videos in flight will be extracted again")
     parts = journal_directory(job.output, job.storage)
-    if parts.is_dir():
-        done = (
-            f"{progress.videos} of {progress.total or len(job.videos)} videos are done, kept in {printable(str(parts))}"
-        )
+    if not progress.total:
+        done = "nothing was begun"
+    elif parts.is_dir():
+        done = f"{progress.videos} of {progress.total} videos are done, kept in {printable(str(parts))}"
     else:
         done = "no video was finished"
     click.echo(f"stopped: {done}; the same command continues", err=True)

@@ -163,9 +163,11 @@ def first_arrivals(crew: Crew, stopping: threading.Event) -> Generator[Event, No
     for worker in range(len(crew.names)):
         crew.start(worker)
     came: list[tuple[int, Message]] = []
-    while not stopping.is_set():
+    while True:
         arrived = crew.receive(1.0)
         if arrived is None:
+            if stopping.is_set():
+                return []
             continue
         worker, message = arrived
         if isinstance(message, Exception):
@@ -180,7 +182,6 @@ def first_arrivals(crew: Crew, stopping: threading.Event) -> Generator[Event, No
             raise DeviceError(
                 f"worker {worker} ({crew.names[worker]}) died while it loaded the model: {message.reason}"
             )
-    return []
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ray._private import worker as ray_worker
 from ray.exceptions import RayError
 
 from vswin_extract.engines.local import serve
-from vswin_extract.engines.worker import Lost, Message, Order
+from vswin_extract.engines.worker import Begin, Lost, Message, Order
 from vswin_extract.errors import DeviceError, VswinError
 from vswin_extract.job import AUTO, Job, Notice, VideoDone
 from vswin_extract.videos import Video
@@ -101,7 +101,8 @@ class Extractor:
             serve(job, device, cores, self.orders.get, self._say)
         except Exception as error:  # what ends a process elsewhere, as a bug or a GPU that fails
             traceback.print_exc()
-            self.said.put(Lost(traceback.format_exception_only(error)[-1].strip()))
+            what = traceback.format_exception_only(error)[-1].strip()
+            self.said.put(Lost(f"{what} ({Placed(self.host, os.getpid())}; the traceback is in Ray's logs there)"))
 
     def _say(self, message: Message) -> None:
         if isinstance(message, VswinError):
@@ -116,14 +117,15 @@ class Extractor:
 
 
 class RayActors:
-    """Actors on a running Ray cluster, which this process must be on a node of. Raises DeviceError, UsageError.
+    """Actors on a running Ray cluster, which this process must be on a node of. Raises DeviceError.
 
-    The job's paths must mean the same on all hosts. `places`: where actors were last seen.
+    The job's paths must mean the same on all hosts. `places`: where the actors are that have started.
     """
 
     single = False
 
     def __init__(self, job: Job) -> None:
+        self.actors: dict[int, Any] = {}
         self.connected = _connect(job.ray_address)
         try:
             self.device, self.share, count = _share_out(job.device, job.actors)
@@ -146,7 +148,6 @@ class RayActors:
             max_restarts=0,  # Dispatch starts another
             scheduling_strategy="SPREAD",
         )(Extractor)
-        self.actors: dict[int, Any] = {}
         self.places: dict[int, Placed] = {}
         self.pending: dict[int, float] = {}
         """Actors that have not started yet, as far as is known, and since when."""
@@ -157,14 +158,18 @@ class RayActors:
 
     def start(self, worker: int) -> None:
         self._end(worker)
+        self.places.pop(worker, None)
         actor = self.extractor.remote(self.job, self.device, max(1, self.share.cpus), self.environment)
         self.actors[worker] = actor
         self.pending[worker] = time.monotonic()
         self._listen(worker, actor)
 
     def send(self, worker: int, order: Order) -> None:
-        if isinstance(order, Video) and isinstance(order.path, Path):
-            order = replace(order, path=Path(os.path.abspath(order.path)))
+        match order:
+            case Begin():
+                order = replace(order, root=Path(os.path.abspath(order.root)))
+            case Video(path=Path()):
+                order = replace(order, path=Path(os.path.abspath(order.path)))
         if (actor := self.actors.get(worker)) is not None:
             actor.order.options(concurrency_group="orders").remote(order)  # if it is dead `receive` finds out
 
