@@ -22,6 +22,7 @@ import vswin_extract.engines as engines
 from vswin_extract.errors import DeviceError, UsageError
 from vswin_extract.job import Event, Job, Notice, Stopped, VideoDone
 from vswin_extract.videos import Video, find
+from vswin_extract.writer import Passage, record_of
 
 slow = pytest.mark.slow
 VIDEOS = 24
@@ -62,7 +63,7 @@ class Cluster:
         return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.frames.worker")
 
 
-def until(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def until(done: Callable[[], bool], what: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
@@ -255,7 +256,7 @@ def test_where_there_is_no_room_the_run_is_given_up(
 ) -> None:
     from vswin_extract.engines import ray_cluster
 
-    monkeypatch.setattr(ray_cluster, "cut", lambda nodes, device: ray_cluster.Share(0, 4, 1))
+    monkeypatch.setattr(ray_cluster, "cut", lambda *_: ray_cluster.Share(0, 4, 1))
     monkeypatch.setattr(ray_cluster, "SAY_AFTER", 0.5)
     monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights)
@@ -267,7 +268,7 @@ def test_where_there_is_no_room_the_run_is_given_up(
     stopping = threading.Event()
     stopping.set()
     assert list(engines.run(job, stopping)) == [Stopped(VIDEOS)]
-    monkeypatch.setattr(ray_cluster, "cut", lambda nodes, device: ray_cluster.Share(1, 4, 0))
+    monkeypatch.setattr(ray_cluster, "cut", lambda *_: ray_cluster.Share(1, 4, 0))
     with pytest.raises(DeviceError, match=r"^the Ray cluster has no GPUs; add nodes that have some, or --device cpu$"):
         list(engines.run(replace(job, device="cuda")))
 
@@ -324,22 +325,40 @@ def test_what_does_not_go_together(options: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "device", "share"),
+    ("nodes", "device", "actors", "share"),
     [
-        ([(0, 1), (0, 1), (0, 1)], "cpu", (0, 1, 3)),
-        ([(0, 64), (0, 64)], "cpu", (0, 8, 16)),
-        ([(0, 64), (0, 1)], "cpu", (0, 8, 8)),  # a small head does not make all actors small
-        ([(0, 12), (0, 12)], "cpu", (0, 6, 4)),
-        ([(0, 2)], "cpu", (0, 2, 1)),
-        ([(0, 0)], "cpu", (0, 1, 0)),
-        ([(8, 96), (8, 32), (0, 4)], "cuda", (1, 4, 16)),
-        ([(1, 64)], "cuda", (1, 9, 1)),
-        ([(1, 0)], "cuda", (1, 0, 1)),
-        ([(0, 8)], "cuda", (1, 0, 0)),
+        ([(0, 1), (0, 1), (0, 1)], "cpu", 1, (0, 1, 3)),
+        ([(0, 64), (0, 64)], "cpu", 1, (0, 8, 16)),
+        ([(0, 64), (0, 1)], "cpu", 1, (0, 8, 8)),  # a small head does not make all actors small
+        ([(0, 12), (0, 12)], "cpu", 1, (0, 6, 4)),
+        ([(0, 2)], "cpu", 1, (0, 2, 1)),
+        ([(0, 2)], "cpu", 2, (0, 1, 2)),
+        ([(0, 2)], "cpu", 3, (0, 1, 2)),
+        ([(0, 0)], "cpu", 1, (0, 1, 0)),
+        ([(8, 96), (8, 32), (0, 4)], "cuda", 1, (1, 4, 16)),
+        ([(1, 64)], "cuda", 1, (1, 9, 1)),
+        ([(1, 0)], "cuda", 1, (1, 0, 1)),
+        ([(0, 8)], "cuda", 1, (1, 0, 0)),
     ],
 )
-def test_a_cluster_is_cut_into_actors(nodes: list[tuple[int, int]], device: str, share: tuple[int, int, int]) -> None:
+def test_a_cluster_is_cut_into_actors(
+    nodes: list[tuple[int, int]], device: str, actors: int, share: tuple[int, int, int]
+) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
     from vswin_extract.engines.ray_cluster import Share, cut
 
-    assert cut(nodes, device) == Share(*share)
+    assert cut(nodes, device, actors) == Share(*share)
+
+
+def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs vswin-extract[ray]")
+    from vswin_extract.engines.ray_cluster import Placed, check_seen
+
+    missing = record_of(Passage(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
+    assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)
+    (tmp_path / "a.mp4").touch()
+    ended = check_seen(VideoDone(missing, 0), Placed("node", 1))
+    assert isinstance(ended, DeviceError)
+    assert f"node does not see {tmp_path / 'a.mp4'}, which is there on" in str(ended)
+    unreadable = replace(missing, error="VideoUnreadable")
+    assert check_seen(VideoDone(unreadable, 0), Placed("node", 1)) == VideoDone(unreadable, 0)

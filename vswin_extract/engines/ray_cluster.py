@@ -198,7 +198,7 @@ class RayActors:
                 self.pending.pop(worker, None)
                 self.told.discard(worker)
             else:
-                self.heard.append((worker, self._checked(worker, message)))
+                self.heard.append((worker, check_seen(message, self.places[worker])))
         return None
 
     def close(self) -> None:
@@ -219,17 +219,6 @@ class RayActors:
         if (actor := self.actors.pop(worker, None)) is not None:
             ray.kill(actor)  # its decoders end with it
 
-    def _checked(self, worker: int, message: Message) -> Message:
-        """A host that does not see the videos would have all of them fail, and soonest of all."""
-        if isinstance(message, VideoDone) and message.record.error == "VideoMissing":
-            path = message.record.path
-            if os.path.isfile(path):
-                return DeviceError(
-                    f"{self.places[worker].host} does not see {path}, which is there on {socket.gethostname()}; "
-                    "videos must be at the same paths on all hosts"
-                )
-        return message
-
     def _waiting(self) -> tuple[int, Message] | None:
         """What is to be said of actors that have found no room."""
         if not self.pending:
@@ -248,6 +237,19 @@ class RayActors:
             f"{len(late)} of {len(self.names)} actors have not started yet; each needs a node with {self.share}; "
             f"{_resources()}"
         )
+
+
+def check_seen(message: Message, place: Placed) -> Message:
+    """The message, but an error where a video is missing there that is here: such a host would have all videos fail,
+    and be through with them before any other."""
+    if isinstance(message, VideoDone) and message.record.error == "VideoMissing":
+        path = message.record.path
+        if os.path.isfile(path):
+            return DeviceError(
+                f"{place.host} does not see {path}, which is there on {socket.gethostname()}; "
+                "videos must be at the same paths on all hosts"
+            )
+    return message
 
 
 def describe(error: RayError, place: Placed | None) -> str:
@@ -304,7 +306,7 @@ def _share_out(device: str, actors: int | None) -> tuple[str, Share, int]:
     free = ray.available_resources()
     if device == "auto":
         device = "cuda" if any(gpus for gpus, _ in nodes) else "cpu"
-    share = cut(nodes, device)
+    share = cut(nodes, device, actors or 1)
     if not share.total:
         other = "; add nodes that have some, or --device cpu" if device == "cuda" else ""
         raise DeviceError(f"the Ray cluster has no {'GPUs' if device == 'cuda' else 'CPUs'}{other}")
@@ -312,9 +314,9 @@ def _share_out(device: str, actors: int | None) -> tuple[str, Share, int]:
     return device, share, actors or min(share.total, int(room)) or share.total
 
 
-def cut(nodes: list[tuple[int, int]], device: str) -> Share:
+def cut(nodes: list[tuple[int, int]], device: str, actors: int = 1) -> Share:
     """What each actor gets of nodes with so many GPUs and CPUs: a GPU and its part of the cores, or the most cores by
-    which hardly any are left over."""
+    which hardly any are left over, and there is room for so many actors."""
     most = MOST_CORES[device]
     if device == "cuda":
         cores = min((cpus // gpus for gpus, cpus in nodes if gpus), default=0)
@@ -322,9 +324,9 @@ def cut(nodes: list[tuple[int, int]], device: str) -> Share:
     total = sum(cpus for _, cpus in nodes)
     for cores in range(most, 0, -1):
         count = sum(cpus // cores for _, cpus in nodes)
-        if count and count * cores >= (1 - IDLE_CORES) * total:
+        if count >= actors and count * cores >= (1 - IDLE_CORES) * total:
             return Share(0, cores, count)
-    return Share(0, 1, 0)
+    return Share(0, 1, total)
 
 
 def _resources() -> str:
