@@ -83,7 +83,7 @@ def run(crew: "Simulated") -> int:
     dispatch = Dispatch(crew, work, costs, Begin(Path(), "", 0), check=lambda ready: None, give_up=give_up)
     for worker in range(len(crew.names)):
         crew.start(worker)
-    done = {event.record.id: event.record.clips for event in dispatch.run({}, threading.Event()) if
+    done = {event.record.id: event.record.clips for event in dispatch.run([], threading.Event()) if
             isinstance(event, VideoDone)}  # fmt: skip
     if done != {str(video): clips for video, clips in enumerate(crew.clips)}:
         raise RuntimeError("some clips were lost, or came twice")

@@ -100,6 +100,7 @@ def test_choices_of_the_command_line_are_those_of_the_library() -> None:
         "layout": layouts.Layout,
         "partial": job.Partial,
         "compile": job.Compile,
+        "engine": job.Engine,
     }
     assert choices == {name: list(get_args(literal)) for name, literal in literals.items()}
 

@@ -21,6 +21,8 @@ from vswin_extract.weights import BUNDLED
 Dtype = Literal["float32", "float16"]
 Partial = Literal["keep", "fail"]
 Compile = Literal["auto", "on", "off"]
+Engine = Literal["local", "ray"]
+AUTO = "auto"
 MOST = 16384
 """Pixels of a side, clips of a batch, processes: more is a mistake."""
 
@@ -32,7 +34,8 @@ class Job:
     `stages`: maps to write, 1 to 4. `pool`: keep their maps, or average over space or all. `embedding`: write it, which
     needs all four stages. `layout`: one file, or shards and an index of them. `partial`: keep what decodes of a
     damaged video, or let it fail. `shard`: extract only this part of the videos, into the journal, which `merge` makes
-    the output of. `storage`: where the journal is kept, if not beside the output. Raises UsageError.
+    the output of. `storage`: where the journal is kept, if not beside the output. `engine`: devices of this machine, or
+    `actors` on the Ray cluster at `ray_address`, by default as many as it has room for. Raises UsageError.
     """
 
     videos: tuple[Video, ...]
@@ -62,6 +65,9 @@ class Job:
     device: str = "auto"
     storage: Path | None = None
     shard: Shard | None = None
+    engine: Engine = "local"
+    ray_address: str = AUTO
+    actors: int | None = None
     precision: Precision = "auto"
     compile: Compile = "auto"
     batch_size: int | None = None
@@ -75,10 +81,11 @@ class Job:
         for name, kind in (
             ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("layout", Layout),
             ("precision", Precision), ("decoder", DecoderName), ("partial", Partial), ("compile", Compile),
+            ("engine", Engine),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
-        for name in ("batch_size", "workers", "size", "resize"):
+        for name in ("batch_size", "workers", "size", "resize", "actors"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or not 1 <= value <= MOST):
                 raise UsageError(f"{name.replace('_', '-')} must be a whole number from 1 to {MOST}, not {value!r}")
@@ -93,8 +100,26 @@ class Job:
                 "the features of three crops are averaged, which a map in space does not allow; "
                 "add --pool space or --pool all"
             )
+        self._check_engine()
         self.sampling(Recipe())
         self.geometry(Recipe())
+
+    def _check_engine(self) -> None:
+        if self.engine != "ray":
+            for name, given in (("actors", self.actors is not None), ("ray-address", self.ray_address != AUTO)):
+                if given:
+                    raise UsageError(f"--{name} is for --engine ray")
+            return
+        if self.shard is not None:
+            raise UsageError("--shard and --engine ray are two ways to share videos out; choose one")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                f"with --engine ray, Ray chooses devices: --device cuda or cpu and --actors N, not {self.device}"
+            )
+        if "://" in self.ray_address:
+            raise UsageError(
+                f"ray-address is auto, or HOST:PORT of a cluster that has a node on this host, not {self.ray_address}"
+            )
 
     def sampling(self, recipe: Recipe) -> Sampling:
         """How to cut clips, with what the recipe says where the job does not."""

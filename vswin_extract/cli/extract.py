@@ -240,7 +240,30 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
     "--storage",
     type=click.Path(),
     metavar="DIR",
-    help="Keep unfinished work in this directory.  [default: beside OUT.h5]",
+    help="Keep unfinished work in this directory, which all hosts share.  [default: beside OUT.h5]",
+)
+@option(
+    RUN,
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Devices of this machine, or actors on a Ray cluster that this machine is a node of.",
+)
+@option(
+    RUN,
+    "--ray-address",
+    default="auto",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="With --engine ray: the cluster; auto: $RAY_ADDRESS, or the one that runs here.",
+)
+@option(
+    RUN,
+    "--actors",
+    type=int,
+    metavar="N",
+    help="With --engine ray: a GPU each, or a part of the cores.  [default: as many as there is room for]",
 )
 @option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing.")
 @option(
@@ -371,10 +394,10 @@ def follow(
     except Interrupted:
         console.print("stopped at once; the videos in flight will be extracted again")
     parts = journal_directory(job.output, job.storage)
-    if parts.is_dir():
-        done = (
-            f"{progress.videos} of {progress.total or len(job.videos)} videos are done, kept in {printable(str(parts))}"
-        )
+    if not progress.total:
+        done = "nothing was begun"
+    elif parts.is_dir():
+        done = f"{progress.videos} of {progress.total} videos are done, kept in {printable(str(parts))}"
     else:
         done = "no video was finished"
     click.echo(f"stopped: {done}; the same command continues", err=True)

@@ -19,7 +19,7 @@ from vswin_extract.engines.counts import clip_counts, clips_ahead
 from vswin_extract.engines.crew import Alone, Crew
 from vswin_extract.engines.dispatch import Dispatch
 from vswin_extract.engines.local import Processes
-from vswin_extract.engines.worker import Begin, Lost, Ready, load
+from vswin_extract.engines.worker import Begin, Lost, Message, Ready, load
 from vswin_extract.errors import DeviceError, OutputError, UsageError, VideoError, WorkerDied
 from vswin_extract.features import open_features
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
@@ -29,6 +29,7 @@ from vswin_extract.job import (
     Event,
     Finished,
     Job,
+    Notice,
     Profile,
     ShardDone,
     Started,
@@ -71,8 +72,11 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         check_output(job.output, job.overwrite)  # before seconds are spent on loading
     crew = hire(job)
     with closing(crew):
-        ready = first_ready(crew)
-        said = next(iter(ready.values()))
+        arrived = yield from first_arrivals(crew, stopping)
+        if not arrived:
+            yield Stopped(len(job.videos))
+            return
+        said = next(message for _, message in arrived if isinstance(message, Ready))
         if job.shard is not None and os.path.lexists(job.output) and not job.overwrite:
             yield already_merged(job, job.shard, said, begun)
             return
@@ -85,7 +89,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         else:
             ids = [video.id for video in job.videos]
             journal = open_journal(job.output, said.settings, said.arrays, job.overwrite, ids, facts, job.storage)
-        with journal:
+        with journal, closing(crew):
             whole = isinstance(crew, Alone) and job.shard is None
             work = remaining(job, journal) if whole else shared_out(job, journal, said, len(crew.names))
             asked = len(job.videos) if job.shard is None else len({video.id for video in work.mine})
@@ -112,7 +116,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
                 beat=journal.touch,
             )
             new_clips = failed = 0
-            for event in dispatch.run(ready, stopping):
+            for event in dispatch.run(arrived, stopping):
                 new_clips += event.clips if isinstance(event, ClipsDone) else 0
                 failed += isinstance(event, VideoDone) and event.record.status == "failed"
                 yield event
@@ -140,24 +144,42 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
 
 def hire(job: Job) -> Crew:
     """The crew that the job asks for. Raises DeviceError, UsageError."""
+    if job.engine == "ray":
+        try:
+            from vswin_extract.engines.ray_cluster import RayActors
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise DeviceError("--engine ray needs Ray: pip install 'vswin-extract[ray]'") from error
+        return RayActors(job)
     devices = find_devices(job.device)
     return Processes(job, devices) if len(devices) > 1 else Alone(job, devices[0])
 
 
-def first_ready(crew: Crew) -> dict[int, Ready]:
-    """Start everybody; the first worker that is ready. Raises what kept one from it."""
+def first_arrivals(crew: Crew, stopping: threading.Event) -> Generator[Event, None, list[tuple[int, Message]]]:
+    """Start everybody; what came until one worker is ready, whose Ready is the last. Empty where it was stopped before.
+
+    Yields notices. Raises what kept a worker from being ready, and DeviceError where all of them died.
+    """
     for worker in range(len(crew.names)):
         crew.start(worker)
+    came: list[tuple[int, Message]] = []
     while True:
         arrived = crew.receive(1.0)
         if arrived is None:
+            if stopping.is_set():
+                return []
             continue
         worker, message = arrived
-        if isinstance(message, Ready):
-            return {worker: message}
         if isinstance(message, Exception):
             raise message
-        if isinstance(message, Lost):
+        if isinstance(message, Notice):
+            yield message
+            continue
+        came.append(arrived)
+        if isinstance(message, Ready):
+            return came
+        if isinstance(message, Lost) and len(came) == len(crew.names):
             raise DeviceError(
                 f"worker {worker} ({crew.names[worker]}) died while it loaded the model: {message.reason}"
             )
@@ -265,7 +287,8 @@ class Survey:
 def survey(job: Job) -> Survey:
     """Count a job's clips from the packets of its videos, without decoding or writing anything."""
     check_output(job.output, job.overwrite)
-    backbone = load(job, find_devices(job.device)[0])
+    device = "cpu" if job.engine == "ray" else find_devices(job.device)[0]  # shapes are the same on all
+    backbone = load(job, device)
     sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
     clips: dict[str, int] = {}
     unreadable: dict[str, str] = {}
@@ -303,9 +326,9 @@ def extract(
     `inputs`: directories and files. `stages`: 1 to 4, or several. `options` are those of the command line, with
     underscores: weights, variant, pool, embedding, logits, dtype, compression, layout, clip_len, frame_interval,
     stride, align, tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, compile, batch_size,
-    storage, overwrite (see `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`.
-    Videos that fail are recorded in the file; `failed` of the result counts them. Raises VswinError for a job that
-    cannot be done.
+    storage, engine, ray_address, actors, overwrite (see `vswin_extract.job.Job`). `on_event` is called with every event
+    of `vswin_extract.job`. Videos that fail are recorded in the file; `failed` of the result counts them. Raises
+    VswinError where the job cannot be done.
 
         >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
     """

@@ -76,10 +76,11 @@ class Dispatch:
     def left(self) -> int:
         return len(self.pieces)
 
-    def run(self, ready: Mapping[int, Ready], stopping: threading.Event) -> Iterator[Event]:
-        """Give everything out; yields what workers say, and VideoDone once a video. `ready` workers have said so."""
-        for worker, said in ready.items():
-            self._welcome(worker, said)
+    def run(self, arrived: Iterable[tuple[int, Message]], stopping: threading.Event) -> Iterator[Event]:
+        """Give everything out; yields what workers say, and VideoDone once a video. `arrived` are messages that came
+        before, by worker."""
+        for worker, message in arrived:
+            yield from self._take(worker, message, ending=False)
         while True:
             self.beat()
             ending = stopping.is_set() or not (self.queue or self.suspects or any(self.flying.values()))
@@ -91,9 +92,9 @@ class Dispatch:
                 self.crew.send(0, Stop())
             if ending and not self.room.keys() - self.through.keys():
                 return
-            arrived = self.crew.receive(1.0)
-            if arrived is not None:
-                yield from self._take(*arrived, ending)
+            came = self.crew.receive(1.0)
+            if came is not None:
+                yield from self._take(*came, ending)
 
     def _take(self, worker: int, message: Message, ending: bool) -> Iterator[Event]:
         match message:

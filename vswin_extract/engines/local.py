@@ -12,7 +12,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from vswin_extract.engines.worker import Begin, Close, Lost, Message, Order, Stop, Worker
+from vswin_extract.engines.worker import Begin, Close, Lost, Message, Order, Stop, Through, Worker
 from vswin_extract.errors import VswinError
 from vswin_extract.frames.process import cause_of_death, log_lines, python_command
 from vswin_extract.job import Job
@@ -115,7 +115,13 @@ def serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send:
         threading.Thread(target=listen, args=(receive, feed, stopping), daemon=True).start()
         with branch(job.output, begin.root, ready.arrays, begin.run) as journal:
             for event in worker.run(journal, begin.clips, feed, stopping):
-                send(event)
+                if isinstance(event, Through):
+                    through = event
+                else:
+                    send(event)
+            if not stopping.is_set():
+                journal.singles = []  # which are not packed any more: the output is about to be made of them
+        send(through)  # from here on the branch is left alone
     except (VswinError, OSError) as error:
         send(error)
 

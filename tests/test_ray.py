@@ -1,0 +1,365 @@
+"""The Ray engine: on a real cluster of several raylets, one of them killed midway, the file of a single run."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numbered
+import pytest
+from conftest import Run, script
+from test_many import expect_equal
+
+import vswin_extract.engines as engines
+from vswin_extract.errors import DeviceError, UsageError
+from vswin_extract.job import Event, Job, Notice, Stopped, VideoDone
+from vswin_extract.videos import Video, find
+from vswin_extract.writer import Passage, record_of
+
+slow = pytest.mark.slow
+VIDEOS = 24
+
+
+class Cluster:
+    """A head and two more raylets with a CPU each, all of whose files are in one folder. `address`: HOST:PORT."""
+
+    def __init__(self, folder: str) -> None:
+        os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0")
+        from ray.cluster_utils import Cluster as Raylets
+
+        self.folder = folder
+        quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+        self.raylets = Raylets()
+        self.add(_system_config=quick, include_dashboard=False)
+        self.nodes = [self.add(), self.add(num_gpus=1)]
+        self.address: str = self.raylets.address
+
+    def add(self, **options: Any) -> Any:
+        return self.raylets.add_node(num_cpus=1, object_store_memory=80 << 20, **options)
+
+    def kill(self, node: Any) -> None:
+        """The raylet, by SIGKILL."""
+        self.raylets.remove_node(node, allow_graceful=False)
+
+    def processes(self, of: bytes = b"") -> list[int]:
+        """What is there of this cluster, by a part of the command line: raylets, actors, their decoders."""
+        mark, found = f"RAY_TMPDIR={self.folder}".encode(), []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # another's, or gone
+                if mark in (process / "environ").read_bytes() and of in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+        return found
+
+    def workers(self) -> list[int]:
+        """Actors and their decoders."""
+        return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.frames.worker")
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    pytest.importorskip("ray", reason="needs vswin-extract[ray]")
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:  # sockets have short names
+        made = Cluster(folder)
+        try:
+            yield made
+        finally:
+            made.raylets.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
+        until(lambda: not made.processes(), "processes of the cluster are left", 20)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(VIDEOS - 1):
+        numbered.write(folder / f"{number:02}.mp4", 200 + number, first=100 * number)
+    (folder / "bad.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(small_weights: Path) -> list[str]:
+    return ["--weights", str(small_weights), "--stage", "4", "--stride", "4"]
+
+
+@pytest.fixture(scope="module")
+def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("single") / "out.h5"
+    assert run("vswin-extract", videos, out, *options).returncode == 3
+    return out
+
+
+def a_job(cluster: Cluster, videos: Path, out: Path, weights: Path, **options: Any) -> Job:
+    return Job(
+        find([videos]), out, str(weights), stages=(4,), stride=4, engine="ray", ray_address=cluster.address,
+        **{"device": "cpu", **options},
+    )  # fmt: skip
+
+
+def run_noting(job: Job, midway: Callable[[], None]) -> list[str]:
+    """Run the job, and do something once five videos are through; the notices."""
+    notices, done = [], 0
+    for event in engines.run(job):
+        if isinstance(event, Notice):
+            notices.append(event.text)
+        done += isinstance(event, VideoDone)
+        if done == 5 and isinstance(event, VideoDone):
+            midway()
+    assert done == VIDEOS
+    return notices
+
+
+@pytest.fixture
+def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The crews that are hired from now on."""
+    hired: list[Any] = []
+    hire = engines.hire
+
+    def noted(job: Job) -> Any:
+        hired.append(hire(job))
+        return hired[-1]
+
+    monkeypatch.setattr(engines, "hire", noted)
+    return hired
+
+
+@slow
+def test_a_raylet_is_killed_midway(
+    cluster: Cluster, crews: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from vswin_extract.engines import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "SAY_AFTER", 1.0)
+    (tmp_path / "storage").mkdir()
+    job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, storage=tmp_path / "storage")
+
+    def kill() -> None:
+        assert list((tmp_path / "storage" / "out.h5.parts").glob("branch-*/*.json"))
+        assert len(cluster.processes(b"ray::Extractor")) == len(crews[0].places) == 3
+        assert cluster.processes(b"vswin_extract.frames.worker")
+        cluster.kill(cluster.nodes.pop(0))
+
+    try:
+        notices = run_noting(job, kill)
+    finally:
+        cluster.nodes.append(cluster.add())
+    assert crews[0].names == ["cpu"] * 3
+    lost = [text for text in notices if "died, with" in text and text.endswith("; starting it again")]
+    assert len(lost) == 1, notices  # by its node's death, or by its own, whichever Ray notices first
+    assert any("1 of 3 actors have not started yet; each needs a node with 1 CPU" in text for text in notices), notices
+    expect_equal(single, tmp_path / "out.h5")
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "storage"]
+    assert os.listdir(tmp_path / "storage") == []
+    until(lambda: not cluster.workers(), "actors or decoders are left")
+
+
+@slow
+def test_an_actor_that_is_killed_is_started_again(
+    cluster: Cluster, crews: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(crews[0].places[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, actors=1)
+    notices = run_noting(job, kill)
+    assert any(f"process {killed[0]} on" in text and "starting it again" in text for text in notices), notices
+    assert crews[0].places[0].pid != killed[0]
+    assert capfd.readouterr() == ("", "")  # the library says nothing, and neither does Ray
+    expect_equal(single, tmp_path / "out.h5")
+    until(lambda: not cluster.workers(), "actors or decoders are left")
+
+
+@slow
+def test_a_driver_that_is_killed_and_one_that_is_stopped(
+    cluster: Cluster, run: Run, environment: dict[str, str], videos: Path, options: list[str], single: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    out, parts = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    more = ["--engine", "ray", "--ray-address", cluster.address, "--device", "cpu", "--actors", "2"]
+    command = [script("vswin-extract"), str(videos), str(out), *options, *more]
+
+    def done() -> int:
+        return len(list(parts.glob("branch-*/*.json")))
+
+    def begin() -> subprocess.Popen[str]:
+        """The command, once it has got a video through."""
+        before = done()
+        driver = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        until(lambda: done() > before or driver.poll() is not None, "no video is through")
+        return driver
+
+    with begin() as driver:
+        assert len(cluster.processes(b"ray::Extractor")) == 2
+        driver.kill()
+    until(lambda: not cluster.workers(), "actors or decoders are left")
+
+    with begin() as driver:
+        driver.send_signal(signal.SIGTERM)  # which Ray would handle itself
+        said = driver.communicate(timeout=60)
+    assert driver.returncode == 143, said
+    assert "stopping: finishing the videos in flight" in said[1]
+    assert "the same command continues" in said[1]
+    until(lambda: not cluster.workers(), "actors or decoders are left")
+
+    with begin() as driver:
+        driver.send_signal(signal.SIGINT)
+        assert "stopping" in next(line for line in driver.stderr or () if "stopping" in line)
+        driver.send_signal(signal.SIGINT)
+        said = driver.communicate(timeout=20)
+    assert driver.returncode == 130, said
+    assert "stopped at once" in said[1]
+    until(lambda: not cluster.workers(), "actors or decoders are left")
+
+    last = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert last.returncode == 3, last.stderr
+    assert "of them done before" in last.stderr
+    assert "ray" not in (last.stdout + last.stderr).lower().replace(str(tmp_path).lower(), "")  # none of its own words
+    expect_equal(single, out)
+
+
+@slow
+def test_what_keeps_actors_from_working_is_said_with_the_host(
+    cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    """The last node says that it has a GPU, and has none."""
+    with pytest.raises(DeviceError, match=r"^on .+: cuda was asked for, but PyTorch sees no CUDA device"):
+        list(engines.run(a_job(cluster, videos, tmp_path / "out.h5", small_weights, device="auto")))
+    assert not (tmp_path / "out.h5.parts").exists()
+
+
+@slow
+def test_where_there_is_no_room_the_run_is_given_up(
+    cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vswin_extract.engines import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "cut", lambda *_: ray_cluster.Share(0, 4, 1))
+    monkeypatch.setattr(ray_cluster, "SAY_AFTER", 0.5)
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
+    job = a_job(cluster, videos, tmp_path / "out.h5", small_weights)
+    said: list[Event] = []
+    with pytest.raises(DeviceError, match="Ray found no room for an actor of 4 CPUs"):
+        said.extend(engines.run(job))
+    waits = "1 of 1 actors have not started yet; each needs a node with 4 CPUs; free now: 1 of 1 GPUs, 3 of 3 CPUs"
+    assert said == [Notice(waits)]
+    stopping = threading.Event()
+    stopping.set()
+    assert list(engines.run(job, stopping)) == [Stopped(VIDEOS)]
+    monkeypatch.setattr(ray_cluster, "cut", lambda *_: ray_cluster.Share(1, 4, 0))
+    with pytest.raises(DeviceError, match=r"^the Ray cluster has no GPUs; add nodes that have some, or --device cpu$"):
+        list(engines.run(replace(job, device="cuda")))
+
+
+def test_without_ray_the_extra_is_named(
+    run: Run, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered.write(tmp_path / "a.mp4", 20)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "vswin_extract.engines.ray_cluster", raising=False)
+    done = run("vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--engine", "ray")
+    assert done.returncode == 2
+    assert done.stderr == "Error: --engine ray needs Ray: pip install 'vswin-extract[ray]'\n"
+
+
+def test_without_a_cluster_it_says_how_to_start_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = pytest.importorskip("ray._private.services", reason="needs vswin-extract[ray]")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: set())  # other people's on this machine
+    numbered.write(tmp_path / "a.mp4", 20)
+    command = ["vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--engine", "ray"]
+    how = "start one (ray start --head), or name it by --ray-address HOST:PORT\n"
+    auto = run(*command)
+    assert (auto.returncode, auto.stderr) == (2, f"Error: no Ray cluster runs here; {how}")
+    for address in ("127.0.0.1:1", "nonsense:port", "127.0.0.1:99999999"):
+        named = run(*command, "--ray-address", address)
+        assert named.returncode == 2
+        assert named.stderr.startswith(f"Error: no Ray cluster answers at {address}: ")
+        assert named.stderr.endswith(how)
+        assert named.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "ray", "shard": "0/2"}, "--shard and --engine ray are two ways"),
+        ({"engine": "ray", "device": "cuda:0,1"}, "Ray chooses devices: --device cuda or cpu and --actors N"),
+        ({"engine": "ray", "device": "cpu:2"}, "not cpu:2"),
+        ({"engine": "ray", "ray_address": "ray://head:10001"}, "HOST:PORT"),
+        ({"engine": "ray", "actors": 0}, "actors must be a whole number from 1"),
+        ({"engine": "spark"}, "engine must be one of local, ray"),
+        ({"actors": 2}, "--actors is for --engine ray"),
+        ({"ray_address": "head:6379"}, "--ray-address is for --engine ray"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together(options: dict[str, Any], said: str) -> None:
+    from vswin_extract.schedule import parse_shard
+
+    shard = parse_shard(options.pop("shard")) if "shard" in options else None
+    with pytest.raises(UsageError, match=said):
+        Job((Video("a", Path("a")),), Path("out.h5"), shard=shard, **options)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "actors", "share"),
+    [
+        ([(0, 1), (0, 1), (0, 1)], "cpu", 1, (0, 1, 3)),
+        ([(0, 64), (0, 64)], "cpu", 1, (0, 8, 16)),
+        ([(0, 64), (0, 1)], "cpu", 1, (0, 8, 8)),  # a small head does not make all actors small
+        ([(0, 12), (0, 12)], "cpu", 1, (0, 6, 4)),
+        ([(0, 2)], "cpu", 1, (0, 2, 1)),
+        ([(0, 2)], "cpu", 2, (0, 1, 2)),
+        ([(0, 2)], "cpu", 3, (0, 1, 2)),
+        ([(0, 0)], "cpu", 1, (0, 1, 0)),
+        ([(8, 96), (8, 32), (0, 4)], "cuda", 1, (1, 4, 16)),
+        ([(1, 64)], "cuda", 1, (1, 9, 1)),
+        ([(1, 0)], "cuda", 1, (1, 0, 1)),
+        ([(0, 8)], "cuda", 1, (1, 0, 0)),
+    ],
+)
+def test_a_cluster_is_cut_into_actors(
+    nodes: list[tuple[int, int]], device: str, actors: int, share: tuple[int, int, int]
+) -> None:
+    pytest.importorskip("ray", reason="needs vswin-extract[ray]")
+    from vswin_extract.engines.ray_cluster import Share, cut
+
+    assert cut(nodes, device, actors) == Share(*share)
+
+
+def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs vswin-extract[ray]")
+    from vswin_extract.engines.ray_cluster import Placed, check_seen
+
+    missing = record_of(Passage(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
+    assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)
+    (tmp_path / "a.mp4").touch()
+    ended = check_seen(VideoDone(missing, 0), Placed("node", 1))
+    assert isinstance(ended, DeviceError)
+    assert f"node does not see {tmp_path / 'a.mp4'}, which is there on" in str(ended)
+    unreadable = replace(missing, error="VideoUnreadable")
+    assert check_seen(VideoDone(unreadable, 0), Placed("node", 1)) == VideoDone(unreadable, 0)
