@@ -19,7 +19,7 @@ from vswin_extract.cli.extract import extract
 PACKAGE = ROOT / "vswin_extract"
 ORDER = (
     "errors variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints weights backbone videos "
-    "frames store features parts layouts journal job check merge writer pipeline engines cli"
+    "frames store features sequences dataset export parts layouts journal job check merge writer pipeline engines cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -65,6 +65,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
     for module, without in (
         ("vswin_extract.frames.worker", ["torch", "h5py"]),
         ("vswin_extract.features", ["torch", "av", "decord"]),
+        ("vswin_extract.export", ["torch", "av", "decord", "pyarrow"]),
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):
         found = f"import sys, {module}; print([m for m in {without} if m in sys.modules])"

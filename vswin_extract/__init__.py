@@ -3,6 +3,7 @@
     load_model     a pretrained backbone: uint8 clips in, features out
     extract        videos to one HDF5 file
     open_features  read such a file: a mapping from video id to features
+    FeatureDataset the same as a torch.utils.data.Dataset, with `collate` for temporal localization
 
 Names are imported when they are first used, so that `import vswin_extract` costs nothing.
 """
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vswin_extract.backbone import Backbone, Features, load_model
+    from vswin_extract.dataset import FeatureDataset, collate
     from vswin_extract.engines import extract
     from vswin_extract.errors import VswinError
     from vswin_extract.features import FeatureFile, VideoFeatures, open_features
@@ -21,6 +23,8 @@ _HOMES = {
     "Backbone": "backbone",
     "Features": "backbone",
     "load_model": "backbone",
+    "FeatureDataset": "dataset",
+    "collate": "dataset",
     "extract": "engines",
     "VswinError": "errors",
     "FeatureFile": "features",
@@ -30,10 +34,12 @@ _HOMES = {
 
 __all__ = [
     "Backbone",
+    "FeatureDataset",
     "FeatureFile",
     "Features",
     "VideoFeatures",
     "VswinError",
+    "collate",
     "extract",
     "load_model",
     "open_features",

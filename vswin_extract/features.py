@@ -1,11 +1,14 @@
-"""Reading an output: videos by id, lazily. Needs h5py alone, neither decoder nor model."""
+"""Reading an output: videos by id, lazily. Needs h5py alone, neither decoder nor model.
+
+All of it may be pickled and used in processes that were forked: each process opens the file for itself.
+"""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -13,6 +16,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError
 from vswin_extract.store import VIEWED
+
+if TYPE_CHECKING:
+    import torch
 
 NESTED = ("variant", "sampling", "preprocessing", "features", "versions")
 """Root attributes that are JSON."""
@@ -36,11 +42,16 @@ def _linked(file: h5py.File, path: Path) -> list[Path]:
 class Rows:
     """A video's rows of a dataset. Indexing reads what is asked for and nothing else; `np.asarray` reads all."""
 
-    def __init__(self, dataset: h5py.Dataset, first: int, count: int) -> None:
-        self._dataset = dataset
+    def __init__(self, features: "FeatureFile", name: str, first: int, count: int) -> None:
+        self._features = features
+        self._name = name
         self._first = first
-        self.shape: tuple[int, ...] = (count, *dataset.shape[1:])
-        self.dtype: np.dtype[Any] = dataset.dtype
+        self.shape: tuple[int, ...] = (count, *self._dataset.shape[1:])
+        self.dtype: np.dtype[Any] = self._dataset.dtype
+
+    @property
+    def _dataset(self) -> h5py.Dataset:
+        return self._features.file[self._name]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -65,6 +76,12 @@ class Rows:
         values = self._dataset[self._first : self._first + len(self)]
         return np.asarray(values, dtype)
 
+    def to_torch(self) -> "torch.Tensor":
+        """All rows, read into memory of their own."""
+        import torch
+
+        return torch.from_numpy(np.asarray(self))
+
     def __repr__(self) -> str:
         return f"<Rows {self.shape} {self.dtype}>"
 
@@ -73,9 +90,9 @@ class VideoFeatures:
     """One video's features: attributes `embedding`, `stage1` to `stage4`, `logits` as far as the file has them, and
     `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,)."""
 
-    def __init__(self, video_id: str, file: h5py.File, row: int, first: int, count: int) -> None:
+    def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
         self.id = video_id
-        self._file = file
+        self._features = features
         self._row = row
         self._first = first
         self._count = count
@@ -87,30 +104,50 @@ class VideoFeatures:
     def __getattr__(self, name: str) -> Rows:
         if name.startswith("_"):  # nothing of ours: asked for by copy and pickle
             raise AttributeError(name)
-        dataset = self._file.get(f"clips/{name}" if name in VIEWED else name)
-        if not isinstance(dataset, h5py.Dataset) or name == "classes":
-            raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(self._file))}")
-        return Rows(dataset, self._first, self._count)
+        file = self._features.file
+        path = f"clips/{name}" if name in VIEWED else name
+        if name == "classes" or not isinstance(file.get(path), h5py.Dataset):
+            raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(file))}")
+        return Rows(self._features, path, self._first, self._count)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *feature_names(self._file), *VIEWED]
+        return [*super().__dir__(), *self._features.names, *VIEWED]
+
+    def at(self, seconds: float) -> int:
+        """The row of the clip that covers this time; of several, the one whose centre is nearest, and of two as near
+        the first: `video.embedding[video.at(12.5)]`. Raises IndexError where no clip covers it: before the first, from
+        the end of the last on, and in gaps between clips."""
+        times = self.times[:]
+        covering = np.flatnonzero((times[:, 0] <= seconds) & (seconds < times[:, 1]))
+        if not len(covering):
+            raise IndexError(
+                f"no clip of {self.id!r} covers {seconds:g} s; its clips lie within "
+                f"[{times[0, 0]:.3f}, {times[:, 1].max():.3f}) s"
+            )
+        return int(covering[np.abs(times[covering].mean(1) - seconds).argmin()])
+
+    def to_torch(self) -> "dict[str, torch.Tensor]":
+        """Everything about the video's clips in memory: each feature of the file, frames, times and valid by name."""
+        return {name: getattr(self, name).to_torch() for name in (*self._features.names, *VIEWED)}
 
     @property
     def info(self) -> dict[str, Any]:
         """The video's row of /videos_table: path, fps, duration in seconds, width, height, status…"""
-        table = self._file["videos_table"]
+        table = self._features.file["videos_table"]
         return {name: _plain(table[name][self._row]) for name in table}
 
     def __repr__(self) -> str:
-        return f"<VideoFeatures {self.id!r}, {self._count} clips of {', '.join(feature_names(self._file))}>"
+        return f"<VideoFeatures {self.id!r}, {self._count} clips of {', '.join(self._features.names)}>"
 
 
 class FeatureFile(Mapping[str, VideoFeatures]):
     """An output, as a mapping from video id to its features; over all videos, `file` is the h5py.File itself."""
 
     def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> None:
+        self._path = os.path.abspath(path)
+        self._chunk_cache = chunk_cache
         try:
-            self.file = h5py.File(path, "r", rdcc_nbytes=chunk_cache)
+            self._open()
         except OSError as error:
             if os.path.exists(path):
                 reason = "not an HDF5 file, or not a whole one"
@@ -140,8 +177,23 @@ class FeatureFile(Mapping[str, VideoFeatures]):
             for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
         }
 
+    def _open(self) -> None:
+        self._file = h5py.File(self._path, "r", rdcc_nbytes=self._chunk_cache)
+        self._process = os.getpid()
+
+    @property
+    def file(self) -> h5py.File:
+        """The file itself, opened by this process."""
+        if self._process != os.getpid() and self._file:
+            self._file.close()  # HDF5 would take the parent's descriptor again
+            self._open()
+        return self._file
+
+    def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int]]:
+        return FeatureFile, (self._path, self._chunk_cache)
+
     def __getitem__(self, video_id: str) -> VideoFeatures:
-        return VideoFeatures(video_id, self.file, *self._videos[video_id])
+        return VideoFeatures(video_id, self, *self._videos[video_id])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._videos)

@@ -13,6 +13,7 @@ COMMANDS = {
     "slurm": "Write or submit the batch script of a Slurm array.",
     "inspect": "Show what is in a file of features.",
     "merge": "Make one file of features of several.",
+    "export": "Write features as the files that other projects load.",
     "check": "Verify a file of features, or an unfinished run.",
     "weights": "List, download and convert weights.",
 }

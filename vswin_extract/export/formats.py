@@ -1,0 +1,170 @@
+"""Writing features as files of other projects. Each function writes the items that it is given into a folder."""
+
+import contextlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_extract.errors import UsageError
+from vswin_extract.features import VideoFeatures
+from vswin_extract.store import disk_errors
+
+EMBEDDINGS = 200_000
+"""Rows of a pair of files of clip-retrieval."""
+SHARD_BYTES = 1 << 30
+SHARD_SAMPLES = 10_000
+"""A shard of a webdataset ends at so many bytes or videos."""
+ROW_GROUP = 10_000
+"""Rows that are written to a Parquet file at a time."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A video's rows as they are exported: `values` (T, …) float32, `times` (T, 2) in seconds. `name`: of its files.
+    `clips`: whether rows are clips, and not made of several."""
+
+    name: str
+    video: VideoFeatures
+    values: NDArray[np.float32]
+    times: NDArray[np.float64]
+    clips: bool
+
+
+def write_npy(folder: Path, items: Iterable[Item]) -> None:
+    for item in items:
+        np.save(_file(folder, f"{item.name}.npy"), item.values)
+
+
+def write_npy_and_times(folder: Path, items: Iterable[Item]) -> None:
+    for item in items:
+        np.save(_file(folder, f"{item.name}.npy"), item.values)
+        np.save(_file(folder, f"{item.name}.times.npy"), item.times)
+
+
+def write_npz(folder: Path, items: Iterable[Item]) -> None:
+    for item in items:
+        np.savez(_file(folder, f"{item.name}.npz"), features=item.values)
+
+
+def write_hdf5(folder: Path, items: Iterable[Item]) -> None:
+    path = folder / "features.h5"
+    with disk_errors(path), h5py.File(path, "w") as file:
+        for item in items:
+            file[item.name] = item.values
+
+
+def write_clip_retrieval(folder: Path, items: Iterable[Item], rows: int) -> None:
+    """Of `rows` in all."""
+    arrow, parquet = _arrow()
+    for name in ("img_emb", "metadata"):
+        (folder / name).mkdir()
+    digits = len(str((rows - 1) // EMBEDDINGS))  # its readers go by the order of names
+    for part, (values, times, names) in enumerate(_parts(items)):
+        np.save(folder / "img_emb" / f"img_emb_{part:0{digits}}.npy", values)
+        columns = {"image_path": names, "start": times[:, 0], "end": times[:, 1]}
+        parquet.write_table(arrow.table(columns), folder / "metadata" / f"metadata_{part:0{digits}}.parquet")
+
+
+def _parts(items: Iterable[Item]) -> Iterator[tuple[NDArray[np.float16], NDArray[np.float64], list[str]]]:
+    """Rows of many videos together: embeddings, seconds, and whose they are."""
+    values: list[NDArray[np.float16]] = []
+    times: list[NDArray[np.float64]] = []
+    names: list[str] = []
+    for item in items:
+        taken = 0
+        while taken < len(item.values):
+            end = min(len(item.values), taken + EMBEDDINGS - len(names))
+            values.append(item.values[taken:end].astype(np.float16))
+            times.append(item.times[taken:end])
+            names += [item.name] * (end - taken)
+            taken = end
+            if len(names) == EMBEDDINGS:
+                yield np.concatenate(values), np.concatenate(times), names
+                values, times, names = [], [], []
+    if names:
+        yield np.concatenate(values), np.concatenate(times), names
+
+
+def write_webdataset(folder: Path, items: Iterable[Item]) -> None:
+    """Samples are numbered, since a webdataset takes a name up to its first dot for the key."""
+    with contextlib.ExitStack() as stack:
+        shard: tarfile.TarFile | None = None
+        shards = samples = 0
+        for number, item in enumerate(items):
+            if shard is None or samples == SHARD_SAMPLES or shard.offset >= SHARD_BYTES:
+                stack.close()
+                shard = stack.enter_context(tarfile.open(folder / f"shard-{shards:06}.tar", "w"))
+                shards, samples = shards + 1, 0
+            facts = {"name": item.name, **item.video.info}
+            facts["end"] = None if facts["end"] == float("inf") else facts["end"]
+            for kind, content in (
+                ("features.npy", _npy(item.values)), ("times.npy", _npy(item.times)),
+                ("json", json.dumps(facts, allow_nan=False).encode()),
+            ):  # fmt: skip
+                member = tarfile.TarInfo(f"{number:08}.{kind}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+            samples += 1
+
+
+def write_parquet(folder: Path, items: Iterable[Item]) -> None:
+    arrow, parquet = _arrow()
+    waiting: list[Any] = []
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for item in items:
+            waiting.append(_table(arrow, item))
+            if writer is None:
+                writer = stack.enter_context(parquet.ParquetWriter(folder / "features.parquet", waiting[0].schema))
+            if sum(map(len, waiting)) >= ROW_GROUP:
+                writer.write_table(arrow.concat_tables(waiting))
+                waiting = []
+        if writer is not None and waiting:
+            writer.write_table(arrow.concat_tables(waiting))
+
+
+def _table(arrow: Any, item: Item) -> Any:
+    """A row a clip; others have no frames."""
+    count, channels = item.values.shape
+    columns = {
+        "id": arrow.array([item.video.id] * count),
+        "row": np.arange(count, dtype=np.int32),
+        "start": item.times[:, 0],
+        "end": item.times[:, 1],
+    }
+    if item.clips:
+        frames = item.video.frames[:]
+        columns |= {"first_frame": frames[:, 0], "end_frame": frames[:, 1], "valid": item.video.valid[:]}
+    columns["feature"] = arrow.FixedSizeListArray.from_arrays(arrow.array(item.values.ravel()), channels)
+    return arrow.table(columns)
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise UsageError("this format needs pyarrow: pip install 'vswin-extract[export]'") from error
+    return pyarrow, parquet
+
+
+def _npy(values: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def _file(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,72 @@
+"""Whether rows stand where a formula of two numbers puts them, as frameworks downstream have it."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_extract.clips import Sampling
+from vswin_extract.errors import UsageError
+from vswin_extract.features import FeatureFile
+
+TOLERANCE = 0.001
+"""Seconds that a row may be off."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Row k of a video stands at (k * stride + offset) / fps seconds from its beginning, or its segment's.
+
+    That is the centre of the clip's window of `span` frames. Where the window reaches over an end of the video, the
+    clip's stored times end with the video, and its edge frames repeat; the row stays at the centre of the window.
+    `fps`: of each video, in the order of the file.
+    """
+
+    stride: int
+    offset: Fraction
+    span: int
+    fps: NDArray[np.float64]
+
+    @property
+    def rate(self) -> float | None:
+        """The rate of all videos, if they have one."""
+        return float(self.fps[0]) if len(self.fps) and np.ptp(self.fps) <= 1e-9 * self.fps[0] else None
+
+
+def find_grid(features: FeatureFile) -> Grid:
+    """The grid of an output, after every stored time has been held against it. Raises UsageError where one is off by
+    more than a millisecond: the formula would tell wrong times."""
+    stored = features.info["sampling"]
+    sampling = Sampling(**{**stored, "fps": stored["fps"] and Fraction(stored["fps"])})
+    if sampling.tail == "shift":
+        raise UsageError(
+            "tail shift moves the last clip of a video off the grid that this format reckons with; extract with --tail "
+            "pad or drop, or give --resize-length"
+        )
+    table = features.file["videos_table"]
+    count, duration, begin = table["clips"][:], table["duration"][:], table["start"][:]
+    fps = np.full(len(count), float(sampling.fps)) if sampling.fps else table["fps"][:]
+    grid = Grid(sampling.step, sampling.start(0) + Fraction(sampling.span, 2), sampling.span, fps)
+    times = features.file["clips/times"][:]
+    if not len(times):
+        return grid
+    first = np.cumsum(count) - count
+    end = np.where(begin > 0, times[first + count - 1, 1], duration)
+    video = np.repeat(np.arange(len(count)), count)
+    row = np.arange(len(times)) - first[video]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a video without a rate is off
+        window = (sampling.start(0) + row[:, None] * sampling.step + [0, sampling.span]) / fps[video, None]
+    expected = np.clip(begin[video, None] + window, begin[video, None], end[video, None])
+    if len(off := np.flatnonzero(~(np.abs(expected - times) <= TOLERANCE).all(1))):
+        k, where = row[off[0]], video[off[0]]
+        raise UsageError(
+            f"row {k} of {table['id'].asstr()[where]!r} covers {_span(times[off[0]])} s, but at a constant "
+            f"{fps[where]:.6g} frames a second it would {_span(expected[off[0]])} s ({len(np.unique(video[off]))} of "
+            f"{len(count)} videos are off); extract with --fps, or give --resize-length"
+        )
+    return grid
+
+
+def _span(times: NDArray[np.float64]) -> str:
+    return f"{times[0]:.3f} to {times[1]:.3f}"
