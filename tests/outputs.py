@@ -50,6 +50,7 @@ def make_output(
         "variant": {"name": "nano"},
         "sampling": {**asdict(sampling), "stride": sampling.step, "fps": sampling.fps and str(sampling.fps)},
         "preprocessing": {},
+        "features": {"dtype": "float32", "compression": compression},
         "precision": "fp32",
         "decoder": "pyav",
         "run": "0" * 32,
