@@ -167,7 +167,8 @@ def test_what_would_tell_wrong_times_is_refused(tmp_path: Path, format: Format) 
     export(format, near, tmp_path / "made")  # as containers round time stamps to milliseconds
     export(format, variable, tmp_path / "resized", Feature(length=20))  # which goes by the times
     values, centres = LOADERS[format](tmp_path / "resized", "a/b.mp4")
-    assert (values.shape, values.dtype) == ((20, CHANNELS), np.float32)
+    assert values.shape == (20, CHANNELS)
+    assert values.dtype == np.float32
     assert np.allclose(centres, (np.arange(20) + 0.5) * 4.0 / 20)
     with open_features(variable) as features:
         video = features["a/b.mp4"]
@@ -228,7 +229,7 @@ def test_moment_retrieval_refuses_what_has_no_clip_length(output: Path, tmp_path
     ):
         for name in ("moment-detr", "tvr"):
             with pytest.raises(UsageError, match=re.escape(message)):
-                export(name, source, tmp_path / "made", Feature(length=length))  # type: ignore[arg-type]
+                export(name, source, tmp_path / "made", Feature(length=length))
 
 
 def test_clip_retrieval(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +342,7 @@ def test_nothing_is_overwritten_or_left_half(output: Path, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name in ("parquet", "clip-retrieval"):
         with pytest.raises(UsageError, match=re.escape("pip install 'vswin-extract[export]'")):
-            export(name, output, tmp_path / "none")  # type: ignore[arg-type]
+            export(name, output, tmp_path / "none")
     assert sorted(os.listdir(tmp_path)) == before
 
 

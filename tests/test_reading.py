@@ -180,7 +180,7 @@ def test_dataset_items(output: Path) -> None:
         ({"ids": ["a/c.mp4", "nowhere"]}, "no video 'nowhere'"),
     ):
         with pytest.raises(UsageError, match=message):
-            vswin_extract.FeatureDataset(output, **arguments)  # type: ignore[arg-type]
+            vswin_extract.FeatureDataset(output, **arguments)
     with pytest.raises(UsageError, match="pool all"):
         vswin_extract.collate([space[0]])
 
