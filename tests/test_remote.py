@@ -409,6 +409,7 @@ def test_a_killed_run_fetches_only_what_is_missing(
     time.sleep(0.3)
     process.kill()
     process.wait()
+    assert held(cache)  # what it was fetching
     begun = len(list((tmp_path / "out.h5.parts").glob("*.json"))) - 1
     assert begun >= 2
     web.asked.clear()
