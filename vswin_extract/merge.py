@@ -366,7 +366,7 @@ def choose(sources: Sequence[Source], on_duplicate: OnDuplicate) -> dict[str, So
 def read_records(features: FeatureFile) -> Iterator[VideoRecord]:
     """The rows of /videos_table and /failures as they were written."""
     table = features.file["videos_table"]
-    columns = {name: table[name].asstr()[:].tolist() for name in ("id", "path", "status", "message")}
+    columns = {name: table[name].asstr()[:].tolist() for name in ("id", "path", "etag", "status", "message")}
     for name in ("clips", "fps", "frames", "duration", "width", "height", "size", "mtime"):
         columns[name] = table[name][:].tolist()
     columns["start"] = [start or None for start in table["start"][:].tolist()]

@@ -63,7 +63,8 @@ class Arrays:
 class VideoRecord:
     """What became of a video: a row of /videos_table, or of /failures where `status` is "failed".
 
-    `size` in bytes and `mtime` in seconds are the file's, as it was when the video was begun. `frames` were decoded.
+    `size` in bytes, `mtime` in seconds and `etag`, where a server gives one, are the file's, as it was when the video
+    was begun. `frames` were decoded.
     `span`: which of its clips; where its end is None, the figures are those of the whole video.
     """
 
@@ -78,6 +79,7 @@ class VideoRecord:
     height: int = 0
     size: int = -1
     mtime: float = 0.0
+    etag: str = ""
     start: float | None = None
     end: float | None = None
     span: Span = WHOLE
@@ -271,7 +273,7 @@ def write_tables(
     clips = np.array([record.clips for record in extracted], np.int64)
     table = file.create_group("videos_table")
     text = h5py.string_dtype()
-    for name in ("id", "path", "status", "message"):
+    for name in ("id", "path", "etag", "status", "message"):
         table.create_dataset(name, data=_texts(extracted, name), dtype=text)
     table["first_clip"] = np.cumsum(clips) - clips
     table["clips"] = clips
