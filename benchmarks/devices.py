@@ -13,7 +13,7 @@ from vswin_extract.engines import run
 from vswin_extract.job import Finished, Job, Started
 from vswin_extract.videos import find
 
-VIDEOS = 300
+VIDEOS = 60
 SECONDS = 3
 
 
@@ -37,7 +37,7 @@ def devices() -> list[Row]:
                 if isinstance(event, Finished):
                     rates[device].append(event.clips / (time.perf_counter() - begun))
 
-        take_turns({device: partial(once, device) for device in names}, 3)
+        take_turns({device: partial(once, device) for device in names}, 4)
     medians = {device: sorted(found[1:])[len(found[1:]) // 2] for device, found in rates.items()}
     return [
         {

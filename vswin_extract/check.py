@@ -14,7 +14,7 @@ from vswin_extract.features import FeatureFile, feature_names, open_features
 from vswin_extract.journal import assemble, entry_files, journal_directory, read_entry_file, read_job
 from vswin_extract.parts import SUFFIX, Entry
 from vswin_extract.remote import Address, alike
-from vswin_extract.store import CLIP_COLUMNS, GROUPED, VIEWED, block_rows
+from vswin_extract.store import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VIDEO_TEXTS, VIEWED, block_rows
 from vswin_extract.videos import Video, file_state
 
 
@@ -93,6 +93,10 @@ def check_structure(file: h5py.File) -> Iterator[Problem]:
         if len(file[name]) != clips:
             yield Problem(f"/{name}", f"has {len(file[name])} rows where there are {clips} clips")
     table = file["videos_table"]
+    for name in (*VIDEO_TEXTS, *VIDEO_NUMBERS, "first_clip", "clips", "start", "end"):
+        if name not in table:
+            yield Problem(f"/videos_table/{name}", "is missing")
+            return
     for name, column in table.items():
         if len(column) != len(table["id"]):
             yield Problem(f"/videos_table/{name}", f"has {len(column)} rows where there are {len(table['id'])} videos")
