@@ -19,7 +19,8 @@ from vswin_extract.cli.extract import extract
 PACKAGE = ROOT / "vswin_extract"
 ORDER = (
     "errors variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints weights backbone videos "
-    "frames store features parts layouts journal job check merge writer pipeline engines cli"
+    "frames store features similarity approximate parts layouts journal job check merge writer pipeline engines search "
+    "thumbnails page plot cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
