@@ -66,6 +66,8 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
     for module, without in (
         ("vswin_extract.frames.worker", ["torch", "h5py"]),
         ("vswin_extract.features", ["torch", "av", "decord"]),
+        ("vswin_extract.search", ["torch", "av", "faiss"]),
+        ("vswin_extract.plot", ["torch", "av", "matplotlib"]),
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):
         found = f"import sys, {module}; print([m for m in {without} if m in sys.modules])"

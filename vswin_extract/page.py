@@ -11,8 +11,6 @@ from vswin_extract.search import Moment, NearCopy, Query, Result
 from vswin_extract.thumbnails import thumbnail
 
 TEMPLATE = Path(__file__).with_name("search.html")
-NUMBERED = 100
-"""Moments of a query that are shown at most."""
 
 
 @dataclass(frozen=True)

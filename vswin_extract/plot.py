@@ -1,6 +1,7 @@
 """A video's self-similarity as a picture."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,6 @@ SIDE = 7.0
 """Inches of the picture's width."""
 LONGEST = 60
 """Characters of an id in the title; of longer ones the end."""
-
-
-def segments(features: FeatureFile, video_id: str) -> list[float]:
-    """The seconds at which a video's segments begin, after the first; see `similarity.boundaries`."""
-    return _measure(features, video_id)[2]
 
 
 def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int = 150) -> list[float]:
@@ -65,7 +61,9 @@ def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int
     figure.suptitle(f"{name}\n{counts}", fontsize=11)
     unfinished = output.with_name(f".{output.stem}.{os.getpid()}.{kind}")
     try:
-        figure.savefig(unfinished, dpi=dpi)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of an id, which is boxes then
+            figure.savefig(unfinished, dpi=dpi)
         publish(unfinished, output)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.approximate import Index, candidates
-from vswin_extract.checkpoints import file_sha256
 from vswin_extract.errors import UsageError, VswinError, WeightsError
 from vswin_extract.features import FeatureFile, VideoFeatures, open_features
-from vswin_extract.job import Event
-from vswin_extract.similarity import ROWS, Floats, cosines, embeddings, unit, unit_blocks
-from vswin_extract.weights import find as find_weights
+from vswin_extract.similarity import DIGITS, ROWS, Floats, cosines, embeddings, unit, unit_blocks
+
+if TYPE_CHECKING:
+    from vswin_extract.job import Event
 
 CANDIDATES = 10
 """Clips an index is asked for at first, for each result that is wanted; four times as many if they do not do."""
@@ -36,6 +36,10 @@ GAP = 2
 """Pairs of clips no further apart than this many clips, in both videos, are one near-copy: one clip may be missing."""
 ROUNDING = 0.02
 """By so much an index of bytes may underrate a cosine."""
+ASKED = 256
+"""Clips that an index is asked for the pairs of at a time, since each may have many."""
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
+"""Rows, other rows, and their cosines."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def find_query(
     *,
     weights: str | None = None,
     device: str = "auto",
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: "Callable[[Event], None]" = lambda event: None,
 ) -> Query:
     """A query by its text: ID@SECONDS is the clip of the file around that second, ID all clips of a video of the file;
     the path of a video file, or PATH@SECONDS, is extracted with the file's settings and weights first. What names a
@@ -126,17 +130,19 @@ def _query(video: VideoFeatures, clips: tuple[int, int], path: str) -> Query:
 
 
 def _clip_at(video: VideoFeatures, seconds: float | None) -> tuple[int, int]:
-    """[first, end) of the clip that covers this second, of several the one whose middle is nearest; all for None."""
+    """[first, end) of the clip whose middle is nearest to this second, one that covers it where there is one (a stride
+    may leave gaps); all for None."""
     if seconds is None:
         return 0, len(video)
     times = np.asarray(video.times)
-    covers = (times[:, 0] <= seconds) & (seconds <= times[:, 1])
-    if not covers.any():
+    if not times[:, 0].min() <= seconds <= times[:, 1].max():
         raise UsageError(
-            f"no clip of {video.id} covers second {seconds:g}; its clips go from {times[:, 0].min():.2f} to "
+            f"second {seconds:g} is not in {video.id}, whose clips go from {times[:, 0].min():.2f} to "
             f"{times[:, 1].max():.2f}"
         )
-    clip = int(np.argmin(np.where(covers, np.abs(times.mean(1) - seconds), np.inf)))
+    far = np.abs(times.mean(1) - seconds)
+    covers = (times[:, 0] <= seconds) & (seconds <= times[:, 1])
+    clip = int(np.argmin(np.where(covers, far, far + times[:, 1].max())))
     return clip, clip + 1
 
 
@@ -146,7 +152,7 @@ def extract_like(
     folder: Path,
     weights: str | None,
     device: str,
-    on_event: Callable[[Event], None],
+    on_event: "Callable[[Event], None]",
 ) -> Path:
     """An output in `folder` of one video, extracted as those of the file were: same weights, sampling, pixels,
     precision, decoder. Raises what a run does, and UsageError where the video fails."""
@@ -184,10 +190,13 @@ def extract_like(
 def weights_of(features: FeatureFile, given: str | None) -> Path:
     """The file of the weights that an output was made with: by the name it records, in the cache, or as `given`. Its
     sha256 must be the recorded one. Raises WeightsError."""
+    from vswin_extract.checkpoints import file_sha256  # torch, which takes a second, and only videos need
+    from vswin_extract.weights import find
+
     info = features.info
     name, sha256 = str(info["model"]), str(info["weights_sha256"])
     try:
-        path = find_weights(given or name)
+        path = find(given or name)
     except VswinError as error:
         raise WeightsError(
             f"a video is compared by the weights of {features.file.filename}, {name} (sha256 {sha256[:8]}…), which "
@@ -299,7 +308,7 @@ def _results(
         name = ids[video_of[row]]
         run = Moment(name, float(times[first, 0]), float(times[end - 1, 1]))
         best = Moment(name, *map(float, times[row]))
-        found.append(Result(run, best, query.moments[like[row]], round(float(scores[row]), 6)))
+        found.append(Result(run, best, query.moments[like[row]], round(float(scores[row]), DIGITS)))
     return found
 
 
@@ -370,38 +379,37 @@ def near_copies(
             (first, last), (begin, end) = ((min(side), max(side)) for side in zip(*group, strict=True))
             one = Moment(ids[a], float(times[first, 0]), float(times[last, 1]))
             other = Moment(ids[b], float(times[begin, 0]), float(times[end, 1]))
-            found.append(NearCopy(one, other, round(sum(best.values()) / len(best), 6)))
+            found.append(NearCopy(one, other, round(sum(best.values()) / len(best), DIGITS)))
     return sorted(found, key=lambda pair: (pair.one.start - pair.one.end, -pair.score, pair.one.video))
 
 
-def _pairs(
-    features: FeatureFile, threshold: float, index: Index | None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Floats]]:
+def _pairs(features: FeatureFile, threshold: float, index: Index | None) -> Iterator[Pairs]:
     """Rows i < j whose cosine is at least `threshold`, a block at a time, and their cosines."""
     for first, block in unit_blocks(features):
         if index is not None:
-            limits, _, near = index.faiss.range_search(block, threshold - ROUNDING)
-            at = np.repeat(np.arange(len(block)), np.diff(limits).astype(int))
-            later = near > first + at
-            at, near = at[later], near[later]
-            for begin in range(0, len(at), ROWS):
-                i, j = at[begin : begin + ROWS], near[begin : begin + ROWS]
-                rows, back = np.unique(j, return_inverse=True)
-                exact = np.round((block[i] * unit(embeddings(features)[rows])[back]).sum(1), 6)
-                yield from _agreeing(first + i, j, exact, threshold)
+            yield from _pairs_by(index, features, first, block, threshold)
             continue
         for begin, other in unit_blocks(features, first):
             products = cosines(block, other)
             i, j = np.nonzero(products >= threshold)
             later = first + i < begin + j
-            yield from _agreeing(first + i[later], begin + j[later], products[i[later], j[later]], threshold)
+            yield first + i[later], begin + j[later], products[i[later], j[later]]
 
 
-def _agreeing(
-    ones: NDArray[np.int64], others: NDArray[np.int64], scores: Floats, threshold: float
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Floats]]:
-    kept = scores >= threshold
-    yield ones[kept], others[kept], scores[kept]
+def _pairs_by(index: Index, features: FeatureFile, first: int, block: Floats, threshold: float) -> Iterator[Pairs]:
+    """The same of a block that begins with row `first`, as far as an index finds them."""
+    for begin in range(0, len(block), ASKED):
+        asked = block[begin : begin + ASKED]
+        limits, _, near = index.faiss.range_search(asked, threshold - ROUNDING)
+        at = np.repeat(np.arange(len(asked)), np.diff(limits).astype(np.int64))
+        later = near > first + begin + at
+        at, near = at[later], near[later]
+        for k in range(0, len(at), ROWS):
+            i, j = at[k : k + ROWS], near[k : k + ROWS]
+            rows, back = np.unique(j, return_inverse=True)
+            scores = np.round((asked[i] * unit(embeddings(features)[rows])[back]).sum(1), DIGITS)
+            kept = scores >= threshold
+            yield first + begin + i[kept], j[kept], scores[kept]
 
 
 def groups(pairs: dict[tuple[int, int], Any]) -> Iterator[list[tuple[int, int]]]:

@@ -3,7 +3,10 @@
 import base64
 import io
 import math
+from contextlib import suppress
 from pathlib import Path
+
+import av
 
 from vswin_extract.errors import UsageError, VideoError
 from vswin_extract.frames.pyav import PyavDecoder
@@ -34,7 +37,8 @@ def thumbnail(path: Path, seconds: float) -> str | None:
             begin = decoder.video.start_time or 0
             clock = float(decoder.video.time_base or 0)
             if clock and seconds > 1:
-                decoder.container.seek(begin + math.floor(seconds / clock), stream=decoder.video)
+                with suppress(av.error.FFmpegError):  # what cannot be sought in is read from its beginning
+                    decoder.container.seek(begin + math.floor(seconds / clock), stream=decoder.video)
             frame = None
             for frame in decoder:
                 if frame.time is None or frame.time + (frame.duration or 0.01) > begin * clock + seconds:

@@ -9,6 +9,7 @@ import click
 from vswin_extract.cli.console import plural, printable, reports_errors, stderr, stdout, table
 
 if TYPE_CHECKING:
+    from vswin_extract.job import Event
     from vswin_extract.search import Moment, NearCopy, Query, Result
 
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     metavar="COSINE",
     help="With --duplicates: what clips have in common at least.  [default: 0.97]",
 )
-@click.option("--within", metavar="PATTERN", help="Only videos whose ids match, as 'clips/*'.")
+@click.option(
+    "--within", metavar="PATTERN", help="Only videos whose ids match, as 'clips/*'; of near-copies one of two."
+)
 @click.option("--not-same-video", is_flag=True, help="Nothing of the query's own video.")
 @click.option(
     "--index",
@@ -82,13 +85,20 @@ def search(
 
     from vswin_extract.approximate import import_faiss, open_index
     from vswin_extract.features import open_features
-    from vswin_extract.job import Notice, Started
     from vswin_extract.search import THRESHOLD, find_query, near_copies, nearest
 
     console = stderr()
 
     def say(text: str) -> None:
         console.print(printable(text), markup=False)
+
+    def said(event: "Event") -> None:
+        from vswin_extract.job import Notice, Started  # torch, which only a video file needs
+
+        if isinstance(event, Started):
+            say(f"extracting {query} by {event.model} on {event.device} in {event.precision}")
+        if isinstance(event, Notice):
+            say(event.text)
 
     with open_features(file) as features:
         if index == "faiss":
@@ -99,13 +109,7 @@ def search(
                 query,
                 weights=weights,
                 device=device,
-                on_event=lambda event: (
-                    say(f"extracting {query} by {event.model} on {event.device} in {event.precision}")
-                    if isinstance(event, Started)
-                    else say(event.text)
-                    if isinstance(event, Notice)
-                    else None
-                ),
+                on_event=said,
             )
         approximate = open_index(features) if index == "faiss" else None
         if approximate is not None and approximate.built:
