@@ -244,15 +244,15 @@ def test_near_copies_are_found_and_merged(tmp_path: Path, monkeypatch: pytest.Mo
         index = open_index(features) if how == "faiss" else None
         found = near_copies(features, index=index)
         assert [(pair.one, pair.other) for pair in found] == [
-            (Moment("v/0.mp4", 4.0, 13.0), Moment("v/2.mp4", 5.0, 14.0)),
             (Moment("v/0.mp4", 0.0, 3.0), Moment("v/1.mp4", 18.0, 21.0)),
+            (Moment("v/0.mp4", 4.0, 13.0), Moment("v/2.mp4", 5.0, 14.0)),
         ]
-        assert found[1].score == 1.0
-        assert 0.99 < found[0].score < 1.0
+        assert found[0].score == 1.0
+        assert 0.99 < found[1].score < 1.0
         assert len(near_copies(features, threshold=0.99999, index=index)) == 1
         assert len(near_copies(features, within="v/1*", index=index)) == 1
         monkeypatch.setattr(search, "MOST_PAIRS", 8)
-        with pytest.raises(UsageError, match=r"more than 8 pairs of clips agree to 0.97; raise --threshold"):
+        with pytest.raises(UsageError, match=r"more than 8 pairs of clips agree to 0.985; raise --threshold"):
             near_copies(features, index=index)
 
 
@@ -389,6 +389,7 @@ def test_the_commands(extracted: Path, run: Run, tmp_path: Path) -> None:
     said = json.loads(copies.stdout)
     assert said["threshold"] == 0
     assert len(said["duplicates"]) == 1 <= said["found"]
+    assert f"[default: {search.THRESHOLD}]" in run("vswin", "search", "--help").stdout
     drawn_ = run("vswin", "plot", extracted, "shapes.mkv", "-o", tmp_path / "x.png")
     assert drawn_.returncode == 0, drawn_.stderr
     assert drawn_.stdout.startswith(f"{tmp_path / 'x.png'}: ")

@@ -61,13 +61,14 @@ def novelty(similarity: Floats) -> Floats:
     """How much a video changes before each of its clips: (n, n) -> (n,), 0 where it does not, and before the first.
 
     A checkerboard kernel on the diagonal (Foote 2000): the mean cosine within up to REACH clips before and within as
-    many after, less that between the two sides; near the ends as many on either side as there are. A clip's cosine with
-    itself does not count.
+    many after, less that between the two sides. Near the ends it is smaller, and counts for less in proportion. A
+    clip's cosine with itself does not count.
     """
     n = len(similarity)
+    most = min(REACH, n // 2)
     found = np.zeros(n, np.float32)
     for k in range(1, n):
-        reach = min(REACH, k, n - k)
+        reach = min(most, k, n - k)
         before, after = slice(k - reach, k), slice(k, k + reach)
         across = similarity[before, after].mean()
         if reach > 1:
@@ -77,7 +78,7 @@ def novelty(similarity: Floats) -> Floats:
             beside = [similarity[k - 2, k - 1]] if k > 1 else []
             beside += [similarity[k, k + 1]] if k + 1 < n else []
             within = np.mean(beside) if beside else 1.0
-        found[k] = within - across
+        found[k] = (within - across) * reach / most
     return found
 
 
