@@ -42,7 +42,10 @@ def test_python_examples_run(code: str, folder: Path, monkeypatch: pytest.Monkey
 def test_commands_name_options_that_exist(run: Run) -> None:
     offered = "".join(
         run(*command, "--help").stdout
-        for command in (["vswin-extract"], *(["vswin", name] for name in ("inspect", "check", "merge", "slurm")))
+        for command in (
+            ["vswin-extract"],
+            *(["vswin", name] for name in ("inspect", "check", "merge", "search", "slurm")),
+        )
     )
     for name in re.findall(r"`(--[a-z-]+)", README):
         assert name in offered, name

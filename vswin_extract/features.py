@@ -96,6 +96,11 @@ class VideoFeatures:
         return [*super().__dir__(), *feature_names(self._file), *VIEWED]
 
     @property
+    def rows(self) -> slice:
+        """Where the video's clips are in the file's own datasets."""
+        return slice(self._first, self._first + self._count)
+
+    @property
     def info(self) -> dict[str, Any]:
         """The video's row of /videos_table: path, fps, duration in seconds, width, height, status…"""
         table = self._file["videos_table"]
