@@ -15,12 +15,13 @@ from benchmarks.forward import forward
 from benchmarks.growth import growth
 from benchmarks.machine import Row, describe
 from benchmarks.merging import merging
+from benchmarks.model import model
 from benchmarks.scale import scale
 from benchmarks.simulation import simulation
 from vswin_extract.backbone import find_device
 from vswin_extract.tiled import has_bf16
 
-PARTS = ("forward", "decode", "end-to-end", "start", "growth", "devices", "merging", "simulation", "scale")
+PARTS = ("forward", "decode", "end-to-end", "start", "growth", "devices", "merging", "simulation", "scale", "model")
 
 
 @click.command()
@@ -54,6 +55,8 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) 
                 found[part] = simulation()
             case "scale":
                 found[part] = scale()
+            case "model":
+                found[part] = model()
         show(part, found[part])
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")

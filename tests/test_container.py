@@ -49,7 +49,7 @@ def test_names_are_those_of_the_code() -> None:
     assert arguments.keys() == {"EXTRAS", "WEIGHTS"}
     for name in arguments:
         assert f"${{{name}}}" in " ".join(instructions("RUN")), name
-    extras = set(arguments["EXTRAS"].split(",")) - {"remote"}  # which comes with remote inputs
+    extras = set(arguments["EXTRAS"].split(","))  # which comes with remote inputs
     assert extras <= PROJECT["project"]["optional-dependencies"].keys()
     (entry,) = (json.loads(rest) for rest in instructions("ENTRYPOINT"))
     assert entry[0] in PROJECT["project"]["scripts"]

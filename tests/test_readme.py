@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Run
 
+from benchmarks.model import model
 from vswin_extract.cli.console import EXIT_CODES
 from vswin_extract.errors import VIDEO_ERRORS
 from vswin_extract.frames.pyav import FORMATS
@@ -41,7 +42,10 @@ def test_python_examples_run(code: str, folder: Path, monkeypatch: pytest.Monkey
 def test_commands_name_options_that_exist(run: Run) -> None:
     offered = "".join(
         run(*command, "--help").stdout
-        for command in (["vswin-extract"], *(["vswin", name] for name in "inspect check merge slurm export".split()))
+        for command in (
+            ["vswin-extract"],
+            *(["vswin", name] for name in ("inspect", "check", "merge", "search", "slurm", "export")),
+        )
     )
     for name in re.findall(r"`(--[a-z-]+)", README):
         assert name in offered, name
@@ -89,3 +93,32 @@ def test_no_playlist_or_image_format_is_opened() -> None:
     names = set(FORMATS.split(","))
     assert not names & {"hls", "dash", "concat", "image2", "tee", "rtsp", "sdp", "webm_dash_manifest", "imf", "lavfi"}
     assert not [name for name in names if name.endswith("_pipe")]
+
+
+def test_the_model_of_a_run_is_what_the_benchmark_says() -> None:
+    """Every number of the first table of docs/scale.md, to the digits that it has there."""
+    said = {row["what"]: list(row.values())[1:] for row in model()}
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs/scale.md").read_text(), re.MULTILINE
+    )
+    table = {name: cells for name, *cells in rows}
+    for name, what, unit in (
+        ("hours of video", "hours of video", 1),
+        ("clips", "M clips", 1e6),
+        ("core-hours of decoding", "core-hours, decoding", 1),
+        ("hours on GPUs of 16 cores each", "hours, T", 1),
+        ("embeddings", "GB, embedding", 1e9),
+        ("`--stage 4 --pool space`", "GB, stage4, space", 1e9),
+        ("`--stage 4`, whole maps", "GB, stage4", 1e9),
+        ("file-system calls", "M file operations", 1e6),
+        ("shards of 10,000 videos", "shards", 1),
+    ):
+        for cell, value in zip(table[name], said[what], strict=True):
+            assert number(cell) == pytest.approx(value * unit, rel=0.03), (name, cell)
+
+
+def number(cell: str) -> float:
+    """1,230; 2.5 TB; 0.3 M; 28 on 512."""
+    digits, _, unit = cell.partition(" ")
+    factor = {"M": 1e6, "G": 1e9, "GB": 1e9, "TB": 1e12, "PB": 1e15}.get(unit, 1.0)
+    return float(digits.replace(",", "")) * factor

@@ -13,8 +13,9 @@ from vswin_extract.errors import UsageError
 from vswin_extract.features import FeatureFile, feature_names, open_features
 from vswin_extract.journal import assemble, entry_files, journal_directory, read_entry_file, read_job
 from vswin_extract.parts import SUFFIX, Entry
-from vswin_extract.store import CLIP_COLUMNS, GROUPED, VIEWED, block_rows
-from vswin_extract.videos import Video
+from vswin_extract.remote import Address, alike
+from vswin_extract.store import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VIDEO_TEXTS, VIEWED, block_rows
+from vswin_extract.videos import Video, file_state
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def check(output: Path, against: Sequence[Video] = ()) -> Found:
             entries.setdefault(record.id, []).append(Entry(record, path))
     for video_id, pieces in entries.items():
         if found := assemble(pieces):
-            files[video_id] = (found.record.size, found.record.mtime)
+            files[video_id] = (found.record.size, found.record.mtime, found.record.etag)
             clips += found.record.clips
             failures += found.record.status == "failed"
     counts = len(files) - failures, clips, failures
@@ -92,6 +93,10 @@ def check_structure(file: h5py.File) -> Iterator[Problem]:
         if len(file[name]) != clips:
             yield Problem(f"/{name}", f"has {len(file[name])} rows where there are {clips} clips")
     table = file["videos_table"]
+    for name in (*VIDEO_TEXTS, *VIDEO_NUMBERS, "first_clip", "clips", "start", "end"):
+        if name not in table:
+            yield Problem(f"/videos_table/{name}", "is missing")
+            return
     for name, column in table.items():
         if len(column) != len(table["id"]):
             yield Problem(f"/videos_table/{name}", f"has {len(column)} rows where there are {len(table['id'])} videos")
@@ -172,14 +177,14 @@ def check_views(file: h5py.File) -> Iterator[Problem]:
                     yield Problem(f"/videos/{video_id}/{name}", f"shows other rows than those from {first} on")
 
 
-def _files(table: h5py.Group) -> dict[str, tuple[int, float] | None]:
-    """Size and time of change of each video's file when it was extracted."""
-    columns = (table["id"].asstr()[:], table["size"][:], table["mtime"][:])
-    return {str(name): (int(size), float(mtime)) for name, size, mtime in zip(*columns, strict=True)}
+def _files(table: h5py.Group) -> dict[str, tuple[int, float, str] | None]:
+    """Each video's file when it was extracted, as `file_state` has it."""
+    columns = (table["id"].asstr()[:], table["size"][:], table["mtime"][:], table["etag"].asstr()[:])
+    return {str(name): (int(size), float(mtime), str(etag)) for name, size, mtime, etag in zip(*columns, strict=True)}
 
 
 def _compare(
-    files: dict[str, tuple[int, float] | None], videos: Sequence[Video], complete: bool = True
+    files: dict[str, tuple[int, float, str] | None], videos: Sequence[Video], complete: bool = True
 ) -> Iterator[Problem]:
     if not videos:
         return
@@ -188,12 +193,9 @@ def _compare(
             if complete:
                 yield Problem(video.id, "is missing from the output")
             continue
-        then = files[video.id]
-        try:
-            now = video.path.stat()
-        except OSError:
-            continue
-        if then is not None and then != (now.st_size, now.st_mtime):
+        then, now = files[video.id], file_state(video)
+        same = then is None or then == now or (isinstance(video.path, Address) and alike(then, now))
+        if now[0] >= 0 and not same:
             yield Problem(video.id, "has changed since it was extracted")
     for extra in sorted(files.keys() - {video.id for video in videos}):
         yield Problem(extra, "is in the output, but not among the videos")

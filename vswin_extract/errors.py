@@ -10,6 +10,7 @@ VswinError                 what the command line turns into one line and an exit
     ├── VideoUnreadable    no video stream, or nothing in it decodes
     ├── VideoDamaged       only a part of it decodes, and parts are not wanted
     ├── VideoChanged       its file changed while it was read
+    ├── VideoUnreachable   it could not be fetched from where it is
     ├── VideoTimestamps    its time stamps cannot be resampled
     ├── DecoderTimeout     the decoder made no progress
     ├── DecoderCrash       the decoder's process died
@@ -58,6 +59,10 @@ class VideoChanged(VideoError):
     """Its file changed while it was read."""
 
 
+class VideoUnreachable(VideoError):
+    """It could not be fetched from where it is."""
+
+
 class VideoTimestamps(VideoError):
     """Its time stamps cannot be resampled."""
 
@@ -85,6 +90,7 @@ VIDEO_ERRORS = {
         VideoUnreadable,
         VideoDamaged,
         VideoChanged,
+        VideoUnreachable,
         VideoTimestamps,
         DecoderTimeout,
         DecoderCrash,

@@ -131,6 +131,11 @@ class VideoFeatures:
         return {name: getattr(self, name).to_torch() for name in (*self._features.names, *VIEWED)}
 
     @property
+    def rows(self) -> slice:
+        """Where the video's clips are in the file's own datasets."""
+        return slice(self._first, self._first + self._count)
+
+    @property
     def info(self) -> dict[str, Any]:
         """The video's row of /videos_table: path, fps, duration in seconds, width, height, status…"""
         table = self._features.file["videos_table"]
@@ -147,7 +152,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         self._path = os.path.abspath(path)
         self._chunk_cache = chunk_cache
         try:
-            self._open()
+            self._open(path)
         except OSError as error:
             if os.path.exists(path):
                 reason = "not an HDF5 file, or not a whole one"
@@ -177,8 +182,8 @@ class FeatureFile(Mapping[str, VideoFeatures]):
             for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
         }
 
-    def _open(self) -> None:
-        self._file = h5py.File(self._path, "r", rdcc_nbytes=self._chunk_cache)
+    def _open(self, path: str | os.PathLike[str]) -> None:
+        self._file = h5py.File(path, "r", rdcc_nbytes=self._chunk_cache)
         self._process = os.getpid()
 
     @property
@@ -186,7 +191,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """The file itself, opened by this process."""
         if self._process != os.getpid() and self._file:
             self._file.close()  # HDF5 would take the parent's descriptor again
-            self._open()
+            self._open(self._path)
         return self._file
 
     def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int]]:

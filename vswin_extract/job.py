@@ -1,6 +1,7 @@
 """One frozen value that says everything about a run, and the events that a run yields."""
 
 import operator
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -10,9 +11,11 @@ from typing import Literal, get_args
 from vswin_extract.backbone import Pool, Precision
 from vswin_extract.clips import Align, Sampling, Tail
 from vswin_extract.errors import UsageError
+from vswin_extract.fetch import CACHE_SIZE, Cache, cache_directory
 from vswin_extract.frames import DecoderName
 from vswin_extract.layouts import Layout
 from vswin_extract.preprocess import Crop, Geometry, Recipe
+from vswin_extract.remote import Address
 from vswin_extract.schedule import Shard
 from vswin_extract.store import Compression, VideoRecord
 from vswin_extract.videos import Video
@@ -34,8 +37,9 @@ class Job:
     `stages`: maps to write, 1 to 4. `pool`: keep their maps, or average over space or all. `embedding`: write it, which
     needs all four stages. `layout`: one file, or shards and an index of them. `partial`: keep what decodes of a
     damaged video, or let it fail. `shard`: extract only this part of the videos, into the journal, which `merge` makes
-    the output of. `storage`: where the journal is kept, if not beside the output. `engine`: devices of this machine, or
-    `actors` on the Ray cluster at `ray_address`, by default as many as it has room for. Raises UsageError.
+    the output of. `storage`: where the journal is kept, if not beside the output. `cache_dir`, `cache_size` in bytes:
+    where the files of remote videos are while they are decoded, on the host that does it. `engine`: devices of this
+    machine, or `actors` on the Ray cluster at `ray_address`, by default as many as it has room for. Raises UsageError.
     """
 
     videos: tuple[Video, ...]
@@ -62,6 +66,8 @@ class Job:
     partial: Partial = "keep"
     workers: int | None = None
     timeout: float = 60.0
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_size: int = CACHE_SIZE
     device: str = "auto"
     storage: Path | None = None
     shard: Shard | None = None
@@ -100,6 +106,10 @@ class Job:
                 "the features of three crops are averaged, which a map in space does not allow; "
                 "add --pool space or --pool all"
             )
+        if not isinstance(self.cache_size, int) or self.cache_size < 0:
+            raise UsageError(f"cache-size must be a whole number of bytes, 0 or more, not {self.cache_size!r}")
+        if any(isinstance(video.path, Address) for video in self.videos):
+            self.cache()
         self._check_engine()
         self.sampling(Recipe())
         self.geometry(Recipe())
@@ -120,6 +130,10 @@ class Job:
             raise UsageError(
                 f"ray-address is auto, or HOST:PORT of a cluster that has a node on this host, not {self.ray_address}"
             )
+
+    def cache(self) -> Cache:
+        """Where this host's decoders fetch remote videos to. Raises UsageError."""
+        return Cache(str(cache_directory(self.cache_dir)), self.cache_size)
 
     def sampling(self, recipe: Recipe) -> Sampling:
         """How to cut clips, with what the recipe says where the job does not."""

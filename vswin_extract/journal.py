@@ -33,21 +33,22 @@ from typing import Any
 from vswin_extract.errors import OutputError
 from vswin_extract.layouts import Layout, make_output
 from vswin_extract.parts import SUFFIX, Entry, Part, file_sha256, join, read_rows, record_type
+from vswin_extract.remote import Address, alike, is_remote
 from vswin_extract.schedule import WHOLE, Span, without
 from vswin_extract.store import Arrays, VideoRecord, publish, read_attributes, write_json
 from vswin_extract.videos import Video
 
 PACK = 256
 """So many single videos are packed into one file."""
-PASSING = ("VideoMissing", "VideoChanged", "DecoderTimeout", "DecoderCrash", "WorkerDied")
+PASSING = ("VideoMissing", "VideoChanged", "VideoUnreachable", "DecoderTimeout", "DecoderCrash", "WorkerDied")
 """Failures that may pass."""
 TOUCH_EVERY = 30.0
 DEAD_AFTER = 600.0
 """Seconds: how often a run touches its lock, and when one of another host is taken for dead."""
 
 
-State = tuple[str, float | None, float | None, int, float]
-"""What was asked for, and the file as it was: path, start, end, size, mtime."""
+State = tuple[str, float | None, float | None, int, str, float]
+"""What was asked for, and the file as it was: path, start, end, size, etag, mtime."""
 
 
 @dataclass
@@ -90,20 +91,23 @@ class Journal:
         if not set(os.listdir(self.root)) - {"job.json", "videos.json"}:  # no video got through
             shutil.rmtree(self.root)
 
-    def missing(self, video: Video, size: int, mtime: float) -> list[Span]:
+    def missing(self, video: Video, size: int, mtime: float, etag: str = "") -> list[Span]:
         """The spans of a video's clips that are still to be extracted; none where it is through.
 
         What was found when its file was another, or asked for otherwise, does not count, and neither does what failed
-        for a reason that may pass: another try may be luckier.
+        for a reason that may pass: another try may be luckier. Of an address that nobody has looked at, what is through
+        counts, whatever its file was.
         """
-        now = self.wanted[video.id] = (os.path.abspath(video.path), video.start, video.end, size, mtime)
+        now = self.wanted[video.id] = (video.location, video.start, video.end, size, etag, mtime)
         entries = [
             entry
             for entry in self.entries.get(video.id, ())
-            if _state(entry.record) == now and entry.record.error not in PASSING
+            if _is(entry.record, now) and entry.record.error not in PASSING
         ]
         if assemble(entries):
             return []
+        if isinstance(video.path, Address) and size < 0:  # spans may be of different files
+            return [video.span]
         return without(video.span, [entry.record.span for entry in entries])
 
     def touch(self) -> None:
@@ -132,7 +136,8 @@ class Journal:
     def through(self, video_id: str) -> "Extracted | None":
         """A video of which nothing is missing, or None; of the file as `missing` saw it, if there is such a one."""
         entries, wanted = self.entries.get(video_id, []), self.wanted.get(video_id)
-        return assemble([entry for entry in entries if _state(entry.record) == wanted]) or assemble(entries)
+        same = [entry for entry in entries if wanted and _is(entry.record, wanted)]
+        return assemble(same) or assemble(entries)
 
     def extracted(self, video_id: str) -> "Extracted":
         """The same. Raises OutputError where some of it is missing."""
@@ -256,7 +261,13 @@ def _chain(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _state(record: VideoRecord) -> State:
-    return record.path, record.start, record.end, record.size, record.mtime
+    return record.path, record.start, record.end, record.size, record.etag, record.mtime
+
+
+def _is(record: VideoRecord, wanted: State) -> bool:
+    """Whether it is of this file as it is now; of one at an address, as far as that is known."""
+    then = _state(record)
+    return then == wanted or (is_remote(record.path) and then[:3] == wanted[:3] and alike(then[3:], wanted[3:]))
 
 
 KEY_LENGTH = 32

@@ -9,10 +9,11 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,9 +36,12 @@ from vswin_extract.journal import (
 )
 from vswin_extract.layouts import Layout, Linked, make_index, make_output
 from vswin_extract.parts import read_rows
+from vswin_extract.schedule import WHOLE
 from vswin_extract.store import (
     BLOCK_BYTES,
     CLIP_COLUMNS,
+    VIDEO_NUMBERS,
+    VIDEO_TEXTS,
     Arrays,
     PackedRows,
     Rows,
@@ -49,7 +53,7 @@ from vswin_extract.store import (
 OnDuplicate = Literal["error", "first"]
 SETTINGS = ("weights_sha256", "variant", "sampling", "preprocessing", "features", "precision", "decoder")
 """What features depend on, which must be the same everywhere."""
-BLOCKS = 64 << 20
+BLOCKS = 256 << 20
 """Bytes of rows that all sources together hold at a time."""
 
 
@@ -137,7 +141,10 @@ class OutputSource:
         )
         self.attributes = {name: value for name, value in info.items() if name not in ("schema", "complete")}
         self.classes = tuple(file["classes"].asstr()[:]) if "classes" in file else ()
-        self.records = {record.id: record for record in read_records(features) if ids is None or record.id in ids}
+        try:
+            self.records = {record.id: record for record in read_records(features) if ids is None or record.id in ids}
+        except KeyError as error:
+            raise UsageError(f"{path} lacks a column of /videos_table; vswin check says more") from error
         table = file["videos_table"]
         self.places = dict(
             zip(features, zip(table["first_clip"][:].tolist(), table["clips"][:].tolist(), strict=True), strict=True)
@@ -147,6 +154,9 @@ class OutputSource:
 
     def rows(self, video_id: str) -> Iterator[Rows]:
         first, count = self.places[video_id]
+        if count <= self.piece:
+            yield {name: column.read(first, count) for name, column in self.columns.items()}
+            return
         for begin in range(first, first + count, self.piece):
             rows = min(self.piece, first + count - begin)
             yield {name: column.read(begin, rows) for name, column in self.columns.items()}
@@ -178,6 +188,9 @@ class Column:
 
     def read(self, first: int, count: int) -> NDArray[Any] | PackedRows:
         """So many rows from row `first` on."""
+        begin = first - self.first
+        if self.packing is None and 0 <= begin < begin + count < len(self.held):  # as it mostly is
+            return self.held[begin : begin + count]
         rows = self._some(first, count)
         while len(rows) < count:
             rows = np.concatenate([rows, self._some(first + len(rows), count - len(rows))])
@@ -366,13 +379,13 @@ def choose(sources: Sequence[Source], on_duplicate: OnDuplicate) -> dict[str, So
 def read_records(features: FeatureFile) -> Iterator[VideoRecord]:
     """The rows of /videos_table and /failures as they were written."""
     table = features.file["videos_table"]
-    columns = {name: table[name].asstr()[:].tolist() for name in ("id", "path", "status", "message")}
-    for name in ("clips", "fps", "frames", "duration", "width", "height", "size", "mtime"):
+    columns: dict[str, Iterable[Any]] = {name: table[name].asstr()[:].tolist() for name in VIDEO_TEXTS}
+    for name in ("clips", *VIDEO_NUMBERS):
         columns[name] = table[name][:].tolist()
     columns["start"] = [start or None for start in table["start"][:].tolist()]
     columns["end"] = [None if end == float("inf") else end for end in table["end"][:].tolist()]
-    for values in zip(*columns.values(), strict=True):
-        yield VideoRecord(**dict(zip(columns, values, strict=True)))
+    columns |= {"span": repeat(WHOLE), "error": repeat("")}
+    yield from map(VideoRecord, *(columns[field.name] for field in fields(VideoRecord)))
     for failure in features.failures:
         yield VideoRecord(failure["id"], failure["path"], "failed", error=failure["error"], message=failure["message"])
 

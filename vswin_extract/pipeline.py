@@ -10,7 +10,6 @@ On CUDA one thread queues copies and kernels. On a CPU each thread takes a batch
 would wait for each other at every operation, as often as a decoder takes a core from one of them.
 """
 
-import os
 import threading
 import time
 from collections import deque
@@ -32,9 +31,10 @@ from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
 from vswin_extract.frames.worker import Task
 from vswin_extract.job import ClipsDone, Event, Job, Notice, Profile
 from vswin_extract.preprocess import Geometry, Pixels
+from vswin_extract.remote import Address
 from vswin_extract.store import Arrays
-from vswin_extract.videos import Video
-from vswin_extract.writer import Passage, Writer, file_state
+from vswin_extract.videos import Video, file_state
+from vswin_extract.writer import Passage, Writer
 
 MOST_THREADS = 8
 """Batches that a CPU computes at once; more cores share these. More threads would wait for Python's lock."""
@@ -206,17 +206,7 @@ class Pipeline:
         if video is None:
             return
         lane.passages.append(Passage(video, *file_state(video)))
-        lane.decoder.submit(
-            Task(
-                path=os.fspath(video.path),
-                decoder=self.job.decoder,
-                sampling=self.sampling,
-                geometry=self.geometry,
-                start=video.start,
-                end=video.end,
-                span=video.span,
-            )
-        )
+        lane.decoder.submit(decoding(self.job, video, self.sampling, self.geometry))
 
     def _read(self, decoder: DecoderProcess) -> DecodedClip | VideoEnd | VideoError:
         begun = time.perf_counter()
@@ -333,6 +323,23 @@ class Pipeline:
         mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         mark.record(torch.cuda.current_stream(self.backbone.device))
         return mark
+
+
+def decoding(job: Job, video: Video, sampling: Sampling, geometry: Geometry, count: bool = False) -> Task:
+    """A video as a decoder's task."""
+    address = video.path if isinstance(video.path, Address) else None
+    return Task(
+        path=video.location,
+        decoder=job.decoder,
+        sampling=sampling,
+        geometry=geometry,
+        start=video.start,
+        end=video.end,
+        span=video.span,
+        count=count,
+        address=address,
+        cache=job.cache() if address else None,
+    )
 
 
 def row_shapes(job: Job, backbone: Backbone, sampling: Sampling, geometry: Geometry) -> Arrays:

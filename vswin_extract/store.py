@@ -39,6 +39,11 @@ CLIP_COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {
     "valid": ((), "int32"),
 }
 """Columns of /clips: shape of a row, type."""
+VIDEO_TEXTS = ("id", "path", "etag", "status", "message")
+VIDEO_NUMBERS = {
+    "fps": "f8", "frames": "i8", "duration": "f8", "width": "i4", "height": "i4", "size": "i8", "mtime": "f8",
+}  # fmt: skip
+"""Columns of /videos_table that are a record's as they are, and their types."""
 VIEWED = ("frames", "times", "valid")
 """Columns of /clips that the group of each video shows too."""
 
@@ -63,7 +68,8 @@ class Arrays:
 class VideoRecord:
     """What became of a video: a row of /videos_table, or of /failures where `status` is "failed".
 
-    `size` in bytes and `mtime` in seconds are the file's, as it was when the video was begun. `frames` were decoded.
+    `size` in bytes, `mtime` in seconds and `etag`, where a server gives one, are the file's, as it was when the video
+    was begun. `frames` were decoded.
     `span`: which of its clips; where its end is None, the figures are those of the whole video.
     """
 
@@ -78,6 +84,7 @@ class VideoRecord:
     height: int = 0
     size: int = -1
     mtime: float = 0.0
+    etag: str = ""
     start: float | None = None
     end: float | None = None
     span: Span = WHOLE
@@ -113,14 +120,14 @@ def write_output(
     with (
         disk_errors(path),
         h5py.File(path, "w", rdcc_nbytes=0) as file,  # no chunks are cached, since they are written whole
-        ThreadPoolExecutor(1) as hashing,
+        ThreadPoolExecutor(2) as beside,
         _written_back(file) as write_back,
     ):
         write_attributes(file, attributes)
         columns: dict[str, Column] = {}
         for name, (shape, dtype) in row_types(arrays).items():
             how = arrays if name in arrays.shapes else Arrays({}, dtype)
-            columns[name] = Column(_create(file, name, sum(clips), shape, how), hashing, write_back)
+            columns[name] = Column(_create(file, name, sum(clips), shape, how), beside, write_back)
         for piece in rows:
             for name, values in piece.items():
                 columns[name].append(values)
@@ -145,6 +152,7 @@ def row_types(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], str]]:
 @contextmanager
 def _written_back(file: h5py.File) -> Iterator[Callable[[], None]]:
     """What has the disk begin with all that is written so far, so that little is left to wait for at the end."""
+    descriptor = file.id.get_vfd_handle()
     with ThreadPoolExecutor(1) as syncing:
         going: Future[None] | None = None
 
@@ -153,7 +161,7 @@ def _written_back(file: h5py.File) -> Iterator[Callable[[], None]]:
             if going is None or going.done():
                 if going is not None:
                     going.result()  # raises what the disk said
-                going = syncing.submit(os.fdatasync, file.id.get_vfd_handle())
+                going = syncing.submit(os.fdatasync, descriptor)
 
         yield write_back
         if going is not None:
@@ -161,20 +169,20 @@ def _written_back(file: h5py.File) -> Iterator[Callable[[], None]]:
 
 
 class Column:
-    """A dataset that is filled from its first row on, whole chunks at a time. The sha256 of its rows, which ends up in
-    its attributes, is found beside the writing."""
+    """A dataset that is filled from its first row on, whole chunks at a time. They are written `beside` what the caller
+    does next, and so the sha256 of all rows is found, which ends up in its attributes."""
 
-    def __init__(self, dataset: h5py.Dataset, hashing: Executor, write_back: Callable[[], None]) -> None:
+    def __init__(self, dataset: h5py.Dataset, beside: Executor, write_back: Callable[[], None]) -> None:
         self.dataset = dataset
-        self.hashing = hashing
+        self.beside = beside
         self.write_back = write_back
         self.packing = packing(dataset)
-        chunk, rows = dataset.chunks[0], len(dataset)
-        size = min(-(-rows // chunk), max(1, block_rows(rows, dataset.nbytes) // chunk)) * chunk
+        self.rows, chunk = len(dataset), dataset.chunks[0]
+        size = min(-(-self.rows // chunk), max(1, block_rows(self.rows, dataset.nbytes) // chunk)) * chunk
         self.block, self.other = (np.empty((size, *dataset.shape[1:]), dataset.dtype) for _ in range(2))
         self.filled = self.written = 0
         self.digest = hashlib.sha256()
-        self.hashed: Future[None] | None = None
+        self.going: list[Future[None]] = []
 
     def append(self, rows: "NDArray[Any] | PackedRows") -> None:
         if isinstance(rows, PackedRows):
@@ -182,12 +190,14 @@ class Column:
                 self._copy(rows)
                 return
             rows = rows.values
-        while len(rows):
-            taken = min(len(rows), len(self.block) - self.filled)
-            self.block[self.filled : self.filled + taken] = rows[:taken]
-            self.filled, rows = self.filled + taken, rows[taken:]
-            if self.filled == len(self.block):
-                self._write()
+        while (room := len(self.block) - self.filled) <= len(rows):
+            self.block[self.filled :] = rows[:room]
+            self.filled, rows = len(self.block), rows[room:]
+            self._write()
+            if not len(rows):
+                return
+        self.block[self.filled : self.filled + len(rows)] = rows
+        self.filled += len(rows)
 
     def finish(self) -> None:
         self._write()
@@ -197,24 +207,29 @@ class Column:
     def _write(self) -> None:
         rows = self.block[: self.filled]
         self._wait()  # for the block before, whose memory is filled next
-        self.hashed = self.hashing.submit(self.digest.update, rows.data)
-        self.dataset[self.written : self.written + self.filled] = rows
+        self.going = [self.beside.submit(self._store, rows, self.written), self._hash(rows)]
         self.written, self.filled = self.written + self.filled, 0
         self.block, self.other = self.other, self.block
-        if self.written < len(self.dataset):
+        if self.written < self.rows:
             self.write_back()
+
+    def _store(self, rows: NDArray[Any], first: int) -> None:
+        self.dataset[first : first + len(rows)] = rows
+
+    def _hash(self, rows: NDArray[Any]) -> "Future[None]":
+        return self.beside.submit(self.digest.update, rows.data)
 
     def _copy(self, rows: "PackedRows") -> None:
         self._write()
+        self._wait()
+        self.going = [self._hash(rows.values)]
         for mask, chunk in rows.chunks:
             self.dataset.id.write_direct_chunk((self.written, *(0 for _ in self.dataset.shape[1:])), chunk, mask)
             self.written += 1
-        self._wait()
-        self.hashed = self.hashing.submit(self.digest.update, rows.values.data)
 
     def _wait(self) -> None:
-        if self.hashed is not None:
-            self.hashed.result()
+        for future in self.going:
+            future.result()
 
 
 @dataclass(frozen=True)
@@ -271,14 +286,11 @@ def write_tables(
     clips = np.array([record.clips for record in extracted], np.int64)
     table = file.create_group("videos_table")
     text = h5py.string_dtype()
-    for name in ("id", "path", "status", "message"):
+    for name in VIDEO_TEXTS:
         table.create_dataset(name, data=_texts(extracted, name), dtype=text)
     table["first_clip"] = np.cumsum(clips) - clips
     table["clips"] = clips
-    for name, dtype in (
-        ("fps", "f8"), ("frames", "i8"), ("duration", "f8"), ("width", "i4"), ("height", "i4"), ("size", "i8"),
-        ("mtime", "f8"),
-    ):  # fmt: skip
+    for name, dtype in VIDEO_NUMBERS.items():
         table[name] = np.array([getattr(record, name) for record in extracted], dtype)
     for name, otherwise in (("start", 0.0), ("end", np.inf)):
         given = [getattr(record, name) for record in extracted]

@@ -1,13 +1,15 @@
-"""Which videos a run covers, and what each is called: directories, files, manifests and lists."""
+"""Which videos a run covers, and what each is called: directories, files, manifests and lists, here or elsewhere."""
 
 import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vswin_extract import remote
 from vswin_extract.errors import UsageError
+from vswin_extract.remote import Address, is_remote
 from vswin_extract.schedule import WHOLE, Span
 
 EXTENSIONS = frozenset(
@@ -21,13 +23,31 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class Video:
-    """A video, or the segment [start, end) of one in seconds, or a span of its clips. `id` is unique within a run."""
+    """A video, or the segment [start, end) of one in seconds, or a span of its clips. `id` is unique within a run. What
+    lies at an address has no file here until a decoder fetches it."""
 
     id: str
-    path: Path
+    path: Path | Address
     start: float | None = None
     end: float | None = None
     span: Span = WHOLE
+
+    @property
+    def location(self) -> str:
+        """Where it is, as files and messages say it: nothing secret is in it."""
+        return str(self.path) if isinstance(self.path, Address) else os.path.abspath(self.path)
+
+
+def file_state(video: Video) -> tuple[int, float, str]:
+    """Size in bytes, time of change and etag of a video's file; -1, 0 and "" where it is not there, or where it is at
+    an address that nobody has looked at yet."""
+    if isinstance(video.path, Address):
+        return video.path.size, video.path.mtime, video.path.etag
+    try:
+        state = video.path.stat()
+    except OSError:
+        return -1, 0.0, ""
+    return state.st_size, state.st_mtime, ""
 
 
 def find(
@@ -36,10 +56,11 @@ def find(
     listed: Iterable[str] = (),
 ) -> tuple[Video, ...]:
     """The videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's rows, and
-    `listed` paths. Raises UsageError for what is not there, for nothing at all, and where two videos get one id."""
+    `listed` paths. Each may be an address, looked at unless it comes from a list. Raises UsageError for what is
+    not there, for nothing at all, and where two videos get one id."""
     if any(os.fspath(path) == "" for path in inputs):
         raise UsageError("an empty name was given for a video or directory")
-    videos = [video for path in inputs for video in _from_input(Path(path))]
+    videos = [video for path in inputs for video in _from_input(os.fspath(path))]
     if manifest is not None:
         videos += _from_manifest(Path(manifest))
     videos += [_from_path(line.rstrip("\r\n"), Path()) for line in listed if line.strip()]
@@ -49,8 +70,7 @@ def find(
     for video in videos:
         _check_id(video)
         other = unique.setdefault(as_text(video.id), video)
-        same_file = os.path.abspath(other.path) == os.path.abspath(video.path)
-        if not same_file or (other.start, other.end) != (video.start, video.end):
+        if _what(other) != _what(video):
             raise UsageError(
                 f"two videos would get the id {video.id!r}: {other.path} and {video.path}; "
                 "name a directory above both, or give ids in a --manifest"
@@ -64,7 +84,16 @@ def as_text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _from_input(path: Path) -> Iterator[Video]:
+def _what(video: Video) -> tuple[object, ...]:
+    """What is extracted: a file, or which part of it."""
+    return getattr(video.path, "url", video.location), video.start, video.end
+
+
+def _from_input(given: str) -> Iterator[Video]:
+    if is_remote(given):
+        yield from _from_address(given)
+        return
+    path = Path(given)
     if path.is_dir():
         found = [Video(file.relative_to(path).as_posix(), file) for file in _walk(path)]
         if not found:
@@ -74,6 +103,24 @@ def _from_input(path: Path) -> Iterator[Video]:
         yield Video(path.name, path)
     else:
         raise UsageError(f"no such file or directory: {path}")
+
+
+def _from_address(url: str) -> Iterator[Video]:
+    """The same for what is elsewhere."""
+    found = remote.look(url)
+    if isinstance(found, Address):
+        yield Video(remote.name(url).rpartition("/")[2], found)
+        return
+    names = sorted((name.split("/") for name in found), key=lambda parts: [os.fsencode(part) for part in parts])
+    videos = [
+        parts
+        for parts in names
+        if Path(parts[-1]).suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in parts)
+    ]
+    if not videos:
+        raise UsageError(f"no videos in {remote.public(url)}: looked for {' '.join(sorted(EXTENSIONS))}")
+    for name in map("/".join, videos):
+        yield Video(name, found[name])
 
 
 def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
@@ -121,7 +168,7 @@ def _from_manifest(manifest: Path) -> Iterator[Video]:
             if end is not None and end <= (start or 0.0):
                 raise UsageError(f"{where}: end {end:g} is not after start {start or 0:g}")
             video = _from_path(row["path"], manifest.parent)
-            yield Video(row.get("id") or video.id, video.path, start, end)
+            yield replace(video, id=row.get("id") or video.id, start=start, end=end)
     except csv.Error as error:
         raise UsageError(f"{manifest}, line {rows.line_num}: {error}") from error
 
@@ -139,7 +186,11 @@ def _seconds(text: str | None, column: str, where: str) -> float | None:
 
 
 def _from_path(path: str, base: Path) -> Video:
-    """A listed path. Its id is the path as written, less a leading slash or steps up."""
+    """A listed path. Its id is the path as written, less a leading slash or steps up; of an address, what follows host
+    or bucket."""
+    if is_remote(path):
+        remote.check_protocol(path)
+        return Video(remote.name(path), Address(path))
     name = os.path.normpath(path).replace(os.sep, "/").lstrip("/")
     while name.startswith("../"):
         name = name[3:]
@@ -148,7 +199,7 @@ def _from_path(path: str, base: Path) -> Video:
 
 def _check_id(video: Video) -> None:
     parts = video.id.split("/")
-    if not video.id or "\0" in video.id + os.fspath(video.path) or any(part in ("", ".", "..") for part in parts):
+    if not video.id or "\0" in video.id + str(video.path) or any(part in ("", ".", "..") for part in parts):
         raise UsageError(
             f"{video.id!r} cannot be the id of {video.path}: an id is a relative path without '..' or empty parts; "
             "give one in a --manifest"

@@ -1,6 +1,5 @@
 """Computed rows to the journal, and the records of videos that are through. One thread at a time calls it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from vswin_extract.job import Event, VideoDone
 from vswin_extract.journal import Journal
 from vswin_extract.parts import Part
 from vswin_extract.store import VideoRecord
-from vswin_extract.videos import Video
+from vswin_extract.videos import Video, file_state
 
 
 @dataclass(eq=False)
@@ -27,6 +26,7 @@ class Passage:
     video: Video
     size: int
     mtime: float
+    etag: str = ""
     part: Part | None = None
     end: VideoEnd | None = None
     over: bool = False
@@ -85,11 +85,15 @@ class Writer:
         rows = 0 if part is None else part.rows
         if passage.over or end is None or rows < end.clips:
             return []
-        if file_state(passage.video) != (passage.size, passage.mtime):
+        if end.file is None and file_state(passage.video) != (passage.size, passage.mtime, passage.etag):
             return self.fail(passage, VideoChanged("its file changed while it was read"))
         passage.over = True
+        size, mtime, etag = end.file or (passage.size, passage.mtime, passage.etag)
         record = record_of(
             passage,
+            size=size,
+            mtime=mtime,
+            etag=etag,
             status="partial" if end.partial else "ok",
             clips=rows,
             span=(passage.video.span[0], None if end.last else passage.video.span[1]),
@@ -109,19 +113,8 @@ def record_of(passage: Passage, **found: Any) -> VideoRecord:
     video = passage.video
     return VideoRecord(
         id=video.id,
-        path=os.path.abspath(video.path),
-        size=passage.size,
-        mtime=passage.mtime,
+        path=video.location,
         start=video.start,
         end=video.end,
-        **{"span": video.span, **found},
+        **{"size": passage.size, "mtime": passage.mtime, "etag": passage.etag, "span": video.span, **found},
     )
-
-
-def file_state(video: Video) -> tuple[int, float]:
-    """Size in bytes and time of change of a video's file; -1 and 0 where it is not there."""
-    try:
-        state = video.path.stat()
-    except OSError:
-        return -1, 0.0
-    return state.st_size, state.st_mtime

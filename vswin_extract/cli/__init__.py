@@ -12,6 +12,8 @@ COMMANDS = {
     "extract": "Extract features of videos into one HDF5 file.",
     "slurm": "Write or submit the batch script of a Slurm array.",
     "inspect": "Show what is in a file of features.",
+    "search": "Find clips like a clip or a video, and near-copies.",
+    "plot": "Draw the self-similarity of a video.",
     "merge": "Make one file of features of several.",
     "export": "Write features as the files that other projects load.",
     "check": "Verify a file of features, or an unfinished run.",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -188,6 +189,22 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
     help="Give up on a video after this long without progress.",
 )
 @option(
+    INPUT,
+    "--cache-dir",
+    type=click.Path(),
+    metavar="DIR",
+    help="Where remote videos are while they are decoded: a local disk.  [default: one for you in $TMPDIR or /tmp]",
+)
+@option(
+    INPUT,
+    "--cache-size",
+    default="10GB",
+    show_default=True,
+    metavar="SIZE",
+    callback=lambda context, parameter, text: parse_bytes(text),
+    help="No video is fetched ahead that would make it larger; runs on one machine share it.",
+)
+@option(
     MODEL,
     "--weights",
     default="nano",
@@ -293,8 +310,8 @@ def extract(
     grace: float,
     **options: Any,
 ) -> None:
-    """Extract Video Swin features of VIDEOS (directories, files, or - for a list of paths on standard input) into one
-    HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
+    """Extract Video Swin features of VIDEOS (directories, files, s3://, https:// and other addresses, or - for a list
+    of them on standard input) into one HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
     from vswin_extract.slurm import own_shard
 
     if verbose:
@@ -340,10 +357,13 @@ def make_job(
     """The job that a command line asks for. Raises UsageError."""
     from pathlib import Path
 
+    from vswin_extract.remote import is_remote, public
     from vswin_extract.videos import find
 
     if not inputs and manifest is None and os.path.exists(output):
         fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
+    if is_remote(output):
+        fail(f"the last argument is the file to write, on this machine: vswin-extract {public(output)} out.h5", 2)
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find([path for path in inputs if path != "-"], manifest, listed)
 
@@ -368,6 +388,14 @@ def parse_workers(text: str) -> int | None:
         return None if text == "auto" else int(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither auto nor a whole number") from None
+
+
+def parse_bytes(text: str) -> int:
+    """20GB, 500 MB or plain bytes; in powers of 1000, as sizes are printed."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text, re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no size like 10GB or 500MB")
+    return int(float(found[1]) * 1000.0 ** " kmgt".index(found[2].lower() or " "))
 
 
 def follow(

@@ -123,7 +123,7 @@ class LiveProgress(Quiet):
         super().show(event)
         if isinstance(event, Started):
             self.introduce(event)
-            self.bar.update(self.task, total=event.bytes, description="")
+            self.bar.update(self.task, total=event.bytes or None, description="")
         if isinstance(event, VideoDone):
             self.bar.update(self.task, advance=event.bytes, description=escape(printable(event.record.id)[-40:]))
         self.bar.update(self.task, videos=f"{self.videos}/{self.total}", clips=self.clips, rate=self.rate)

@@ -23,7 +23,6 @@ from vswin_extract.engines.worker import Begin, Lost, Message, Ready, load
 from vswin_extract.errors import DeviceError, OutputError, UsageError, VideoError, WorkerDied
 from vswin_extract.features import open_features
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import Task
 from vswin_extract.job import (
     ClipsDone,
     Event,
@@ -47,11 +46,11 @@ from vswin_extract.journal import (
     journal_directory,
     open_journal,
 )
-from vswin_extract.pipeline import row_shapes
+from vswin_extract.pipeline import decoding, row_shapes
 from vswin_extract.schedule import WHOLE, Shard, Span, deal, overlap, plan
 from vswin_extract.store import VideoRecord
-from vswin_extract.videos import Video, find
-from vswin_extract.writer import Passage, file_state, record_of
+from vswin_extract.videos import Video, file_state, find
+from vswin_extract.writer import Passage, record_of
 
 SETTLE = 60.0
 """Seconds in which what was written on another host must be seen here, on a network file system."""
@@ -295,9 +294,7 @@ def survey(job: Job) -> Survey:
     decoder = DecoderProcess(job.decoder, job.timeout)
     try:
         for video in job.videos:
-            decoder.submit(
-                Task(os.fspath(video.path), job.decoder, sampling, geometry, video.start, video.end, count=True)
-            )
+            decoder.submit(decoding(job, video, sampling, geometry, count=True))
             try:
                 end = decoder.read()
             except VideoError as error:
@@ -323,12 +320,12 @@ def extract(
 ) -> Finished:
     """Extract features of videos into one HDF5 file; what the command line does, as a call.
 
-    `inputs`: directories and files. `stages`: 1 to 4, or several. `options` are those of the command line, with
-    underscores: weights, variant, pool, embedding, logits, dtype, compression, layout, clip_len, frame_interval,
-    stride, align, tail, size, resize, crop, decoder, partial, workers, timeout, device, precision, compile, batch_size,
-    storage, engine, ray_address, actors, overwrite (see `vswin_extract.job.Job`). `on_event` is called with every event
-    of `vswin_extract.job`. Videos that fail are recorded in the file; `failed` of the result counts them. Raises
-    VswinError where the job cannot be done.
+    `inputs`: directories and files, here or at addresses. `stages`: 1 to 4, or several. `options` are those of the
+    command line, with underscores: weights, variant, pool, embedding, logits, dtype, compression, layout, clip_len,
+    frame_interval, stride, align, tail, size, resize, crop, decoder, partial, workers, timeout, cache_dir, cache_size
+    (in bytes), device, precision, compile, batch_size, storage, engine, ray_address, actors, overwrite (see
+    `vswin_extract.job.Job`). `on_event` is called with every event of `vswin_extract.job`. Videos that fail are
+    recorded in the file; `failed` of the result counts them. Raises VswinError for a job that cannot be done.
 
         >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
     """

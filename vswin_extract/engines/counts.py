@@ -9,11 +9,11 @@ from vswin_extract.clips import Sampling
 from vswin_extract.engines.worker import Ready
 from vswin_extract.errors import OutputError, VideoError
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import USUAL_BYTES, USUAL_RATE, Task
+from vswin_extract.frames.worker import USUAL_BYTES, USUAL_RATE, Task, clips_in
 from vswin_extract.job import Job
 from vswin_extract.journal import Journal, claim, read_list, write_list
-from vswin_extract.videos import Video
-from vswin_extract.writer import file_state
+from vswin_extract.remote import Address
+from vswin_extract.videos import Video, file_state
 
 AHEAD = 32
 """Videos that a process is given at a time."""
@@ -39,8 +39,14 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
 
 
 def guess(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
-    """The same by opening each video; 1 where that cannot be done."""
-    found: dict[str, int] = {}
+    """The same by opening each video; 1 where that cannot be done. Nothing is fetched for it: of what is elsewhere the
+    size must do."""
+    elsewhere = [video for video in videos if isinstance(video.path, Address)]
+    found = {
+        video.id: clips_in(max(0, file_state(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
+        for video in elsewhere
+    }
+    videos = [video for video in videos if video.id not in found]
     processes = [DecoderProcess("pyav", job.timeout) for _ in range(min(len(os.sched_getaffinity(0)), len(videos)))]
     asked: list[deque[Video]] = [deque() for _ in processes]
 
@@ -59,7 +65,7 @@ def guess(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
                 take(number)
             asked[number].append(video)
             processes[number].submit(
-                Task(os.fspath(video.path), "pyav", ready.sampling, ready.geometry, video.start, video.end, guess=True)
+                Task(video.location, "pyav", ready.sampling, ready.geometry, video.start, video.end, guess=True)
             )
         for number in range(len(processes)):
             while asked[number]:

@@ -20,6 +20,8 @@ from vswin_extract.videos import Video
 RETRIES = 2
 """So often a video is tried again after its worker died, and a worker started again that got nothing done."""
 
+DEEP = 4
+"""Videos that a worker has at a time, for each of its decoders: short ones would leave it waiting for the next."""
 SHARE, AHEAD = 0.75, 0.25
 """What a worker is given at a time, of its share of all that is left: for its decoders, and to wait behind these. More,
 and the first worker that is ready would take all the longest videos, and the others wait for it at the end; `python -m
@@ -121,7 +123,7 @@ class Dispatch:
 
     def _welcome(self, worker: int, ready: Ready) -> None:
         self.check(ready)
-        self.room[worker] = len(self.queue) if self.crew.single else 2 * ready.decoders
+        self.room[worker] = len(self.queue) if self.crew.single else DEEP * ready.decoders
         self.crew.send(worker, self.begin)
         self._fill(worker)
 
@@ -138,7 +140,7 @@ class Dispatch:
         flying, following = self.flying[worker], self.queue[0]
         cost = sum(self.costs.get(key, 0.0) for key in [*flying, (following.id, following.span[0])])
         share = self.cost_left / (len(self.flying) - len(self.gone))
-        return not flying or cost <= share * (SHARE if 2 * len(flying) < self.room[worker] else AHEAD)
+        return not flying or cost <= share * (SHARE if DEEP * len(flying) < self.room[worker] else AHEAD)
 
     def _give(self, worker: int, video: Video) -> None:
         self.flying[worker][video.id, video.span[0]] = video

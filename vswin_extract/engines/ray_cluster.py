@@ -137,6 +137,7 @@ class RayActors:
             job,
             videos=(),
             output=Path(os.path.abspath(job.output)),
+            cache_dir=job.cache_dir and Path(os.path.abspath(job.cache_dir)),
             weights=os.path.abspath(job.weights) if file else job.weights,
         )
         self.names = [self.device] * count
@@ -168,8 +169,8 @@ class RayActors:
         match order:
             case Begin():
                 order = replace(order, root=Path(os.path.abspath(order.root)))
-            case Video(path=Path()):
-                order = replace(order, path=Path(os.path.abspath(order.path)))
+            case Video(path=Path() as path):
+                order = replace(order, path=Path(os.path.abspath(path)))
         if (actor := self.actors.get(worker)) is not None:
             actor.order.options(concurrency_group="orders").remote(order)  # if it is dead `receive` finds out
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vswin_extract.errors import VIDEO_ERRORS, DecoderCrash, DecoderTimeout, VswinError
+from vswin_extract.fetch import Cache, sweep
 from vswin_extract.frames.worker import LENGTH, Header, Task
 from vswin_extract.preprocess import Pixels
 
@@ -56,7 +57,8 @@ class DecodedClip:
 class VideoEnd:
     """The video, or the span of it, is over, after `clips`. `frames` were decoded of it, `width` x `height` upright, in
     `cpu` seconds of the processor; `damaged` packets were not. `trouble`: what is odd about it, if anything; `partial`:
-    something of it is missing; `last`: it was decoded to its end, so that the figures are those of the whole video."""
+    something of it is missing; `last`: it was decoded to its end, so that the figures are those of the whole video.
+    `file`: size, mtime and etag, if it was fetched."""
 
     width: int
     height: int
@@ -69,6 +71,7 @@ class VideoEnd:
     partial: bool
     last: bool
     cpu: float
+    file: tuple[int, float, str] | None = None
 
 
 class DecoderProcess:
@@ -85,6 +88,7 @@ class DecoderProcess:
         self.tasks: deque[Task] = deque()
         self._start()
 
+    cache: Cache | None = None
     ready: bool
     chatter: threading.Thread
     listener: threading.Thread
@@ -92,6 +96,7 @@ class DecoderProcess:
     def submit(self, task: Task) -> None:
         """Queue a video. Its clips come out of `read` after those of the videos before it."""
         self.tasks.append(task)
+        self.cache = task.cache or self.cache
         self._write(task)
 
     def read(self) -> DecodedClip | VideoEnd:
@@ -118,7 +123,8 @@ class DecoderProcess:
                 self.slots[next(self.numbers)] = frame
             if "ended" in header:
                 self._finish_video()
-                return VideoEnd(**header["ended"])
+                ended = header["ended"]
+                return VideoEnd(**{**ended, "file": ended["file"] and tuple(ended["file"])})
             if "failed" in header:
                 self._finish_video()
                 kind, message = header["failed"]
@@ -148,6 +154,8 @@ class DecoderProcess:
         except subprocess.TimeoutExpired:  # the kernel does not let it go, as when a network file system hangs
             log.warning("process %d of the decoder cannot be ended", self.process.pid)
             return
+        if self.cache is not None:
+            sweep(self.cache.directory)
         while self.listener.is_alive():  # it may be waiting for room
             with contextlib.suppress(queue.Empty):
                 self.arrivals.get(timeout=0.01)

@@ -6,9 +6,9 @@
 A header is one of
     {"shape": [n, h, w, 3], "clip": {index, slots, oldest, frames, times, valid} or null}
                 n new frames, which fill the next n slots, and a clip made of slots; slots before `oldest` are over
-    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble, partial, last, cpu}}
+    {"ended": {width, height, clips, frames, fps, duration, damaged, trouble, partial, last, cpu, file}}
     {"failed": [class name, message]}
-    {}          something was read, though no frame that a clip shows
+    {}          something was read or fetched, though no frame that a clip shows
     {"ready": true}     first of all, once the decoder has been imported
 """
 
@@ -34,8 +34,10 @@ from typing import Any, BinaryIO
 
 from vswin_extract.clips import Clip, ClipCutter, Resampler, Sampling
 from vswin_extract.errors import VideoError, VideoMissing, VideoTimestamps, VideoUnreadable
+from vswin_extract.fetch import Cache, Fetch
 from vswin_extract.frames import Decoder, Shown, open_decoder, timeline
 from vswin_extract.preprocess import Geometry, Pixels
+from vswin_extract.remote import Address
 from vswin_extract.schedule import WHOLE, Span
 
 LENGTH = struct.Struct("<I")
@@ -55,7 +57,7 @@ HEARTBEAT = 1.0
 Header = dict[str, Any]
 NOTHING: Header = {
     **dict.fromkeys(("width", "height", "frames", "fps", "duration", "damaged", "cpu"), 0), "trouble": "",
-    "partial": False, "last": True,
+    "partial": False, "last": True, "file": None,
 }  # fmt: skip
 """The end of a video that was not decoded."""
 Send = Callable[[Header, list[Pixels]], None]
@@ -66,6 +68,7 @@ class Task:
     """One video to be decoded, or its segment from `start` to `end` seconds; of its clips, those of `span`.
 
     `count`: only count its clips, by its packets. `guess`: only say about how many there are, by its header.
+    `address`: it has to be fetched first, into the cache.
     """
 
     path: str
@@ -77,6 +80,8 @@ class Task:
     span: Span = WHOLE
     count: bool = False
     guess: bool = False
+    address: Address | None = None
+    cache: Cache | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)  # fps as "30000/1001"
@@ -88,6 +93,8 @@ class Task:
         read["sampling"] = Sampling(**{**read["sampling"], "fps": fps and Fraction(fps)})
         read["geometry"] = Geometry(**read["geometry"])
         read["span"] = tuple(read["span"])
+        read["address"] = read["address"] and Address(**read["address"])
+        read["cache"] = read["cache"] and Cache(**read["cache"])
         return cls(**read)
 
 
@@ -225,30 +232,50 @@ class ClipSender:
             yield self.track[position - base]
 
 
-def decode(task: Task, send: Send) -> None:
+def decode(task: Task, send: Send, fetch: Fetch | None = None) -> None:
     """Decode one video and send all of it. Raises VideoError."""
-    path, before = Path(task.path), time.process_time()
+    before = time.process_time()
+    with file_of(task, heartbeat(send), fetch) as path:
+        if task.guess:
+            with open_decoder("pyav", path, heartbeat(send)) as decoder:
+                ended = {**NOTHING, "clips": guess(decoder, task, path.stat().st_size)}
+        else:
+            with open_decoder(task.decoder, path, heartbeat(send)) as decoder:
+                counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send, task.span)
+                ended = cut(decoder, task, counter if task.count else sender)
+    file = fetch and (fetch.found.size, fetch.found.mtime, fetch.found.etag)
+    send({"ended": {**ended, "cpu": time.process_time() - before, "file": file}}, [])
+
+
+@contextlib.contextmanager
+def file_of(task: Task, beat: Callable[[], None], fetch: Fetch | None) -> Iterator[Path]:
+    """The video's file on this machine. Raises VideoError."""
+    if fetch is not None:
+        try:
+            yield fetch.wait(beat)
+        finally:
+            fetch.drop()
+        return
+    path = Path(task.path)
     try:
         regular = stat.S_ISREG(path.stat().st_mode)  # opening a FIFO would wait for ever
     except OSError as error:
         raise VideoMissing(f"cannot be opened: {error.strerror}") from error
     if not regular:
         raise VideoMissing("is not a regular file")
-    if task.guess:
-        with open_decoder("pyav", path, heartbeat(send)) as decoder:
-            send({"ended": {**NOTHING, "clips": guess(decoder, task, path.stat().st_size)}}, [])
-        return
-    with open_decoder(task.decoder, path, heartbeat(send)) as decoder:
-        counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send, task.span)
-        ended = cut(decoder, task, counter if task.count else sender)
-        send({"ended": {**ended, "cpu": time.process_time() - before}}, [])
+    yield path
 
 
 def guess(decoder: Decoder, task: Task, size: int) -> int:
     """About how many clips a video has, as its header has it; where that says nothing, by the size of its file."""
     seconds = decoder.stream.about or size / USUAL_BYTES
-    seconds = min(seconds, seconds if task.end is None else task.end) - (task.start or 0.0)
-    return max(1, task.sampling.count(round(seconds * float(task.sampling.fps or decoder.stream.fps or USUAL_RATE))))
+    return clips_in(seconds, task.sampling, task.start, task.end, decoder.stream.fps)
+
+
+def clips_in(seconds: float, sampling: Sampling, start: float | None, end: float | None, fps: float = 0.0) -> int:
+    """About how many clips there are between `start` and `end` of a video of so many seconds."""
+    shown = min(seconds, seconds if end is None else end) - (start or 0.0)
+    return max(1, sampling.count(round(shown * float(sampling.fps or fps or USUAL_RATE))))
 
 
 def heartbeat(send: Send) -> Callable[[], None]:
@@ -344,19 +371,24 @@ def serve(tasks: BinaryIO, messages: BinaryIO) -> None:
             messages.write(frame.data)
         messages.flush()
 
-    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[Task, Fetch | None]] = queue.SimpleQueue()
 
     def listen() -> None:
+        last: Fetch | None = None
         for line in tasks:
-            waiting.put(line)
+            task, fetch = Task.from_json(line), None
+            if task.address is not None and task.cache is not None:  # fetched while videos before it are decoded
+                fetch = last = Fetch(task.address, task.cache, exact=task.span != WHOLE, after=last)
+                fetch.start()
+            waiting.put((task, fetch))
         os._exit(0)  # the parent is gone, or done with us
 
     threading.Thread(target=listen, daemon=True).start()
     send({"ready": True}, [])
     while True:
-        task = Task.from_json(waiting.get())
+        task, fetch = waiting.get()
         try:
-            decode(task, send)
+            decode(task, send, fetch)
         except VideoError as error:
             send({"failed": [type(error).__name__, str(error)]}, [])
         except Exception:  # a bug: its last line reaches the user, since Python's own way out would wait for `listen`

@@ -1,0 +1,579 @@
+"""Videos at addresses: the same features as of the files here, whatever the network does, and a cache with a bound."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import h5py
+import numbered
+import pytest
+from conftest import Run, read_video, script
+from fsspec.registry import _registry
+from moto.server import ThreadedMotoServer
+from test_many import expect_equal
+from web import Web, serve
+
+from vswin_extract import engines, remote
+from vswin_extract.check import check
+from vswin_extract.cli.extract import parse_bytes
+from vswin_extract.clips import Sampling
+from vswin_extract.errors import UsageError, VideoChanged, VideoMissing, VideoUnreachable
+from vswin_extract.fetch import PREFIX, Cache, Fetch
+from vswin_extract.frames.process import DecoderProcess, VideoEnd
+from vswin_extract.frames.worker import Task
+from vswin_extract.job import Job
+from vswin_extract.journal import Journal
+from vswin_extract.preprocess import Geometry
+from vswin_extract.remote import Address
+from vswin_extract.schedule import WHOLE
+from vswin_extract.store import Arrays, VideoRecord
+from vswin_extract.videos import Video, find
+
+CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_proxy() -> Iterator[None]:
+    """These servers are here, whatever proxy is set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight short videos and what is none, in two folders."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "b c").mkdir()
+    for number in range(8):
+        numbered.write(folder / ("b c" if number % 3 else "") / f"{number:02}.mp4", 40 + number, first=10 * number)
+    (folder / "b c" / "bad.mp4").write_text("no video")
+    (folder / "b c" / "notes.txt").write_text("no video either")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(small_weights: Path) -> list[str]:
+    return ["--weights", str(small_weights), "--stage", "4", "--stride", "6"]
+
+
+@pytest.fixture(scope="module")
+def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the files here give."""
+    out = tmp_path_factory.mktemp("single") / "out.h5"
+    assert run("vswin-extract", videos, out, *options).returncode == 3
+    return out
+
+
+@pytest.fixture
+def web(videos: Path) -> Iterator[Web]:
+    """The videos, and CONTENT, on the web."""
+    files = {f"/v/{path.relative_to(videos)}": path.read_bytes() for path in videos.rglob("*.mp4")}
+    with serve(
+        Web(files={**{name.replace(" ", "%20"): content for name, content in files.items()}, "/x": CONTENT})
+    ) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def s3(videos: Path) -> Iterator[str]:
+    """The same in a bucket of a server that speaks S3."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        bucket = fsspec.filesystem("s3")
+        bucket.mkdir("bucket")
+        for path in videos.rglob("*.*"):
+            bucket.pipe(f"bucket/my videos/{path.relative_to(videos)}", path.read_bytes())
+        yield "s3://bucket/my videos"
+    server.stop()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries that follow one another at once."""
+    for module in ("remote", "fetch"):
+        monkeypatch.setattr(f"vswin_extract.{module}.WAITS", (0.01,) * 4)
+
+
+def fetched(url: str, cache: Path, size: int = 10**6) -> tuple[bytes, Address]:
+    """What is fetched, and what is said of it; nothing of it stays."""
+    fetching = Fetch(Address(url), Cache(str(cache), size))
+    fetching.start()
+    try:
+        return fetching.wait(lambda: None).read_bytes(), fetching.found
+    finally:
+        fetching.drop()
+        assert not os.listdir(cache)
+
+
+def test_what_is_cut_off_goes_on_where_it_was(web: Web, tmp_path: Path, quick: None) -> None:
+    web.faults["/x"] = ["cut", "500", "cut"]
+    content, found = fetched(f"{web.url}/x", tmp_path)
+    assert content == CONTENT
+    assert (found.size, len(found.etag)) == (len(CONTENT), 8)
+    half = len(CONTENT) // 2
+    assert web.gets("/x") == [None, half, half, half + half // 2]
+
+
+@pytest.mark.parametrize(
+    ("faults", "always"),
+    [(["no ranges", "no ranges", ""], ""), (["500", "503", "429", ""], ""), (["short", "", ""], ""), ([], "redirect"),
+     ([], "chunked"), (["hang", ""], "")],
+)  # fmt: skip
+def test_what_can_be_fetched_is_fetched_whole(
+    faults: list[str], always: str, web: Web, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PATIENCE", 0.5)
+    web.faults["/x"] = faults
+    web.always |= {"/x": always} if always else {}
+    content, found = fetched(f"{web.url}/x", tmp_path)
+    assert content == CONTENT
+    assert found.size == len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("always", "error", "says", "most"),
+    [
+        ("404", VideoMissing, "is not there: the server answers with status 404", 1),
+        ("403", VideoUnreachable, "could not be fetched: the server answers with status 403", 1),
+        ("503", VideoUnreachable, "could not be fetched: the server answers with status 503", 5),
+        ("short", VideoUnreachable, "10230 bytes came where 10240 were announced", 6),
+        ("enormous", VideoUnreachable, "the disk of .* has no room for 1125899906842624 bytes", 0),
+    ],
+)
+def test_what_cannot_be_fetched_says_why(
+    always: str, error: type[Exception], says: str, most: int, web: Web, tmp_path: Path, quick: None
+) -> None:
+    web.always["/x"] = always
+    with pytest.raises(error, match=says):
+        fetched(f"{web.url}/x?signature=secret", tmp_path)
+    assert len(web.gets("/x")) <= most
+
+
+def test_nobody_listens(web: Web, tmp_path: Path, quick: None) -> None:
+    with pytest.raises(VideoUnreachable, match=r"could not be fetched: .*Connect call failed"):
+        fetched("http://127.0.0.1:9/x?signature=secret", tmp_path)
+
+
+def test_a_file_that_changes_is_begun_again_and_never_mixed(web: Web, tmp_path: Path, quick: None) -> None:
+    web.faults["/x"] = ["change"]
+    content, found = fetched(f"{web.url}/x", tmp_path)
+    assert content == bytes(byte ^ 1 for byte in CONTENT)
+    assert found.etag != Address("", etag="x").etag
+    web.always["/x"] = "change"
+    with pytest.raises(VideoChanged, match="again and again"):
+        fetched(f"{web.url}/x", tmp_path)
+
+
+def test_a_span_is_of_the_file_that_was_looked_at(web: Web, tmp_path: Path) -> None:
+    (video,) = find([f"{web.url}/x"])
+    assert isinstance(video.path, Address)
+    for address, same in ((video.path, True), (replace(video.path, etag="other"), False)):
+        fetching = Fetch(address, Cache(str(tmp_path), 10**6), exact=True)
+        fetching.start()
+        if same:
+            assert fetching.wait(lambda: None).read_bytes() == CONTENT
+        else:
+            with pytest.raises(VideoChanged, match="since it was looked at"):
+                fetching.wait(lambda: None)
+        fetching.drop()
+
+
+def test_without_a_length_the_cache_is_the_limit(web: Web, tmp_path: Path) -> None:
+    web.always["/x"] = "chunked"
+    with pytest.raises(VideoUnreachable, match="does not say how long it is"):
+        fetched(f"{web.url}/x", tmp_path, size=5000)
+
+
+def test_other_protocols(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_bytes(CONTENT)
+    (tmp_path / "cache").mkdir()
+    assert fetched(f"file://{tmp_path}/x.mp4", tmp_path / "cache")[0] == CONTENT
+
+
+def begin(web: Web, count: int, cache: Cache) -> list[Fetch]:
+    fetches: list[Fetch] = []
+    for number in range(count):
+        web.files[f"/{number}"] = CONTENT
+        fetches.append(Fetch(Address(f"{web.url}/{number}"), cache))
+        fetches[-1].start()
+    return fetches
+
+
+def held(directory: Path) -> int:
+    """Bytes in a cache."""
+    found = 0
+    for path in directory.glob(f"{PREFIX}*"):
+        with suppress(FileNotFoundError):  # dropped meanwhile
+            found += path.stat().st_size
+    return found
+
+
+def test_read_ahead_waits_for_room_and_what_is_wanted_does_not(web: Web, tmp_path: Path) -> None:
+    limit = 2 * len(CONTENT) + 100
+    fetches = begin(web, 4, Cache(str(tmp_path), limit))
+    deadline = time.monotonic() + 5
+    while sum(each.is_alive() for each in fetches) > 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    waiting = [each for each in fetches if each.is_alive()]
+    through = [each for each in fetches if not each.is_alive()]
+    assert (len(through), held(tmp_path)) == (2, 2 * len(CONTENT))
+    waiting[0].wait(lambda: None)  # beyond the limit: a decoder always gets what it needs now
+    assert held(tmp_path) == 3 * len(CONTENT)
+    through[0].drop()
+    time.sleep(0.2)
+    assert waiting[1].is_alive()
+    through[1].drop()
+    waiting[1].join(5)
+    assert not waiting[1].is_alive()
+    assert held(tmp_path) == 2 * len(CONTENT)
+    for each in waiting:
+        each.drop()
+    assert not os.listdir(tmp_path)
+
+
+def test_segments_of_a_video_share_its_file(web: Web, tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 10**6)
+    fetches: list[Fetch] = []
+    for _ in range(3):
+        fetches.append(Fetch(Address(f"{web.url}/x"), cache, after=fetches[-1] if fetches else None))
+        fetches[-1].start()
+    (path,) = {each.wait(lambda: None) for each in fetches}
+    assert len(web.gets("/x")) == 1
+    for each in fetches:
+        assert (path.read_bytes(), each.found.size) == (CONTENT, len(CONTENT))
+        each.drop()
+    assert not os.listdir(tmp_path)
+
+
+def test_two_that_begin_at_once_have_a_file_each(web: Web, tmp_path: Path) -> None:
+    web.always["/x"], web.files["/x"] = "drip", CONTENT[:700]
+    fetches = [Fetch(Address(f"{web.url}/x"), Cache(str(tmp_path), 10**6)) for _ in range(2)]
+    for each in fetches:
+        each.start()
+    assert [each.wait(lambda: None).read_bytes() for each in fetches] == [CONTENT[:700]] * 2
+    for each in fetches:
+        each.drop()
+    assert not os.listdir(tmp_path)
+
+
+def test_what_the_dead_left_goes_and_what_is_not_ours_stays(web: Web, tmp_path: Path) -> None:
+    (tmp_path / f"{PREFIX}left.mp4").write_bytes(bytes(10**6))
+    (tmp_path / "thesis.txt").write_text("precious")
+    fetching = Fetch(Address(f"{web.url}/x"), Cache(str(tmp_path), len(CONTENT)))
+    fetching.start()
+    fetching.join(5)
+    assert not fetching.is_alive()
+    assert held(tmp_path) == len(CONTENT)
+    fetching.drop()
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_slow_server_is_no_decoder_that_hangs(web: Web, tmp_path: Path) -> None:
+    web.always["/v/00.mp4"] = "drip"
+    address = Address(f"{web.url}/v/00.mp4")
+    task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=address, cache=Cache(str(tmp_path), 10**6))
+    assert len(web.files["/v/00.mp4"]) / 300 * 0.4 > 3.6
+    with closing(DecoderProcess("pyav", timeout=2.5)) as process:
+        clips, end = read_video(process, task)
+    assert (len(clips), end.frames) == (end.clips, 40)
+    assert end.file is not None
+    assert end.file[0] == len(web.files["/v/00.mp4"])
+
+
+def test_a_decoder_that_is_stopped_leaves_nothing_in_the_cache(web: Web, tmp_path: Path) -> None:
+    web.always["/v/00.mp4"] = "drip"
+    task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=Address(f"{web.url}/v/00.mp4"),
+                cache=Cache(str(tmp_path), 10**6))  # fmt: skip
+    with closing(DecoderProcess("pyav", timeout=30)) as process:
+        process.submit(task)
+        while not held(tmp_path):
+            time.sleep(0.01)
+    assert not os.listdir(tmp_path)
+
+
+def test_the_next_file_is_fetched_while_one_is_decoded(web: Web, tmp_path: Path) -> None:
+    numbered.write(tmp_path / "long.mp4", 2400)
+    cache = Cache(str(tmp_path / "cache"), 10**6)
+    task = Task(str(tmp_path / "long.mp4"), "pyav", Sampling(8, 2), Geometry(64, 64))
+    with closing(DecoderProcess("pyav", timeout=30)) as process:
+        process.submit(task)  # more than pipe and queue hold, so that it is not through before it is read
+        process.submit(replace(task, path="x", address=Address(f"{web.url}/v/00.mp4"), cache=cache))
+        deadline = time.monotonic() + 20
+        while held(tmp_path / "cache") < len(web.files["/v/00.mp4"]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert held(tmp_path / "cache") == len(web.files["/v/00.mp4"])
+        ends: list[VideoEnd] = []
+        while len(ends) < 2:
+            arrived = process.read()
+            ends += [arrived] if isinstance(arrived, VideoEnd) else []
+    assert [end.frames for end in ends] == [2400, 40]
+    assert not os.listdir(tmp_path / "cache")
+
+
+def test_a_bucket_gives_what_a_directory_gives(
+    run: Run, videos: Path, options: list[str], single: Path, s3: str, tmp_path: Path
+) -> None:
+    out, cache = tmp_path / "out.h5", tmp_path / "cache"
+    seen, through = [0], threading.Event()
+
+    def watch() -> None:
+        while not through.wait(0.002):
+            seen.append(held(cache))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    limit = 5 * max(path.stat().st_size for path in videos.rglob("*.mp4"))
+    done = run("vswin-extract", s3, out, *options, "--cache-dir", cache, "--cache-size", limit)
+    through.set()
+    watching.join()
+    assert done.returncode == 3, done.stderr
+    assert 0 < max(seen) <= limit
+    assert not os.listdir(cache)
+    expect_equal(single, out)
+    with h5py.File(out) as file:
+        table = {name: column[:] for name, column in file["videos_table"].items()}
+        assert table["path"][0].decode() == f"{s3}/{table['id'][0].decode()}"
+        assert all(len(etag) == 32 for etag in table["etag"])
+        assert file["failures/error"][:].tolist() == [b"VideoUnreadable"]
+    assert check(out, find([s3])).problems == ()
+    assert next(video.id for video in find(["s3://bucket"])) == "my videos/00.mp4"
+    bucket = fsspec.filesystem("s3")
+    bucket.pipe("bucket/my videos/00.mp4", (videos / "b c" / "01.mp4").read_bytes())
+    try:
+        (problem,) = check(out, find([s3 + "/"])).problems
+        assert (problem.where, problem.what) == ("00.mp4", "has changed since it was extracted")
+    finally:
+        bucket.pipe("bucket/my videos/00.mp4", (videos / "00.mp4").read_bytes())
+
+
+def test_addresses_in_lists_and_manifests_and_nothing_secret_anywhere(
+    run: Run, videos: Path, options: list[str], web: Web, s3: str, tmp_path: Path
+) -> None:
+    out, manifest = tmp_path / "out.h5", tmp_path / "list.csv"
+    signed = "?X-Amz-Signature=SECRET&token=SECRET"
+    user = web.url.replace("://", "://me:SECRET@")
+    manifest.write_text(
+        "path,id,start,end\n"
+        f"{web.url}/v/00.mp4{signed},first,0,0.7\n{web.url}/v/00.mp4{signed},second,0.7,\n{s3}/03.mp4,third,,\n"
+        f"{videos}/06.mp4,here,,\n"
+    )
+    listed = f"{user}/v/b%20c/01.mp4{signed}#part\n{web.url}/gone.mp4{signed}\n{web.url}/refused.mp4{signed}\n"
+    web.always["/refused.mp4"] = "403"
+    done = run("vswin-extract", "-", "--manifest", manifest, out, *options, "-v",
+               "--cache-dir", tmp_path / "cache", input=listed)  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    with h5py.File(out) as file:
+        ids = [name.decode() for name in file["videos_table/id"]]
+        assert ids == ["first", "second", "third", "here", "v/b c/01.mp4"]
+        failures = {key: [value.decode() for value in file[f"failures/{key}"]] for key in ("id", "error", "path")}
+        assert failures["error"] == ["VideoMissing", "VideoUnreachable"]
+        assert failures["path"] == [f"{web.url}/gone.mp4", f"{web.url}/refused.mp4"]
+        assert file["videos_table/frames"][:2].tolist() == [21, 19]
+    for text in (done.stdout, done.stderr, *(path.read_bytes().decode("latin-1") for path in tmp_path.glob("out*"))):
+        assert "SECRET" not in text
+
+
+def test_a_killed_run_fetches_only_what_is_missing(
+    run: Run, environment: dict[str, str], options: list[str], web: Web, tmp_path: Path
+) -> None:
+    out, cache = tmp_path / "out.h5", tmp_path / "cache"
+    paths = sorted(path for path in web.files if path.startswith("/v/"))
+    listed = "".join(f"{web.url}{path}?signature=1\n" for path in paths)
+    arguments = ["-", str(out), *options, "--cache-dir", str(cache), "--workers", "1"]
+    web.always[paths[4]] = "drip"
+    process = subprocess.Popen(
+        [script("vswin-extract"), *arguments], env=environment, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(listed.encode())
+    while not web.gets(paths[4]) and process.poll() is None:
+        time.sleep(0.005)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    assert held(cache)  # what it was fetching
+    begun = len(list((tmp_path / "out.h5.parts").glob("*.json"))) - 1
+    assert begun >= 2
+    web.asked.clear()
+    web.always.clear()
+    again = run("vswin-extract", *arguments, input=listed.replace("=1", "=2"))
+    assert again.returncode == 3, again.stderr
+    assert f"{begun} of them done before" in again.stderr
+    assert sorted({path for method, path, _ in web.asked}) == paths[begun:]
+    assert not os.listdir(cache)
+    with h5py.File(out) as file:
+        assert len(file["videos_table/id"]) == len(paths) - 1
+
+
+def test_what_counts_as_done(tmp_path: Path) -> None:
+    """A listing tells what has changed; of an address in a list nothing is known before it is fetched."""
+    journal = Journal(tmp_path / "o.h5", tmp_path, tmp_path, Arrays({}), "run")
+    for name, span in (("v", WHOLE), ("cut", (0, 4))):
+        journal.commit(VideoRecord(name, "s3://b/v", "ok", clips=1, size=5, mtime=1.0, etag="e", span=span))
+    journal.commit(VideoRecord("late", "s3://b/v", "failed", error="VideoUnreachable"))
+    seen, unseen = Address("s3://b/v", 5, 1.0, "e"), Address("s3://b/v")
+    for address, missing in ((seen, []), (unseen, []), (replace(seen, etag="f"), [WHOLE])):
+        video = Video("v", address)
+        assert journal.missing(video, address.size, address.mtime, address.etag) == missing
+        assert journal.through("v") is not None
+    assert journal.missing(Video("cut", seen), 5, 1.0, "e") == [(4, None)]
+    assert journal.missing(Video("cut", unseen), -1, 0.0) == [WHOLE]
+    assert journal.missing(Video("late", unseen), -1, 0.0) == [WHOLE]
+
+
+@pytest.mark.parametrize(
+    ("url", "is_called", "is_shown"),
+    [
+        ("https://h/a.mp4?X-Amz-Signature=s", "a.mp4", "https://h/a.mp4"),
+        ("https://u:p@h:8/d/a%20%23.mp4#t=5", "d/a #.mp4", "https://h:8/d/a%20%23.mp4"),
+        ("https://h/a@b.mp4", "a@b.mp4", "https://h/a@b.mp4"),
+        ("https://h/x?to=me@there", "x", "https://h/x"),
+        ("HTTPS://u@h/x?p", "x", "HTTPS://h/x"),
+        ("https://[::1]/x?a::b://c", "x", "https://[::1]/x"),
+        ("s3://bucket/d/a?b%20.mp4", "d/a?b%20.mp4", "s3://bucket/d/a?b%20.mp4"),
+        ("abfs://container@account/a.mp4", "a.mp4", "abfs://container@account/a.mp4"),
+        ("sftp://me:p@host/d/a.mp4", "d/a.mp4", "sftp://me@host/d/a.mp4"),
+        ("zip://a.mp4::https://u:p@h/x.zip?s", "a.mp4", "zip://a.mp4::https://h/x.zip"),
+    ],
+)
+def test_names(url: str, is_called: str, is_shown: str) -> None:
+    assert remote.is_remote(url)
+    assert (remote.name(url), remote.public(url), str(Address(url))) == (is_called, is_shown, is_shown)
+
+
+def test_a_path_is_no_address(tmp_path: Path) -> None:
+    for name in ("a:b.mp4", "/a//b", "C:x", "s3:/x", "a b://c"):
+        assert not remote.is_remote(name)
+
+
+def test_a_page_that_lists_files_is_a_directory(tmp_path: Path) -> None:
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    for name in ("b.mp4", "a b/c.mp4", "a b/.hidden.mp4", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *values: object) -> None:
+            """Nothing on standard error."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        assert [video.id for video in find([f"http://127.0.0.1:{server.server_port}/"])] == ["a b/c.mp4", "b.mp4"]
+        server.shutdown()
+
+
+def test_what_is_not_there(web: Web, s3: str, quick: None) -> None:
+    for url in (f"{web.url}/gone.mp4?secret", f"{s3}/gone.mp4", "s3://nobucket/x"):
+        with pytest.raises(UsageError, match="no such file or directory: ") as caught:
+            find([url])
+        assert "secret" not in str(caught.value)
+    with pytest.raises(UsageError, match="no videos in s3://bucket/nothing/"):
+        find(["s3://bucket/nothing/"])
+    web.always["/x"] = "503"
+    with pytest.raises(UsageError, match=r"cannot look at .*/x: .* status 503"):
+        find([f"{web.url}/x"])
+    with pytest.raises(UsageError, match="two videos would get the id 'x'"):
+        find(listed=["https://h/x?video=1", "https://h/x?video=2"])
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="nosuch:// is no protocol that fsspec knows"):
+        find(listed=["nosuch://x/y.mp4"])
+    remote._need.cache_clear()
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(UsageError, match=r"s3:// needs a package .*s3fs.*: pip install 'vswin-extract\[remote\]'"):
+        find(listed=["s3://b/x.mp4"])
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(UsageError, match=r"s3:// needs the package fsspec: pip install 'vswin-extract\[remote\]'"):
+        find(listed=["s3://b/x.mp4"])
+
+
+def test_commands_that_cannot_work(run: Run, videos: Path, web: Web, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for arguments, says in (
+        (["s3://bucket/videos"], "the last argument is the file to write"),
+        ([videos, "s3://bucket/out.h5"], "the last argument is the file to write"),
+        ([f"{web.url}/x", tmp_path / "o.h5", "--cache-dir", tmp_path / "file"], "no cache can be kept in "),
+        ([videos, tmp_path / "o.h5", "--cache-size", "much"], "'much' is no size"),
+    ):
+        done = run("vswin-extract", *arguments)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+
+
+def test_a_dry_run_counts_what_is_elsewhere(run: Run, options: list[str], web: Web, tmp_path: Path) -> None:
+    web.faults["/v/03.mp4"] = ["500"]
+    arguments = [f"{web.url}/v/00.mp4", f"{web.url}/v/03.mp4", tmp_path / "o.h5", *options]
+    done = run("vswin-extract", *arguments, "--dry-run", "--cache-dir", tmp_path / "cache")
+    assert (done.returncode, "2 videos, about 11 clips" in done.stdout) == (0, True), done.stdout
+    assert not os.listdir(tmp_path / "cache")
+
+
+def test_sizes() -> None:
+    assert [parse_bytes(text) for text in ("5", "10GB", "1.5 kB", "2t", "7mb")] == [
+        5,
+        10**10,
+        1500,
+        2 * 10**12,
+        7 * 10**6,
+    ]
+
+
+@pytest.mark.slow
+def test_spans_of_a_remote_video_are_clips_of_the_whole(run: Run, options: list[str], s3: str, tmp_path: Path) -> None:
+    here = numbered.write(tmp_path / "long.mp4", 1200)
+    with here.open("ab") as file:  # so large that by its size it is worth splitting
+        file.write((1 << 23).to_bytes(4, "big") + b"free" + bytes((1 << 23) - 8))
+    fsspec.filesystem("s3").pipe("bucket/alone/long.mp4", here.read_bytes())
+    assert run("vswin-extract", here, tmp_path / "here.h5", *options).returncode == 0
+    job = Job(find(["s3://bucket/alone"]), tmp_path / "o.h5", options[1], stages=(4,), stride=6, device="cpu:2",
+              cache_dir=tmp_path / "cache")  # fmt: skip
+    branches = 0
+    for _ in engines.run(job):
+        branches = max(branches, len(list((tmp_path / "o.h5.parts").glob("branch-*/*.rows*"))))
+    assert branches >= 2
+    expect_equal(tmp_path / "here.h5", tmp_path / "o.h5")
+    assert not os.listdir(tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_two_runs_share_a_cache_and_one_of_them_is_killed(
+    environment: dict[str, str], options: list[str], single: Path, s3: str, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+
+    def start(name: str, *more: str) -> subprocess.Popen[bytes]:
+        command = [script("vswin-extract"), s3, str(tmp_path / name), *options, "--cache-dir", str(cache), *more]
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        return subprocess.Popen(command, env={**environment, **aws}, stderr=subprocess.DEVNULL)
+
+    runs = [start("a.h5", "--cache-size", "8kB"), start("b.h5", "--device", "cpu:2")]
+    while not list((tmp_path / "b.h5.parts").glob("branch-*/*.json")) and runs[1].poll() is None:
+        time.sleep(0.005)
+    runs[1].send_signal(signal.SIGKILL)
+    assert runs[0].wait(120) == 3
+    runs[1].wait()
+    assert start("b.h5").wait(120) == 3
+    expect_equal(single, tmp_path / "a.h5")
+    expect_equal(single, tmp_path / "b.h5")
+    assert not os.listdir(cache)

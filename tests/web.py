@@ -1,0 +1,120 @@
+"""A web server whose files can be late, cut off, changed, refused: what is asked of it is kept in `asked`."""
+
+import hashlib
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Web:
+    """`files` by path. `faults`: what happens to the next GETs of a path, one after another, and "always" what happens
+    to all others; see `Handler.answer`. `asked`: method, path, and where its range begins."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    always: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str, int | None]] = field(default_factory=list)
+
+    def gets(self, path: str) -> list[int | None]:
+        """Where the ranges of a path's GETs began, None for those without."""
+        return [begin for method, asked, begin in self.asked if (method, asked) == ("GET", path)]
+
+
+@contextmanager
+def serve(web: Web) -> Iterator[Web]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), {"web": web}))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    web.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    web: Web
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        web, path = self.web, self.path.partition("?")[0]
+        asked = self.headers.get("Range", "")
+        begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else None
+        web.asked.append((self.command, path, begin))
+        head = self.command == "HEAD"
+        fault = web.always.get(path, "")
+        if not head and not fault and web.faults.get(path):
+            fault = web.faults[path].pop(0)
+        if fault.isdecimal():
+            self.refuse(int(fault))
+            return
+        if fault == "redirect":
+            self.send_response(302)
+            self.send_header("Location", f"/moved{path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = web.files.get(path.removeprefix("/moved"))
+        if content is None:
+            self.refuse(404)
+            return
+        etag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
+        ranges = fault not in ("no ranges", "chunked")
+        if begin is not None and ranges and self.headers.get("If-Range", etag) == etag:
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            content = content[begin:]
+        else:
+            self.send_response(200)
+        self.send_header("ETag", etag)
+        if fault == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for at in range(0, 0 if head else len(content), 500):
+                piece = content[at : at + 500]
+                self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            self.wfile.write(b"" if head else b"0\r\n\r\n")
+            return
+        if fault == "short" and not head:
+            content = content[:-10]
+        announced = 1 << 50 if fault == "enormous" else len(content)
+        self.send_header("Content-Length", str(announced))
+        self.end_headers()
+        if not head:
+            self.send(content, fault, path)
+
+    def send(self, content: bytes, fault: str, path: str) -> None:
+        if fault in ("cut", "no ranges", "change", "hang"):
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
+            if fault == "change":  # at the same length
+                self.web.files[path] = bytes(byte ^ 1 for byte in self.web.files[path])
+            time.sleep(1.5 if fault == "hang" else 0.2)  # until what was sent has been read
+            self.close_connection = True
+        elif fault == "drip":
+            for at in range(0, len(content), 300):
+                self.wfile.write(content[at : at + 300])
+                time.sleep(0.4)
+        else:
+            self.wfile.write(content)
+
+    def refuse(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *values: object) -> None:
+        """Nothing on standard error."""

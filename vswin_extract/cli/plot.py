@@ -1,0 +1,24 @@
+"""`vswin plot`: a video's clips against one another, as a picture."""
+
+import click
+
+from vswin_extract.cli.console import plural, printable, reports_errors
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.argument("video", metavar="ID")
+@click.option("-o", "output", type=click.Path(dir_okay=False), required=True, metavar="X.png", help="The picture.")
+@reports_errors
+def plot(file: str, video: str, output: str) -> None:
+    """Draw the self-similarity of the video ID: the cosines of its clips with one another, seconds on both axes, and
+    where segments begin. Needs the extra [report]."""
+    from pathlib import Path
+
+    from vswin_extract.features import open_features
+    from vswin_extract.plot import plot_similarity
+
+    with open_features(file) as features:
+        starts = plot_similarity(features, video, Path(output))
+    at = f", from {', '.join(f'{start:.2f}' for start in starts)} s" if starts else ""
+    click.echo(printable(f"{output}: {plural(len(starts) + 1, 'segment')}{at}"))
