@@ -45,12 +45,15 @@ def merge(
     PARTs, of OUT.h5.parts, which then goes. Videos come in the order of their ids; those of one run in the run's; with
     --link part by part."""
     import os
+    import resource
     from pathlib import Path
 
     from vswin_extract.merge import merge as merge_parts
 
     if link and layout == "sharded":
         raise click.UsageError("--link leaves the files as they are, so --layout does not go with it")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all parts are open at a time
     console = stderr()
     merged = merge_parts(
         Path(os.path.realpath(output)),

@@ -62,7 +62,7 @@ def find_grid(features: FeatureFile) -> Grid:
         k, where = row[off[0]], video[off[0]]
         raise UsageError(
             f"row {k} of {table['id'].asstr()[where]!r} covers {_span(times[off[0]])} s, but at a constant "
-            f"{fps[where]:.6g} frames a second it would {_span(expected[off[0]])} s ({len(np.unique(video[off]))} of "
+            f"{fps[where]:.6g} frames a second it is {_span(expected[off[0]])} s ({len(np.unique(video[off]))} of "
             f"{len(count)} videos are off); extract with --fps, or give --resize-length"
         )
     return grid
