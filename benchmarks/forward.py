@@ -51,9 +51,8 @@ def forward(device: torch.device, smoke: bool) -> list[Row]:
                 "ours fp32": partial(mine, ours["fp32"], clips),
                 f"ours {ours['auto'].precision} (default)": partial(mine, ours["auto"], clips),
             }
-            if (
-                bf16 and not smoke and (variant == "t" or device.type == "cuda")
-            ):  # minutes on a CPU, and slower than ours
+            # compiling takes minutes on a CPU, and is slower than ours
+            if bf16 and not smoke and (variant == "t" or device.type == "cuda"):
                 compiled = torch.compile(usual.embed)
                 calls["torchvision bf16 compiled"] = partial(theirs, True, compiled, model, floats)
             exact = calls["torchvision fp32"]().double()

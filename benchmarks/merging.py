@@ -67,13 +67,14 @@ def copy(paths: list[Path], to: Path) -> float:
 def shard(path: Path, number: int) -> Path:
     """Every hundredth video, as a task of an array has them: their ids lie between those of all other shards."""
     arrays = Arrays({"embedding": (EMBEDDING,)})
-    records = [
-        VideoRecord(f"{video // 1000:03}/{video:06}.mp4", f"/videos/{video:06}.mp4", "ok", clips=CLIPS)
-        for video in range(number, VIDEOS, SHARDS)
-    ]
+    records = [record_of(video, CLIPS) for video in range(number, VIDEOS, SHARDS)]
     drawn = np.random.default_rng(number).standard_normal((CLIPS, EMBEDDING), np.float32)
-
     fixed = {name: np.ones((CLIPS, *shape), dtype) for name, (shape, dtype) in row_types(arrays).items()}
     rows = ({**fixed, "embedding": drawn + np.float32(k)} for k in range(len(records)))
     write_output(path, rows, records, [], arrays, SETTINGS, ())
     return path
+
+
+def record_of(video: int, clips: int) -> VideoRecord:
+    name = f"{video // 1000:03}/{video:06}.mp4"
+    return VideoRecord(name, f"/videos/{name}", "ok", clips=clips)

@@ -2,14 +2,13 @@
 
 import numpy as np
 
+from benchmarks.forward import GFLOP
 from benchmarks.machine import Row
 from benchmarks.simulation import FPS, SAMPLING, lengths
 from vswin_extract.layouts import SHARD_VIDEOS
 
 DECODER = 590
 """Frames of 720p a second that a decoder process on one core makes clips of: `python -m benchmarks decode`."""
-GFLOP = {"T": 176, "B": 564}
-"""Of a clip of 32 frames of 224 x 224."""
 ASSUMED = 0.4 * 312_000
 """GFLOP/s: 40 % of an A100's published bf16 peak. Not measured: no GPU was at hand."""
 PROCESSOR = {"T": 1.97, "B": 0.76}
@@ -23,7 +22,7 @@ MERGING = 0.3e9
 
 
 def model() -> list[Row]:
-    clips = float(np.mean(lengths(1_000_000, 0)))
+    clips = float(np.mean(lengths(100_000, 0)))
     rows: list[Row] = []
     for videos, devices in ((10_000, 1), (1_000_000, 16), (100_000_000, 512)):
         frames = videos * clips * SAMPLING.step
@@ -34,11 +33,11 @@ def model() -> list[Row]:
             "core-hours, decoding": frames / DECODER / 3600,
             "GPUs, of 16 cores each": devices,
         }
-        for variant, each in GFLOP.items():
-            seconds = videos * clips * each / ASSUMED
+        for variant, rate in PROCESSOR.items():
+            seconds = videos * clips * GFLOP[variant.lower()] / ASSUMED
             row[f"GPU-hours, {variant}"] = seconds / 3600
             row[f"cores a GPU, {variant}"] = frames / DECODER / seconds
-            row[f"hours on 2 cores, {variant}"] = videos * clips / PROCESSOR[variant] / 3600
+            row[f"hours on 2 cores, {variant}"] = videos * clips / rate / 3600
             row[f"hours, {variant}"] = max(seconds, frames / DECODER / 16) / devices / 3600
         for name, nbytes in ROW.items():
             row[f"GB, {name}"] = videos * clips * nbytes / 1e9
@@ -46,6 +45,4 @@ def model() -> list[Row]:
         row["M file operations"] = videos * OPERATIONS / 1e6
         row["shards"] = -(-videos // SHARD_VIDEOS)
         rows.append(row)
-    return [
-        {"what": what, **{row["videos"]: row.get(what, "") for row in rows}} for what in list(rows[0])[1:]
-    ]  # fmt: skip
+    return [{"what": what, **{row["videos"]: row[what] for row in rows}} for what in list(rows[0])[1:]]

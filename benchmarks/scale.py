@@ -12,25 +12,16 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.machine import Row
+from benchmarks.merging import SETTINGS, record_of
 from vswin_extract.features import linked_files, open_features
 from vswin_extract.journal import open_journal
 from vswin_extract.layouts import Layout, make_output
 from vswin_extract.merge import merge
-from vswin_extract.store import Arrays, VideoRecord, row_types
+from vswin_extract.store import Arrays, row_types
 from vswin_extract.videos import Video
 
 VIDEOS, KEPT = 100_000, 1000
 ARRAYS = Arrays({"embedding": (8,)})
-SETTINGS = {
-    "weights_sha256": "0" * 64,
-    "variant": {"name": "t"},
-    "sampling": {"clip_len": 32},
-    "preprocessing": {},
-    "features": {"dtype": "float32", "compression": "none"},
-    "precision": "fp32",
-    "decoder": "pyav",
-}
-IDS = [f"{video // 1000:03}/{video:06}.mp4" for video in range(VIDEOS)]
 
 
 def scale() -> list[Row]:
@@ -54,17 +45,18 @@ def scale() -> list[Row]:
             )
 
         fixed = {name: np.ones((1, *shape), dtype) for name, (shape, dtype) in row_types(ARRAYS).items()}
-        records = [VideoRecord(each, f"/videos/{each}", "ok", clips=1) for each in IDS]
+        records = [record_of(video, clips=1) for video in range(VIDEOS)]
+        ids = [record.id for record in records]
 
         def keep() -> None:
-            with open_journal(folder / "kept.h5", SETTINGS, ARRAYS, False, IDS) as journal:
+            with open_journal(folder / "kept.h5", SETTINGS, ARRAYS, False, ids) as journal:
                 for record in records[:KEPT]:
                     part = journal.part(Video(record.id, Path(record.id)))
                     part.append(fixed)
                     journal.commit(record, part)
 
         def make(output: Path, layout: Layout) -> None:
-            made_of = ARRAYS, {**SETTINGS, "model": "t", "run": "0" * 32}, ()
+            made_of = ARRAYS, {**SETTINGS, "run": "0" * 32}, ()
             make_output(
                 output, output.with_suffix(".tmp"), layout, lambda mine: repeat(fixed, len(mine)), records, *made_of
             )
@@ -77,7 +69,7 @@ def scale() -> list[Row]:
         timed("merge --link of the shards", lambda: merge(folder / "index.h5", shards, layout="linked"))
         for path in (folder / "single.h5", folder / "sharded.h5"):
             timed(f"{path.name}: open", partial(look, path, []))
-            timed(f"{path.name}: open, and 1,000 videos' rows", partial(look, path, IDS[::100]))
+            timed(f"{path.name}: open, and 1,000 videos' rows", partial(look, path, ids[::100]))
     return rows
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.machine import Row
 from benchmarks.videos import draw
 from vswin_extract.clips import Sampling
-from vswin_extract.engines.dispatch import Dispatch
+from vswin_extract.engines.dispatch import Dispatch, key
 from vswin_extract.engines.worker import Begin, Close, Message, Order, Ready, Stop, Through
 from vswin_extract.errors import WorkerDied
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
@@ -79,7 +79,7 @@ def run(crew: "Simulated") -> int:
     def give_up(video: Video, error: WorkerDied) -> VideoRecord:
         raise error
 
-    costs = {(video.id, video.span[0]): piece.cost for video, piece in zip(work, pieces, strict=True)}
+    costs = {key(video): piece.cost for video, piece in zip(work, pieces, strict=True)}
     dispatch = Dispatch(crew, work, costs, Begin(Path(), "", 0), check=lambda ready: None, give_up=give_up)
     for worker in range(len(crew.names)):
         crew.start(worker)
@@ -156,9 +156,8 @@ class Simulated:
                 self.ended[worker] = time
             self._expect(worker)
             if over is not None:
-                first, end = over.video.span
-                clips = (self.clips[int(over.video.id)] if end is None else end) - first
-                return worker, VideoDone(VideoRecord(over.video.id, "", "ok", clips=clips, span=over.video.span), 0)
+                video = over.video
+                return worker, VideoDone(VideoRecord(video.id, "", "ok", clips=self._clips(video), span=video.span), 0)
         return None
 
     def close(self) -> None:
@@ -172,6 +171,10 @@ class Simulated:
         """Seconds if all were busy all the time, and nothing was decoded twice."""
         rate = min(self.rate, DECODERS * self.converted)
         return sum(self.clips) / (rate * len(self.names))
+
+    def _clips(self, video: Video) -> int:
+        first, end = video.span
+        return (self.clips[int(video.id)] if end is None else end) - first
 
     def _advance(self, device: Device, time: float) -> None:
         passed, device.now = time - device.now, time
@@ -193,9 +196,7 @@ class Simulated:
         device = self.devices[worker]
         while device.waiting and len(device.streams) < DECODERS:
             video = device.waiting.popleft()
-            first, end = video.span
-            clips = (self.clips[int(video.id)] if end is None else end) - first
-            device.streams.append(Stream(video, float(first), float(clips)))
+            device.streams.append(Stream(video, float(video.span[0]), float(self._clips(video))))
         device.version += 1
         each = self._share(device)
         seconds = [

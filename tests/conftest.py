@@ -93,6 +93,19 @@ def run(environment: dict[str, str]) -> Run:
     return call
 
 
+@pytest.fixture(scope="module")
+def options(small_weights: Path) -> list[str]:
+    return ["--weights", str(small_weights), "--stage", "4", "--stride", "6"]
+
+
+@pytest.fixture(scope="module")
+def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a single run makes of a module's own `videos`, one of which is none."""
+    out = tmp_path_factory.mktemp("single") / "out.h5"
+    assert run("vswin-extract", videos, out, *options).returncode == 3
+    return out
+
+
 def script(name: str) -> str:
     """Where a console script was installed."""
     return str(Path(sys.executable).with_name(name))

@@ -31,18 +31,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def options(small_weights: Path) -> list[str]:
-    return ["--weights", str(small_weights), "--stage", "4", "--stride", "6"]
-
-
-@pytest.fixture(scope="module")
-def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("single") / "out.h5"
-    assert run("vswin-extract", videos, out, *options).returncode == 3
-    return out
-
-
 def expect_equal(one: Path, other: Path) -> None:
     """The same videos in the same order, the same clips, and features to 1e-6."""
     assert check(other).problems == ()

@@ -99,13 +99,6 @@ def options(small_weights: Path) -> list[str]:
     return ["--weights", str(small_weights), "--stage", "4", "--stride", "4"]
 
 
-@pytest.fixture(scope="module")
-def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("single") / "out.h5"
-    assert run("vswin-extract", videos, out, *options).returncode == 3
-    return out
-
-
 def a_job(cluster: Cluster, videos: Path, out: Path, weights: Path, **options: Any) -> Job:
     return Job(
         find([videos]), out, str(weights), stages=(4,), stride=4, engine="ray", ray_address=cluster.address,

@@ -61,19 +61,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def options(small_weights: Path) -> list[str]:
-    return ["--weights", str(small_weights), "--stage", "4", "--stride", "6"]
-
-
-@pytest.fixture(scope="module")
-def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the files here give."""
-    out = tmp_path_factory.mktemp("single") / "out.h5"
-    assert run("vswin-extract", videos, out, *options).returncode == 3
-    return out
-
-
 @pytest.fixture
 def web(videos: Path) -> Iterator[Web]:
     """The videos, and CONTENT, on the web."""

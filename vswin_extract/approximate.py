@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import UsageError, needs
 from vswin_extract.features import FeatureFile
 from vswin_extract.similarity import Floats, embeddings, unit_blocks
 from vswin_extract.store import publish
@@ -40,12 +40,8 @@ class Index:
 
 def import_faiss() -> Any:
     """Raises UsageError where FAISS is not installed."""
-    try:
+    with needs("faiss", "search", "--index faiss needs FAISS"):
         import faiss
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise
-        raise UsageError("--index faiss needs FAISS: pip install 'vswin-extract[search]'") from error
     return faiss
 
 

@@ -18,6 +18,9 @@ VswinError                 what the command line turns into one line and an exit
     └── WorkerDied         the process that extracted it died, again and again
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class VswinError(Exception):
     """Base of the family. Its text is one line: what is wrong, which value, what to do."""
@@ -99,3 +102,15 @@ VIDEO_ERRORS = {
     )
 }
 """By the name that a decoder process sends and /failures keeps."""
+
+
+@contextmanager
+def needs(package: str, extra: str, who: str, error: type[VswinError] = UsageError) -> Iterator[None]:
+    """Around the import of a package that comes with one of our extras: where it is missing, an error that says how to
+    get it."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name != package:
+            raise
+        raise error(f"{who}: pip install 'vswin-extract[{extra}]'") from missing

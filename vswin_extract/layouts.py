@@ -72,12 +72,11 @@ def make_output(
     `rows(videos)`: the rows of videos that did not fail, in order. `finish` may raise when all rows have been read, and
     then there is no output. Whatever the layout, the output appears at once. Raises OSError where the disk is full.
     """
-    directory = _shards_directory(output)
-    kept = linked_files(output)
-    try:
+    with _appearing(output, unfinished):
         if layout == "single":
             _write(unfinished, rows, records, arrays, attributes, classes)
         else:
+            directory = _shards_directory(output)
             directory.mkdir(exist_ok=True)
             shards: list[Linked] = []
             for number, mine in enumerate(split(records, arrays)):
@@ -90,11 +89,6 @@ def make_output(
             failed = [record for record in records if record.status == "failed"]
             _write_index(unfinished, output.parent, shards, failed, arrays, attributes, classes)
         finish()
-        publish(unfinished, output)
-        kept = linked_files(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
-        _sweep(directory, kept)
 
 
 def make_index(
@@ -110,8 +104,16 @@ def make_index(
 
     Those below the index's directory are named relative to it, so that all can be moved together; others absolutely.
     """
-    try:
+    with _appearing(output, unfinished):
         _write_index(unfinished, output.parent, files, failed, arrays, attributes, classes)
+
+
+@contextlib.contextmanager
+def _appearing(output: Path, unfinished: Path) -> Iterator[None]:
+    """What is written meanwhile to `unfinished` becomes the output, and shards stay that this links to; if it fails,
+    the output and its shards are as they were."""
+    try:
+        yield
         publish(unfinished, output)
     finally:
         unfinished.unlink(missing_ok=True)

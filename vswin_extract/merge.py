@@ -49,6 +49,7 @@ from vswin_extract.store import (
     packing,
     row_types,
 )
+from vswin_extract.videos import walk_order
 
 OnDuplicate = Literal["error", "first"]
 SETTINGS = ("weights_sha256", "variant", "sampling", "preprocessing", "features", "precision", "decoder")
@@ -154,9 +155,6 @@ class OutputSource:
 
     def rows(self, video_id: str) -> Iterator[Rows]:
         first, count = self.places[video_id]
-        if count <= self.piece:
-            yield {name: column.read(first, count) for name, column in self.columns.items()}
-            return
         for begin in range(first, first + count, self.piece):
             rows = min(self.piece, first + count - begin)
             yield {name: column.read(begin, rows) for name, column in self.columns.items()}
@@ -188,9 +186,6 @@ class Column:
 
     def read(self, first: int, count: int) -> NDArray[Any] | PackedRows:
         """So many rows from row `first` on."""
-        begin = first - self.first
-        if self.packing is None and 0 <= begin < begin + count < len(self.held):  # as it mostly is
-            return self.held[begin : begin + count]
         rows = self._some(first, count)
         while len(rows) < count:
             rows = np.concatenate([rows, self._some(first + len(rows), count - len(rows))])
@@ -316,13 +311,13 @@ def open_sources(paths: Sequence[Path], stack: ExitStack) -> list[Source]:
     sources: list[Source] = []
     hashing = stack.enter_context(ThreadPoolExecutor(1))
     files = [file for path in paths for file in _expand(path)]
+    block = max(1 << 16, BLOCKS // (len(files) * (len(CLIP_COLUMNS) + 1)))
     for path, ids in files:
         if path.is_dir():
             sources.append(JournalSource(path))
         elif not path.exists() and journal_directory(path).is_dir():
             sources.append(JournalSource(journal_directory(path)))
         else:
-            block = max(1 << 16, BLOCKS // (len(files) * (len(CLIP_COLUMNS) + 1)))
             features = stack.enter_context(open_features(path, chunk_cache=0))
             sources.append(OutputSource(features, path, block, hashing, ids))
     return sources
@@ -388,11 +383,6 @@ def read_records(features: FeatureFile) -> Iterator[VideoRecord]:
     yield from map(VideoRecord, *(columns[field.name] for field in fields(VideoRecord)))
     for failure in features.failures:
         yield VideoRecord(failure["id"], failure["path"], "failed", error=failure["error"], message=failure["message"])
-
-
-def walk_order(video_id: str) -> list[bytes]:
-    """Sorts ids as a directory is walked: name by name, files and directories together."""
-    return [os.fsencode(name) for name in video_id.split("/")]
 
 
 def name_some(names: Sequence[str]) -> str:

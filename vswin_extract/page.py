@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import needs
 from vswin_extract.features import FeatureFile
 from vswin_extract.search import Moment, NearCopy, Query, Result
 from vswin_extract.thumbnails import thumbnail
@@ -57,12 +57,8 @@ def find_video(features: FeatureFile, video_id: str, videos: Path | None) -> Pat
 
 
 def render(features: FeatureFile, title: str, asked: list[list[Card]], found: list[list[Card]]) -> str:
-    try:
+    with needs("jinja2", "report", "--html needs Jinja"):
         from jinja2 import Environment, StrictUndefined
-    except ModuleNotFoundError as error:
-        if error.name != "jinja2":
-            raise
-        raise UsageError("--html needs Jinja: pip install 'vswin-extract[report]'") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["clock"] = clock
     template = environment.from_string(TEMPLATE.read_text("utf-8"))

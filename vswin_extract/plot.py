@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import UsageError, needs
 from vswin_extract.features import FeatureFile
 from vswin_extract.similarity import boundaries, embeddings, novelty, self_similarity
 from vswin_extract.store import publish
@@ -25,13 +25,9 @@ def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int
     A cell of clip k is drawn from half way to the clip before to half way to the clip after, since clips may overlap.
     Raises UsageError for an unknown video or format, and without matplotlib.
     """
-    try:
+    with needs("matplotlib", "report", "a plot needs matplotlib"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise UsageError("a plot needs matplotlib: pip install 'vswin-extract[report]'") from error
     kinds = FigureCanvasAgg.get_supported_filetypes()
     kind = output.suffix.lstrip(".").lower()
     if kind not in kinds:

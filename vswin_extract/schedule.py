@@ -68,7 +68,7 @@ def plan(videos: Sequence[tuple[int, Sequence[Span]]], lanes: int) -> list[Work]
     `videos`: for each the clips it has, as far as is known, and the spans of it that are to be extracted.
     """
     whole = [
-        Work(video, span, _cost(span, clips)) for video, (clips, spans) in enumerate(videos) for span in spans
+        Work(video, span, cost(span, clips)) for video, (clips, spans) in enumerate(videos) for span in spans
     ]  # fmt: skip
     best, soonest = whole, makespan(whole, lanes)
     if lanes > 1:
@@ -103,7 +103,8 @@ def deal(work: Sequence[Work], shard: Shard) -> list[Work]:
     return mine
 
 
-def _cost(span: Span, clips: int) -> float:
+def cost(span: Span, clips: int) -> float:
+    """What a span of a video of so many clips costs, in clips."""
     first, end = span
     last = max(clips if end is None else min(end, clips), first)
     return max(last - first, 1) + DECODING * last
@@ -123,7 +124,7 @@ def _split(work: Work, clips: int, target: float) -> list[Work]:
         spans.append((first, cut))
         first = cut
     spans.append((first, end))
-    return [Work(work.video, span, _cost(span, clips)) for span in spans]
+    return [Work(work.video, span, cost(span, clips)) for span in spans]
 
 
 def without(span: Span, done: Sequence[Span]) -> list[Span]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 
-from vswin_extract.errors import UsageError, VideoError
+from vswin_extract.errors import VideoError, needs
 from vswin_extract.frames.pyav import PyavDecoder
 
 WIDTH, HEIGHT = 320, 180
@@ -23,13 +23,8 @@ def thumbnail(path: Path, seconds: float) -> str | None:
     In this process, unlike extraction: what is in an output has been decoded before, without harm. It is found by
     seeking, which may be a few frames off where a file's time stamps are odd.
     """
-    try:
+    with needs("PIL", "report", "pictures need Pillow"):
         from PIL import Image
-    except ModuleNotFoundError as error:
-        if error.name != "PIL":
-            raise
-        raise UsageError("pictures need Pillow: pip install 'vswin-extract[report]'") from error
-
     if not path.is_file():
         return None
     try:

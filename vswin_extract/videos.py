@@ -84,6 +84,11 @@ def as_text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def walk_order(video_id: str) -> list[bytes]:
+    """Sorts ids as a directory is walked: name by name, files and directories together."""
+    return [os.fsencode(name) for name in video_id.split("/")]
+
+
 def _what(video: Video) -> tuple[object, ...]:
     """What is extracted: a file, or which part of it."""
     return getattr(video.path, "url", video.location), video.start, video.end
@@ -111,16 +116,14 @@ def _from_address(url: str) -> Iterator[Video]:
     if isinstance(found, Address):
         yield Video(remote.name(url).rpartition("/")[2], found)
         return
-    names = sorted((name.split("/") for name in found), key=lambda parts: [os.fsencode(part) for part in parts])
     videos = [
-        parts
-        for parts in names
-        if Path(parts[-1]).suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in parts)
+        Video(name, found[name])
+        for name in sorted(found, key=walk_order)
+        if Path(name).suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in name.split("/"))
     ]
     if not videos:
         raise UsageError(f"no videos in {remote.public(url)}: looked for {' '.join(sorted(EXTENSIONS))}")
-    for name in map("/".join, videos):
-        yield Video(name, found[name])
+    yield from videos
 
 
 def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:

@@ -20,6 +20,14 @@ P = ParamSpec("P")
 RUN = "Run"
 """The heading of --help for options about the run itself, --help among them."""
 
+LAYOUT: dict[str, Any] = {
+    "type": click.Choice(["single", "sharded"]),
+    "default": "single",
+    "show_default": True,
+    "help": "One file; or files of at most 10,000 videos in OUT.h5.shards, and OUT.h5 as an index that reads the same.",
+}
+"""The option --layout, of whatever writes an output."""
+
 EXIT_CODES = {
     0: "everything was extracted",
     1: "the machine failed: disk full, no permission, out of memory",

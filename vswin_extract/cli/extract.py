@@ -11,6 +11,7 @@ import click
 
 from vswin_extract.cli.console import (
     EXIT_CODES,
+    LAYOUT,
     RUN,
     GroupedCommand,
     Interrupted,
@@ -88,10 +89,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     OUTPUT,
     "--layout",
-    type=click.Choice(["single", "sharded"]),
-    default="single",
-    show_default=True,
-    help="One file; or files of at most 10,000 videos in OUT.h5.shards, and OUT.h5 as an index that reads the same.",
+    **LAYOUT,
 )
 @option(OUTPUT, "--overwrite", is_flag=True, help="Replace OUT.h5 if it is there, once the new one is complete.")
 @option(CLIPS, "--clip-len", type=int, metavar="FRAMES", help="Frames of a clip.  [default: the weights' recipe, 32]")

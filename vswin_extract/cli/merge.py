@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from vswin_extract.cli.console import human_bytes, printable, reports_errors, stderr, stdout, table
+from vswin_extract.cli.console import LAYOUT, human_bytes, printable, reports_errors, stderr, stdout, table
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -12,10 +12,7 @@ from vswin_extract.cli.console import human_bytes, printable, reports_errors, st
 @click.argument("parts", nargs=-1, metavar="[PART...]", type=click.Path())
 @click.option(
     "--layout",
-    type=click.Choice(["single", "sharded"]),
-    default="single",
-    show_default=True,
-    help="One file; or files of at most 10,000 videos in OUT.h5.shards, and OUT.h5 as an index that reads the same.",
+    **LAYOUT,
 )
 @click.option(
     "--link",

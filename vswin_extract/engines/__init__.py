@@ -17,10 +17,10 @@ from typing import Any
 from vswin_extract.backbone import find_devices
 from vswin_extract.engines.counts import clip_counts, clips_ahead
 from vswin_extract.engines.crew import Alone, Crew
-from vswin_extract.engines.dispatch import Dispatch
+from vswin_extract.engines.dispatch import Dispatch, Key, key
 from vswin_extract.engines.local import Processes
 from vswin_extract.engines.worker import Begin, Lost, Message, Ready, load
-from vswin_extract.errors import DeviceError, OutputError, UsageError, VideoError, WorkerDied
+from vswin_extract.errors import DeviceError, OutputError, UsageError, VideoError, WorkerDied, needs
 from vswin_extract.features import open_features
 from vswin_extract.frames.process import DecoderProcess, VideoEnd
 from vswin_extract.job import (
@@ -47,7 +47,7 @@ from vswin_extract.journal import (
     open_journal,
 )
 from vswin_extract.pipeline import decoding, row_shapes
-from vswin_extract.schedule import WHOLE, Shard, Span, deal, overlap, plan
+from vswin_extract.schedule import WHOLE, Shard, Span, cost, deal, overlap, plan
 from vswin_extract.store import VideoRecord
 from vswin_extract.videos import Video, file_state, find
 from vswin_extract.writer import Passage, record_of
@@ -144,12 +144,8 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
 def hire(job: Job) -> Crew:
     """The crew that the job asks for. Raises DeviceError, UsageError."""
     if job.engine == "ray":
-        try:
+        with needs("ray", "ray", "--engine ray needs Ray", DeviceError):
             from vswin_extract.engines.ray_cluster import RayActors
-        except ModuleNotFoundError as error:
-            if error.name != "ray":
-                raise
-            raise DeviceError("--engine ray needs Ray: pip install 'vswin-extract[ray]'") from error
         return RayActors(job)
     devices = find_devices(job.device)
     return Processes(job, devices) if len(devices) > 1 else Alone(job, devices[0])
@@ -187,11 +183,11 @@ def first_arrivals(crew: Crew, stopping: threading.Event) -> Generator[Event, No
 @dataclass(frozen=True)
 class Work:
     """The pieces that are `mine`, and what of them is `left` to be extracted; for several devices what each of these
-    costs, by its video's id and its first clip."""
+    costs."""
 
     mine: Sequence[Video]
     left: Sequence[Video]
-    costs: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    costs: Mapping[Key, float] = field(default_factory=dict)
 
 
 def remaining(job: Job, journal: Journal) -> Work:
@@ -210,14 +206,12 @@ def shared_out(job: Job, journal: Journal, ready: Ready, workers: int) -> Work:
         journal.missing(video, *file_state(video)) for video in job.videos
     ]  # fmt: skip
     pieces = plan(list(zip(clips, spans, strict=True)), shard.count if shard else workers)
-    pieces = deal(pieces, shard) if shard else pieces
-    mine = [replace(job.videos[piece.video], span=piece.span) for piece in pieces]
-    costs = {(video.id, video.span[0]): piece.cost for video, piece in zip(mine, pieces, strict=True)}
-    if shard is None:
-        return Work(mine, mine, costs)
-    missing = {video.id: journal.missing(replace(video, span=WHOLE), *file_state(video)) for video in mine}
-    left = [replace(video, span=span) for video in mine for span in overlap(video.span, missing[video.id])]
-    return Work(mine, left, costs)
+    mine = [replace(job.videos[piece.video], span=piece.span) for piece in (deal(pieces, shard) if shard else pieces)]
+    left = mine
+    if shard is not None:
+        missing = {video.id: journal.missing(replace(video, span=WHOLE), *file_state(video)) for video in mine}
+        left = [replace(video, span=span) for video in mine for span in overlap(video.span, missing[video.id])]
+    return Work(mine, left, {key(video): cost(video.span, counts[video.id]) for video in left})
 
 
 def device_names(crew: Crew, ready: Ready) -> str:

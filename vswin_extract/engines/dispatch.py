@@ -31,6 +31,10 @@ Key = tuple[str, int]
 """A video's id, and the first clip of the span."""
 
 
+def key(piece: Video | VideoRecord) -> Key:
+    return piece.id, piece.span[0]
+
+
 class Dispatch:
     """The videos of a run on their way through a crew.
 
@@ -111,9 +115,8 @@ class Dispatch:
                 self.through[worker] = message
             case VideoDone():
                 self.deaths[worker] = 0
-                key = message.record.id, message.record.span[0]
-                if self.flying[worker].pop(key, None):
-                    self.cost_left -= self.costs.get(key, 0.0)
+                if self.flying[worker].pop(key(message.record), None):
+                    self.cost_left -= self.costs.get(key(message.record), 0.0)
                 self.alone.discard(worker)
                 yield from self._done(message.record, message.bytes)
                 if not ending:
@@ -137,13 +140,13 @@ class Dispatch:
 
     def _fair(self, worker: int) -> bool:
         """Whether the next piece leaves the others enough to do; whoever has nothing gets it anyway."""
-        flying, following = self.flying[worker], self.queue[0]
-        cost = sum(self.costs.get(key, 0.0) for key in [*flying, (following.id, following.span[0])])
+        flying = self.flying[worker]
+        cost = sum(self.costs.get(piece, 0.0) for piece in [*flying, key(self.queue[0])])
         share = self.cost_left / (len(self.flying) - len(self.gone))
         return not flying or cost <= share * (SHARE if DEEP * len(flying) < self.room[worker] else AHEAD)
 
     def _give(self, worker: int, video: Video) -> None:
-        self.flying[worker][video.id, video.span[0]] = video
+        self.flying[worker][key(video)] = video
         self.crew.send(worker, video)
 
     def _lose(self, worker: int, reason: str, ending: bool) -> Iterator[Event]:
@@ -153,9 +156,9 @@ class Dispatch:
         self.closed.discard(worker)
         self.room.pop(worker, None)
         self.deaths[worker] += 1
-        for key, video in flying.items():
-            self.tries[key] += 1
-            if self.tries[key] <= RETRIES:
+        for piece, video in flying.items():
+            self.tries[piece] += 1
+            if self.tries[piece] <= RETRIES:
                 self.suspects.append(video)
             else:
                 self.deaths[worker] = 0
@@ -193,5 +196,5 @@ class Dispatch:
             for waiting in (self.queue, self.suspects):
                 for video in [video for video in waiting if video.id == record.id]:
                     waiting.remove(video)
-                    self.cost_left -= self.costs.get((video.id, video.span[0]), 0.0)
+                    self.cost_left -= self.costs.get(key(video), 0.0)
         yield VideoDone(record, nbytes)

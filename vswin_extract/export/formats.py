@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import needs
 from vswin_extract.features import VideoFeatures
 from vswin_extract.store import disk_errors
 
@@ -148,13 +148,9 @@ def _table(arrow: Any, item: Item) -> Any:
 
 
 def _arrow() -> tuple[Any, Any]:
-    try:
+    with needs("pyarrow", "export", "this format needs pyarrow"):
         import pyarrow
         from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise UsageError("this format needs pyarrow: pip install 'vswin-extract[export]'") from error
     return pyarrow, parquet
 
 
