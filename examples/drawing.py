@@ -8,10 +8,13 @@ Everything random comes from one `torch.Generator`: the same seed draws the same
 """
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import av
+import numpy as np
 import skimage.data
 import torch
 import torch.nn.functional as F
@@ -39,6 +42,8 @@ CANVAS = 2.0
 """Side of a scene's textures in frame heights; beyond it they go on mirrored, so a pan never ends."""
 
 Range = tuple[float, float]
+Action = tuple[int, float, float]
+"""Number, begin and end in seconds."""
 Texture = Callable[[int, Generator], Tensor]
 
 
@@ -188,23 +193,29 @@ def photo_texture(name: str) -> Texture:
 
 @dataclass(frozen=True)
 class Source:
-    """What scenes are made of: half of them of photographs, half of procedural textures."""
+    """What scenes are made of: a share of them of photographs, the others of procedural textures."""
 
-    photos: tuple[str, ...]
+    photos: tuple[Texture, ...]
     textures: tuple[Texture, ...]
+    share: float = 0.5
 
     def texture(self, side: int, generator: Generator) -> Tensor:
         """(3, side, side) in [0, 1]"""
-        choices = tuple(map(photo_texture, self.photos)) if integer(0, 2, generator) else self.textures
+        choices = self.photos if between((0, 1), generator) < self.share else self.textures
         return choices[integer(0, len(choices), generator)](side, generator)
 
 
 # Only photographs that scikit-image states to be CC0 or in the public domain; none is in both sets.
 TRAIN = Source(
-    ("astronaut", "brick", "camera", "cell", "gravel", "hubble_deep_field", "retina", "rocket"),
+    tuple(
+        map(
+            photo_texture,
+            ("astronaut", "brick", "camera", "cell", "gravel", "hubble_deep_field", "retina", "rocket"),
+        )
+    ),
     (octave_noise, checkers, blobs, plaid),
 )
-HELD_OUT = Source(("chelsea", "coffee", "grass"), (cells, marble, rings))
+HELD_OUT = Source(tuple(map(photo_texture, ("chelsea", "coffee", "grass"))), (cells, marble, rings))
 
 
 @dataclass(frozen=True)
@@ -247,6 +258,22 @@ class Path:
     def part(self, frames: slice) -> "Path":
         return Path(self.centre[:, frames], self.zoom[:, frames], self.roll[:, frames], self.object[:, frames])
 
+    def again(self, factor: Tensor, shift: Tensor, zoom: Tensor, roll: Tensor) -> "Path":
+        """The same motions `factor` (N,) times as fast through another view, `shift` (N, 2) aside, `zoom` (N,) nearer
+        and turned by `roll` (N,). Clips keep what they show in the middle of their time."""
+        middle = self.zoom.shape[1] // 2
+
+        def paced(x: Tensor) -> Tensor:
+            start = x[:, middle : middle + 1]
+            return start + (x - start) * factor.view(-1, *[1] * (x.ndim - 1))
+
+        return Path(
+            paced(self.centre) + shift[:, None],
+            paced(self.zoom) + zoom[:, None],
+            paced(self.roll) + roll[:, None],
+            paced(self.object),
+        )
+
 
 def rotated(points: Tensor, angle: Tensor) -> Tensor:
     """`points` (..., points, 2) turned clockwise by `angle` (N, T): (N, T, points, 2)."""
@@ -255,10 +282,16 @@ def rotated(points: Tensor, angle: Tensor) -> Tensor:
     return torch.stack((c * x - s * y, s * x + c * y), -1)
 
 
-def draw_path(motions: Tensor, frames: int, interval: int, speeds: Speeds, generator: Generator) -> Path:
-    """Paths of clips whose `motions` (N,) are numbers of `MOTIONS`."""
+def draw_path(
+    motions: Tensor, frames: int, interval: int, speeds: Speeds, generator: Generator, slowing: Tensor | None = None
+) -> Path:
+    """Paths of clips whose `motions` (N,) are numbers of `MOTIONS`. `slowing` (N,): how much each slows down, as by
+    friction; its speed falls by e to the power of this. Backwards in time, it is negative."""
     n = len(motions)
     time = (torch.arange(frames) - (frames - 1) / 2) * interval  # 0 in the middle of the clip
+    if slowing is not None:
+        span, k = frames * interval, torch.where(slowing.abs() < 1e-3, 1e-3, slowing)[:, None]
+        time = (-torch.expm1(-k * (time / span + 0.5)) / -torch.expm1(-k) - 0.5) * span  # N T
 
     def signed(plus: str, minus: str) -> Tensor:
         """1 or -1 for clips that move one way or the other, else 0: (N, 1)."""
@@ -392,3 +425,29 @@ def developed(pixels: Tensor, generator: Generator) -> Tensor:
     grain = uniform((0, 0.03), generator, n, 1, 1, 1, 1)
     pixels = pixels + grain * torch.randn(pixels.shape[1:], generator=generator)  # one film for all: grain is dear
     return (pixels * 255).round_().clamp_(0, 255).byte().permute(0, 2, 3, 4, 1).contiguous()
+
+
+def untrimmed(source: Source, actions: Sequence[str], side: int, generator: Generator) -> tuple[Tensor, list[Action]]:
+    """A video of 30 frames a second in which now and then one of `actions`, names of MOTIONS, happens, and otherwise
+    nothing: frames (T, side, side, 3) uint8, and what happens in it."""
+    scenes = draw_scenes(1, side, source, generator)
+    parts, happened, frame = [], [], 0
+    for turn in range(7):  # nothing, an action, nothing, ...
+        length, number = integer(45, 100, generator), integer(0, len(actions), generator)
+        motion = torch.tensor([MOTIONS.index(actions[number] if turn % 2 else "still")])
+        path, shapes = draw_path(motion, length, 1, Speeds(), generator), draw_shapes(motion, generator)
+        parts.append(picture(scenes, path, shapes, (side, side)))
+        if turn % 2:
+            happened.append((number, frame / 30, (frame + length) / 30))
+        frame += length
+    return developed(torch.cat(parts, 2), generator)[0], happened
+
+
+def write_video(path: str | os.PathLike[str], frames: Tensor, rate: int = 30) -> None:
+    """Write frames (T, H, W, 3) uint8, H and W even, as H.264."""
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("libx264", rate, {"crf": "20", "preset": "veryfast", "threads": "1"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for pixels in frames.numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))
+        container.mux(stream.encode())

@@ -32,7 +32,7 @@ class Variant:
 VARIANTS = {
     variant.name: variant
     for variant in (
-        Variant("nano", 32, (1, 1, 2, 2), (1, 2, 4, 8)),
+        Variant("nano", 16, (1, 1, 4, 2), (1, 2, 4, 8), (4, 7, 7)),
         Variant("t", 96, (2, 2, 6, 2), (3, 6, 12, 24)),
         Variant("s", 96, (2, 2, 18, 2), (3, 6, 12, 24)),
         Variant("b", 128, (2, 2, 18, 2), (4, 8, 16, 32)),

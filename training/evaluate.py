@@ -1,0 +1,227 @@
+"""What the bundled `nano` is worth, beside other ways:
+
+    python -m training.evaluate --videos DIR --photographs /usr/share
+
+Nothing here was seen in training: real videos from DIR, photographs and kinds of texture that are held out. Beside
+nano stand the same network untrained, colour histograms, and the teacher's features averaged over eight frames.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import av
+import click
+import drawing
+import torch
+import torch.nn.functional as F
+from drawing import HELD_OUT, MOTIONS, Scenes, Source, Speeds, uniform
+from torch import Generator, Tensor
+
+from training.batches import Batch, draw, recompressed
+from vswin_extract import Backbone, load_model
+from vswin_extract.checkpoints import Checkpoint
+from vswin_extract.swin3d import VideoSwin
+
+Embed = Callable[[Tensor], Tensor]
+"""Clips (N, T, H, W, 3) uint8 to embeddings (N, D)."""
+FRAMES, INTERVAL, SIDE, SHORT = 32, 2, 224, 256
+CHANGES = ("crop", "colour", "speed", "codec")
+
+
+def untrained(model: Backbone, seed: int = 0) -> Backbone:
+    """The same network with the random weights that training commonly starts from."""
+    network = VideoSwin(model.variant, model.num_classes)
+    network.init_weights(Generator().manual_seed(seed))
+    checkpoint = Checkpoint(
+        network.state_dict(), model.variant, "untrained", "", model.num_classes, recipe=model.recipe
+    )
+    return Backbone("untrained", checkpoint, model.device, model.precision)
+
+
+def by_model(model: Backbone, clips: Tensor) -> Tensor:
+    found = [model(some).embedding for some in torch.split(clips, 4)]
+    return torch.cat([each for each in found if each is not None])
+
+
+def by_colour(clips: Tensor) -> Tensor:
+    """Roots of histograms of 8x8x8 colours over all pixels."""
+    bins = (clips.long() // 32).flatten(1, 3)  # N pixels 3
+    codes = bins[..., 0] * 64 + bins[..., 1] * 8 + bins[..., 2]
+    return torch.stack([torch.bincount(code, minlength=512).float().sqrt() for code in codes])
+
+
+def by_teacher(teacher: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
+    """The mean of the features of eight frames."""
+    from training.train import normalised
+
+    frames = clips[:, :: max(1, clips.shape[1] // 8)][:, :8]
+    return torch.stack([teacher(normalised(clip[None])[0].transpose(0, 1)).mean(0) for clip in frames])
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A part of a real video: frames (T, H, W, 3) uint8, its short side SHORT."""
+
+    frames: Tensor
+
+    def clip(self, interval: float = INTERVAL, margin: float = 0.0, aside: float = 0.0) -> Tensor:
+        """(32, 224, 224, 3): frames `interval` apart around the middle; `margin` of each side cut off, in the whole
+        picture `aside` (a part of the width) off the centre."""
+        count, height, width = self.frames.shape[:3]
+        places = count / 2 + (torch.arange(FRAMES) - FRAMES / 2) * interval
+        frames = self.frames[places.long().clamp(0, count - 1)]
+        side = int(min(height, width) * (SIDE / SHORT) * (1 - margin))
+        top = (height - side) // 2
+        left = min(max(0, int((width - side) / 2 + aside * width)), width - side)
+        piece = frames[:, top : top + side, left : left + side].permute(0, 3, 1, 2).float()
+        resized = F.interpolate(piece, (SIDE, SIDE), mode="bilinear", antialias=True)
+        return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def footage(folder: Path) -> Iterator[Footage]:
+    """All videos below a folder in pieces of 64 frames; shorter ones whole."""
+    span = FRAMES * INTERVAL
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".mp4", ".mkv", ".webm", ".avi")):
+        with av.open(str(path)) as container:
+            frames = [shrunk(torch.from_numpy(f.to_ndarray(format="rgb24"))) for f in container.decode(video=0)]
+        for start in range(0, max(1, len(frames) - span + 1), span):
+            yield Footage(torch.stack(frames[start : start + span]))
+
+
+def shrunk(frame: Tensor) -> Tensor:
+    height, width = frame.shape[:2]
+    scale = SHORT / min(height, width)
+    pixels = frame.permute(2, 0, 1)[None].float()
+    small = F.interpolate(pixels, (round(height * scale), round(width * scale)), mode="bilinear", antialias=True)
+    return small[0].permute(1, 2, 0).round().clamp(0, 255).byte()
+
+
+def recoloured(clip: Tensor) -> Tensor:
+    """Darker, paler, and warmer."""
+    pixels = clip.float() / 255
+    pale = torch.lerp(pixels.mean(-1, keepdim=True), pixels, 0.5) * torch.tensor([0.85, 0.7, 0.6])
+    return (pale * 255).round().byte()
+
+
+def changed(piece: Footage) -> dict[str, Tensor]:
+    """The clip of a piece under each of CHANGES."""
+    return {
+        "crop": piece.clip(margin=0.2, aside=0.05),
+        "colour": recoloured(piece.clip()),
+        "speed": piece.clip(interval=INTERVAL / 1.5),
+        "codec": recompressed(piece.clip(), 42),
+    }
+
+
+def recall(queries: Tensor, clips: Tensor) -> float:
+    """How often the nearest of `clips` (N, D) by cosine to query n is clip n."""
+    found = (F.normalize(queries, dim=1) @ F.normalize(clips, dim=1).T).argmax(1)
+    return (found == torch.arange(len(clips))).float().mean().item()
+
+
+def held_out_pairs(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Clips of drawn scenes, two to a scene in different motion, and each again under crop, colour, speed and codec."""
+    drawn = [draw(Batch(FRAMES, SIDE, 6), HELD_OUT, Generator().manual_seed(seed + i)) for i in range(count // 6)]
+    one, other = zip(*(each.pixels.chunk(2) for each in drawn), strict=True)
+    return torch.cat(one), torch.cat(other)
+
+
+def moving(count: int, seed: int, slowing: bool = False) -> tuple[Tensor, Tensor]:
+    """Clips of held-out scenes and their labels: motions, or whether they slow down (1) or speed up (0)."""
+    generator = Generator().manual_seed(seed)
+    clips, labels = [], []
+    for _ in range(count // len(MOTIONS)):
+        scenes: Scenes = drawing.draw_scenes(len(MOTIONS), SIDE, HELD_OUT, generator)
+        motions = torch.arange(len(MOTIONS))
+        sign = torch.randint(2, (len(MOTIONS),), generator=generator)
+        ease = uniform((1.5, 4), generator, len(MOTIONS)) * (2 * sign - 1)
+        path = drawing.draw_path(motions, FRAMES, INTERVAL, Speeds(), generator, ease if slowing else None)
+        shapes = drawing.draw_shapes(motions, generator)
+        pixels = drawing.developed(drawing.picture(scenes, path, shapes, (SIDE, SIDE)), generator)
+        keep = motions >= (2 if slowing else 0)  # what stands still or shakes has no order
+        clips.append(pixels[keep])
+        labels.append((sign if slowing else motions)[keep])
+    return torch.cat(clips), torch.cat(labels)
+
+
+def probe(x: Tensor, labels: Tensor) -> float:
+    """The share of the second half that a ridge regression fitted on the first half names right."""
+    half, classes = len(x) // 2, int(labels.max()) + 1
+    mapped = ridge(x[:half], F.one_hot(labels[:half], classes).double())
+    return (mapped(x[half:]).argmax(1) == labels[half:]).float().mean().item()
+
+
+def ridge(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """A linear map from (N, D) to (N, K), the penalty that with the least leave-one-out error on the same."""
+    mean, std, centre = x.double().mean(0), x.double().std(0).clamp_min(1e-9), y.double().mean(0)
+    u, s, vt = torch.linalg.svd((x.double() - mean) / std, full_matrices=False)
+    best, weights = torch.inf, torch.zeros(())
+    for penalty in 10.0 ** torch.arange(-2, 6):
+        kept = s**2 / (s**2 + penalty)
+        fitted = (u * kept) @ u.T @ (y - centre)
+        leverage = (u**2 * kept).sum(1, keepdim=True) + 1 / len(x)
+        error = (((y - centre - fitted) / (1 - leverage)) ** 2).sum().item()
+        if error < best:
+            best, weights = error, (vt.T * (kept / s.clamp_min(1e-12))) @ u.T @ (y - centre)
+    return lambda new: (new.double() - mean) / std @ weights + centre
+
+
+def agreement(model: Embed, teacher: Callable[[Tensor], Tensor], real: Tensor, source: Source) -> tuple[float, float]:
+    """The cosine of what a linear map, fitted on training clips, makes of nano's embedding of `real` clips with the
+    teacher's features of their middle frames, and that of the mean of the features it was fitted to."""
+    from training.train import normalised
+
+    drawn = [draw(Batch(16, SIDE, 8), source, Generator().manual_seed(1000 + i)) for i in range(40)]
+    x = torch.cat([model(each.pixels[: len(each.frames)]) for each in drawn])
+    y = torch.cat([teacher(normalised(255 * each.frames.permute(0, 2, 3, 1)[:, None])[:, :, 0]) for each in drawn])
+    wanted = torch.cat([teacher(normalised(clip[None, FRAMES // 2 : FRAMES // 2 + 1])[:, :, 0]) for clip in real])
+    told = ridge(x, y.double())(model(real))
+    constant = y.mean(0).expand_as(wanted)
+    return tuple(F.cosine_similarity(a, wanted.double(), dim=1).mean().item() for a in (told, constant))  # type: ignore[return-value]
+
+
+@click.command()
+@click.option("--weights", default="weights/nano.safetensors", show_default=True, help="A checkpoint.")
+@click.option("--videos", required=True, type=click.Path(path_type=Path, exists=True), help="Real videos.")
+@click.option("--photographs", type=click.Path(path_type=Path, exists=True), help="Pictures of training: fits the map.")
+@click.option("--threads", default=2, show_default=True, help="CPU threads.")
+def main(weights: str, videos: Path, photographs: Path | None, threads: int) -> None:
+    """Print the table of weights/README.md."""
+    from training.photographs import real_source
+    from training.teacher import Teacher
+
+    torch.set_num_threads(threads)
+    model, teacher = load_model(weights, device="cpu", precision="fp32"), Teacher()
+    ways: dict[str, Embed] = {
+        "nano": partial(by_model, model),
+        "nano, untrained": partial(by_model, untrained(model)),
+        "colour histogram": by_colour,
+        "teacher, 8 frames": partial(by_teacher, teacher),
+    }
+    pieces = list(footage(videos))
+    real = torch.stack([piece.clip() for piece in pieces])
+    queries = [changed(piece) for piece in pieces]
+    clips, again = held_out_pairs(120, seed=7)
+    rows = {name: f"recall@1, {name}, {len(real)} real clips" for name in CHANGES}
+    table: dict[str, list[float]] = {title: [] for title in rows.values()}
+    drawn_title = f"recall@1, all at once, {len(clips)} drawn clips"
+    motion, order = moving(448, seed=8), moving(448, seed=9, slowing=True)
+    for embed in ways.values():
+        gallery = embed(real)
+        for name, title in rows.items():
+            table[title].append(recall(embed(torch.stack([each[name] for each in queries])), gallery))
+        table.setdefault(drawn_title, []).append(recall(embed(again), embed(clips)))
+        table.setdefault("motion of 14, linear probe, drawn", []).append(probe(embed(motion[0]), motion[1]))
+        table.setdefault("slowing or speeding, linear probe, drawn", []).append(probe(embed(order[0]), order[1]))
+    click.echo("| | " + " | ".join(ways) + " |\n|---|" + "---|" * len(ways))
+    for title, shares in table.items():
+        click.echo(f"| {title} | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + " |")
+    if photographs is not None:
+        cosine, constant = agreement(ways["nano"], teacher, real, real_source(photographs))
+        click.echo(f"\nCosine with the teacher's features of real frames: {cosine:.3f}; of a constant: {constant:.3f}.")
+
+
+if __name__ == "__main__":
+    main()

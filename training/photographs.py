@@ -1,0 +1,95 @@
+"""Photographs to make scenes of: those of scikit-image's wheel and of a few Debian packages, by their owners' licences.
+
+    apt-get install lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds plasma-workspace-wallpapers \
+        tuxpaint-stamps-default
+
+Landscapes, plants and abstract pictures are backgrounds; the stamps, things and animals cut out, are pasted on them.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from drawing import TRAIN, Source, Texture, between, integer
+from PIL import Image
+from torch import Generator, Tensor
+
+SHORT_SIDE = 900
+STAMP_SIDE = 320
+BACKGROUNDS = ("backgrounds", "wallpapers")
+STAMPS = "tuxpaint/stamps"
+NO_THINGS = ("alphabets", "math", "operators")
+"""Folders of stamps that are letters and digits."""
+
+
+def real_source(root: Path) -> Source:
+    """Scenes for training: textures as drawn, and pictures below `root`, as `/usr/share`, with stamps pasted on.
+
+    Raises FileNotFoundError where a package is missing.
+    """
+    pictures = [picture(path) for folder in BACKGROUNDS for path in files(root / folder)]
+    pictures = [pixels for pixels in pictures if pixels.float().std() > 12]  # plain surfaces teach nothing
+    stamps = [stamp(path) for path in files(root / STAMPS) if not set(path.parts) & set(NO_THINGS)]
+    return Source((*[collage(pixels, stamps) for pixels in pictures], *TRAIN.photos), TRAIN.textures, 0.75)
+
+
+def files(folder: Path) -> list[Path]:
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix in (".jpg", ".png") and path.is_file()]
+    found = [path for path in found if path.name != "screenshot.png" and path.stat().st_size > 3000]
+    found = [path for path in found if not path.is_symlink()]
+    if not found:
+        raise FileNotFoundError(f"no pictures below {folder}: install the Debian packages that {__name__} names")
+    return found
+
+
+def picture(path: Path) -> Tensor:
+    """(3, height, width) uint8, its short side at most SHORT_SIDE."""
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * SHORT_SIDE, 2 * SHORT_SIDE))
+        return shrunk(image.convert("RGB"), SHORT_SIDE / min(image.size))
+
+
+def stamp(path: Path) -> Tensor:
+    """(4, height, width) uint8, the last channel its opacity; its long side at most STAMP_SIDE."""
+    with Image.open(path) as image:
+        return shrunk(image.convert("RGBA"), STAMP_SIDE / max(image.size))
+
+
+def shrunk(image: Image.Image, scale: float) -> Tensor:
+    if scale < 1:
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    return (
+        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        .view(image.height, image.width, -1)
+        .permute(2, 0, 1)
+        .contiguous()
+    )
+
+
+def collage(pixels: Tensor, stamps: list[Tensor]) -> Texture:
+    """A square piece of a picture, often mirrored, sometimes in other colours, with up to five stamps on it."""
+
+    def texture(side: int, generator: Generator) -> Tensor:
+        height, width = pixels.shape[1:]
+        cut = int(min(height, width) * between((0.35, 1), generator))
+        top, left = integer(0, height - cut + 1, generator), integer(0, width - cut + 1, generator)
+        piece = pixels[:, top : top + cut, left : left + cut].float() / 255
+        if integer(0, 4, generator) == 0:
+            piece = piece[torch.randperm(3, generator=generator)]
+        canvas = F.interpolate(piece[None], (side, side), mode="bilinear", antialias=True)[0].clamp(0, 1)
+        for _ in range(integer(0, 6, generator)):
+            paste(canvas, stamps[integer(0, len(stamps), generator)], generator)
+        return canvas.flip(-1) if integer(0, 2, generator) else canvas
+
+    return texture
+
+
+def paste(canvas: Tensor, thing: Tensor, generator: Generator) -> None:
+    """Put a stamp somewhere on `canvas` (3, side, side), in place, a tenth to a half of its side large."""
+    side = canvas.shape[1]
+    scale = side * between((0.1, 0.5), generator) / max(thing.shape[1:])
+    height, width = (max(1, round(length * scale)) for length in thing.shape[1:])
+    rgba = F.interpolate(thing[None].float() / 255, (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    top, left = integer(0, side - height + 1, generator), integer(0, side - width + 1, generator)
+    spot = canvas[:, top : top + height, left : left + width]
+    spot.lerp_(rgba[:3], rgba[3:])

