@@ -27,6 +27,7 @@ from vswin_extract.swin3d import VideoSwin
 Embed = Callable[[Tensor], Tensor]
 """Clips (N, T, H, W, 3) uint8 to embeddings (N, D)."""
 FRAMES, INTERVAL, SIDE, SHORT = 32, 2, 224, 256
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
 CHANGES = ("crop", "colour", "speed", "codec")
 
 
@@ -83,7 +84,8 @@ class Footage:
 def footage(folder: Path) -> Iterator[Footage]:
     """All videos below a folder in pieces of 64 frames; shorter ones whole."""
     span = FRAMES * INTERVAL
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".mp4", ".mkv", ".webm", ".avi")):
+    found = {path.with_suffix(""): path for path in sorted(folder.rglob("*"), reverse=True) if path.suffix in SUFFIXES}
+    for path in sorted(found.values()):  # of two formats of one video, one
         with av.open(str(path)) as container:
             frames = [shrunk(torch.from_numpy(f.to_ndarray(format="rgb24"))) for f in container.decode(video=0)]
         for start in range(0, max(1, len(frames) - span + 1), span):

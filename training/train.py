@@ -44,6 +44,8 @@ SMALL, LARGE, LONG = Batch(16, 112, 24), Batch(16, 224, 6), Batch(32, 224, 3)
 EARLY, LATE = (SMALL,), (LARGE, SMALL, LARGE, LONG)
 """Batches taken in turn. Small clips are cheap, but their 4x4 map in stage 4 shrinks its 7x7 windows, so only the
 others train its tables as they will be used: `TABLE_EVERY` falls on the first late turn, a large one."""
+SAMPLED = 16
+"""Batches from which the mean and spread of the teacher's features are taken."""
 REMEMBERED = 256
 """So many embeddings of earlier clips of the same size are told apart, too: large batches hold but few."""
 
@@ -142,7 +144,7 @@ class Lesson:
         self.teacher = Teacher().to(device)
         self.memory: dict[str, Tensor] = {}
         self.shown: dict[str, Drawn] = {}
-        sample = torch.cat([self.taught(draw(SMALL, source, generator)) for _ in range(16)])
+        sample = torch.cat([self.taught(draw(SMALL, source, generator)) for _ in range(SAMPLED)])
         self.mean, self.std = sample.mean(0), sample.std(0) + 0.05
 
     def next(self, batch: Batch) -> Drawn:
