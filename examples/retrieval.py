@@ -74,7 +74,8 @@ def scores(vectors: Tensor, names: list[str]) -> tuple[float, float]:
     order = (unit @ unit.T).fill_diagonal_(-2).argsort(1, descending=True)[:, :-1].numpy()
     right = group[order] == group[:, None]
     precision = right.cumsum(1) / np.arange(1, len(names))
-    return round(right[:, 0].mean(), 3), round(((precision * right).sum(1) / 3).mean(), 3)
+    averages = (precision * right).sum(1) / 3
+    return round(float(right[:, 0].mean()), 3), round(float(averages.mean()), 3)
 
 
 @click.command()
