@@ -66,6 +66,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
     for module, without in (
         ("vswin_extract.frames.worker", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.features", ["torch", "av", "decord"]),
+        ("vswin_extract.weights", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.export", ["torch", "av", "decord", "pyarrow"]),
         ("vswin_extract.search", ["torch", "av", "faiss"]),
         ("vswin_extract.plot", ["torch", "av", "matplotlib"]),

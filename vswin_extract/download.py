@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from io import FileIO
 from itertools import chain
 from pathlib import Path
@@ -83,22 +83,23 @@ def download(
     say: Say = lambda sentence: None,
     patience: Patience = PATIENT,
 ) -> bool:
-    """Have all bytes of a file in `part`; whether some of them were there before.
+    """Have all bytes of a file in `part`; whether they came in pieces.
 
     Raises WeightsError with the reason alone; what came is kept where it can be continued. Raises OSError for whatever
     goes wrong on the disk, with ENOSPC or EDQUOT where it has no room.
     """
-    furthest = before = kept(part, url)
-    tries, reached = 0, False
+    furthest = kept(part, url)
+    tries, reached, continued = 0, False, furthest > 0
     while True:
         try:
             _try(url, part, progress, patience.silent)
-            return before > 0
+            return continued
         except _Failure as failure:
             if failure.gone:
                 remove(part)
             at = kept(part, url)
             reached |= failure.reached
+            continued |= at > 0
             if at > furthest:
                 furthest, tries = at, 0
             # a machine without a network need not be told so five times
@@ -173,8 +174,8 @@ def _try(url: str, part: Path, progress: Progress, silent: float) -> None:
         return
     with closing(_ask(url, at, state.validator if state else "", silent)) as response:
         blocks = _blocks(response, silent)
-        if response.status == 206 and state is not None and _continues(response, at, state):
-            total, file = state.size, part.open("ab", buffering=0)
+        if state and (rest := _size_by_rest(response, at, state)) is not None:
+            total, file = rest, FileIO(part, "ab")
         elif response.status == 200:  # also where ranges are ignored, or the file is another now
             total, first = response.length or 0, next(blocks, b"")
             _refuse_page(response, first)
@@ -245,7 +246,8 @@ def _blocks(response: HTTPResponse, silent: float) -> Iterator[bytes]:
 def _broken(error: Exception, silent: float) -> _Failure:
     if isinstance(error, TimeoutError):
         return _Failure(f"the server is silent for {silent:g} s")
-    return _Failure(f"the connection broke: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _Failure(f"the connection broke: {said}", final=isinstance(error, InvalidURL))
 
 
 def _retry_after(headers: Message) -> float:
@@ -265,11 +267,15 @@ def _validator(headers: HTTPMessage) -> str:
     return etag if etag.startswith('"') else str(headers.get("Last-Modified", "")).strip()
 
 
-def _continues(response: HTTPResponse, at: int, state: State) -> bool:
-    """Whether it is the rest of that file, which a server that ignores If-Range may say wrongly."""
+def _size_by_rest(response: HTTPResponse, at: int, state: State) -> int | None:
+    """The size of the file whose rest it is; None where it is all of it, or another's, as a server may send it that
+    knows no If-Range."""
     found = re.match(r"bytes (\d+)-\d*/(\d+|\*)", response.headers.get("Content-Range", ""))
-    same = _validator(response.headers) in ("", state.validator)
-    return same and found is not None and int(found[1]) == at and (found[2] == "*" or int(found[2]) == state.size)
+    if response.status != 206 or found is None or int(found[1]) != at:
+        return None
+    size = state.size if found[2] == "*" else int(found[2])
+    same = _validator(response.headers) in ("", state.validator) and state.size in (0, size)
+    return size if same else None
 
 
 def _refuse_page(response: HTTPResponse, first: bytes) -> None:

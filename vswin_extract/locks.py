@@ -135,6 +135,7 @@ def _started(pid: int) -> str | None:
     except PermissionError:
         pass
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except FileNotFoundError:  # no such file system
         return "?"
+    return fields[18] if state not in "ZX" else None  # killed, and its parent has not noticed
