@@ -23,6 +23,9 @@ class Web:
     asked: list[tuple[str, str, int | None]] = field(default_factory=list)
     said: list[dict[str, str]] = field(default_factory=list)
     """The headers of what was asked."""
+    hang: float = 1.5
+    """Seconds for which a fault of this name lasts."""
+    over: threading.Event = field(default_factory=threading.Event)
 
     def gets(self, path: str) -> list[int | None]:
         """Where the ranges of a path's GETs began, None for those without."""
@@ -38,6 +41,7 @@ def serve(web: Web) -> Iterator[Web]:
     try:
         yield web
     finally:
+        web.over.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -111,7 +115,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             if fault == "change":  # at the same length
                 self.web.files[path] = bytes(byte ^ 1 for byte in self.web.files[path])
-            time.sleep(1.5 if fault == "hang" else 0.2)  # until what was sent has been read
+            self.web.over.wait(self.web.hang if fault == "hang" else 0.2)  # until what was sent has been read
             self.close_connection = True
         elif fault == "drip":
             for at in range(0, len(content), 300):

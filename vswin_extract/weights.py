@@ -293,17 +293,16 @@ def check(sha256: str, row: Published) -> str:
             f"if it is in the cache, delete it and pull {row.name} again"
         )
     if not row.sha256:
-        known = "recorded at the first download" if expected else "nor recorded"
-        return f"sha256 {sha256}: none is published, {known}"
+        return f"sha256 {sha256}: none is published" + (", recorded at the first download" if expected else "")
     how = " (its first digits)" if len(expected) < 64 else f" ({row.note})" if row.note else ""
     return f"sha256 {sha256}: as published{how}"
 
 
-def begun(row: Published) -> float:
-    """How much of an unfinished download is there, from 0 to 1, as far as that is known."""
+def begun(row: Published) -> tuple[int, int]:
+    """Bytes that are there of an unfinished download, and how many there will be; 0 where there is none."""
     part = _beside(row.file, ".part")
     state = read_state(part)
-    return part.stat().st_size / state.size if state and state.size else 0.0
+    return (part.stat().st_size, state.size) if state else (0, 0)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ def list_() -> None:
     rows = [(BUNDLED, "drawn clips", "", "", bundled, "Apache-2.0", "yes")]
     for row in manifest().values():
         size = human_bytes(row.megabytes * 1e6) if row.megabytes else "?"
-        part = begun(row)
-        here = "yes" if row.file.is_file() else f"{part:.0%}" if part else ""
+        done, total = begun(row)
+        here = "yes" if row.file.is_file() else f"{done / total:.0%}" if total else ""
         top1, top5 = (f"{percent:.1f}" for percent in row.accuracy)
         rows.append((row.name, row.dataset, top1, top5, size, row.license, here))
     out = stdout()
@@ -58,7 +58,7 @@ def pull(names: tuple[str, ...], source: str) -> None:
     from tqdm import tqdm
 
     from vswin_extract.errors import WeightsError
-    from vswin_extract.weights import BUNDLED, bundled_file, published
+    from vswin_extract.weights import BUNDLED, begun, bundled_file, published
     from vswin_extract.weights import pull as pull_weights
 
     failed = []
@@ -69,12 +69,13 @@ def pull(names: tuple[str, ...], source: str) -> None:
         if name == BUNDLED:
             click.echo(bundled_file())
             continue
-        with tqdm(unit="B", unit_scale=True, desc=name, disable=None, leave=False) as bar:
+        there, total = begun(published(name))
+        with tqdm(
+            desc=name, unit="B", unit_scale=True, initial=there, total=total or None, disable=None, leave=False
+        ) as bar:
 
             def progress(done: int, total: int, bar: Any = bar) -> None:
                 bar.total = total or None
-                if not bar.n:
-                    bar.initial = done  # from an earlier try, which says nothing of the pace
                 bar.update(done - bar.n)
 
             def say(sentence: str, name: str = name) -> None:
