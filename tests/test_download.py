@@ -114,7 +114,7 @@ def test_pull_records_the_first_hash_where_none_is_published(offer: Offer) -> No
         ("403", "403 Forbidden"),
         ("204", "status 204 and not with what was asked for"),
         ("500", "500 Internal Server Error"),
-        ("enormous", "No space left on device in .*: 1125899906.8 MB are needed"),
+        ("enormous", "No space left on device: 1125899906.8 MB are needed, .* name another directory"),
     ],
 )
 def test_a_bad_download_leaves_nothing(offer: Offer, web: Web, store: Path, fault: str, says: str) -> None:
@@ -152,7 +152,7 @@ def test_one_that_stops_again_and_again_is_given_up_and_continued_later(offer: O
     seen: list[int] = []
     path, _ = pull("there", lambda done, total: seen.append(done))
     assert path.read_bytes() == CONTENT
-    assert (web.gets(PATH)[-1], seen[0] > HALF) == (HALF, True)
+    assert (web.gets(PATH)[-1], seen[0]) == (HALF, HALF)
     assert names(store) == ["weights.pth"]
 
 
@@ -390,6 +390,10 @@ def test_proxies(offer: Offer, web: Web, tmp_path: Path, monkeypatch: pytest.Mon
     row = offer(url="http://weights.example:81/weights.pth")
     asked: list[str] = []
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(
+        WeightsError, match=r"weights.example:81 cannot be reached by the proxy 127.0.0.1:9: Connection"
+    ):
+        pull("there", patience=QUICK)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     pull("there", source=web.url)
     row.file.unlink()
@@ -476,7 +480,7 @@ def start(web: Web, store: Path) -> Iterator[Callable[..., "subprocess.Popen[str
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -580,13 +584,13 @@ def test_a_disk_that_is_too_small_or_fills_up(web: Web, mirror: str, start: Any,
     code, err = pulled()
     assert (code, err) == (
         1,
-        f"Error: No space left on device in {small_disk}: 2.5 MB are needed, and 2.1 MB are free; free some, or name "
-        "another directory by VSWIN_WEIGHTS_DIR\n",
+        f"Error: No space left on device: 2.5 MB are needed, and 2.1 MB are free, in {small_disk}; free some room, or "
+        "name another directory by VSWIN_WEIGHTS_DIR\n",
     )
     assert names(small_disk) == []
     web.faults[mirror] = ["chunked"]  # which does not say how much will come
     code, err = pulled()
-    assert (code, "is kept to be continued" in err, len(err.splitlines())) == (1, True, 1), err
+    assert (code, "are kept, to be continued" in err, len(err.splitlines())) == (1, True, 1), err
     came = (small_disk / f"{mirror[1:]}.part").stat().st_size
     assert came > 1_000_000
     subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)

@@ -33,6 +33,8 @@ from vswin_extract.remote import PATIENCE, WAITS, passing, public
 
 BLOCK = 1 << 20
 """Bytes that are read at most at once."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a full disk answers."""
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and all that there will be, 0 where the server does not say."""
@@ -86,7 +88,7 @@ def download(
     """Have all bytes of a file in `part`; whether they came in pieces.
 
     Raises WeightsError with the reason alone; what came is kept where it can be continued. Raises OSError for whatever
-    goes wrong on the disk, with ENOSPC or EDQUOT where it has no room.
+    goes wrong on the disk, with ENOSPC where it has no room.
     """
     furthest = kept(part, url)
     tries, reached, continued = 0, False, furthest > 0
@@ -113,10 +115,11 @@ def download(
             say(f"{failure}; trying again in {pause:g} s" + (f", from {_megabytes(at)} on" if at else ""))
             time.sleep(pause)
             tries += 1
-        except OSError:
-            if not kept(part, url):
+        except OSError as error:
+            at = kept(part, url)
+            if not at:
                 remove(part)
-            raise
+            raise _explained(error, part, at) from None
 
 
 def copy(source: Path, part: Path, progress: Progress = lambda done, total: None) -> None:
@@ -126,10 +129,10 @@ def copy(source: Path, part: Path, progress: Progress = lambda done, total: None
         try:
             _expect_room(part, size)
             while block := file.read(BLOCK):
-                progress(_write(target, block, part), size)
-        except OSError:
+                progress(_write(target, block), size)
+        except OSError as error:
             remove(part)
-            raise
+            raise _explained(error, part) from None
 
 
 def kept(part: Path, url: str) -> int:
@@ -174,7 +177,7 @@ def _try(url: str, part: Path, progress: Progress, silent: float) -> None:
         return
     with closing(_ask(url, at, state.validator if state else "", silent)) as response:
         blocks = _blocks(response, silent)
-        if state and (rest := _size_by_rest(response, at, state)) is not None:
+        if at and state and (rest := _size_by_rest(response, at, state)) is not None:
             total, file = rest, FileIO(part, "ab")
         elif response.status == 200:  # also where ranges are ignored, or the file is another now
             total, first = response.length or 0, next(blocks, b"")
@@ -187,8 +190,9 @@ def _try(url: str, part: Path, progress: Progress, silent: float) -> None:
         with file:
             at = file.tell()
             _expect_room(part, total - at)
+            progress(at, total)
             for block in blocks:
-                at = _write(file, block, part)
+                at = _write(file, block)
                 progress(at, total)
     if at == 0 or total not in (0, at):
         raise _Failure(f"the server stopped after {at} of {total or 'unknown many'} bytes")
@@ -200,10 +204,10 @@ def _ask(url: str, at: int, validator: str, silent: float) -> HTTPResponse:
     headers = {"User-Agent": "vswin-extract", "Accept-Encoding": "identity"}
     if at:
         headers |= {"Range": f"bytes={at}-", "If-Range": validator}
+    request = Request(urlunsplit(parts._replace(netloc=host)), headers=headers)
+    if user:  # a mirror's, and nobody's to whom it redirects
+        request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     try:
-        request = Request(urlunsplit(parts._replace(netloc=host)), headers=headers)
-        if user:  # a mirror's, and nobody's to whom it redirects
-            request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
         response: HTTPResponse = build_opener(_Redirects).open(request, timeout=silent)
         return response
     except HTTPError as error:
@@ -219,7 +223,8 @@ def _ask(url: str, at: int, validator: str, silent: float) -> HTTPResponse:
             hint = "where a proxy has a certificate of its own, name its file by SSL_CERT_FILE"
             raise _Failure(f"{why.verify_message} ({hint})", final=True) from error
         said = "no connection" if isinstance(why, TimeoutError) else getattr(why, "strerror", None) or str(why)
-        raise _Failure(f"{host} cannot be reached: {said}", reached=False) from error
+        by = "" if request.host == host else f" by the proxy {request.host}"
+        raise _Failure(f"{host} cannot be reached{by}: {said}", reached=False) from error
     except (OSError, HTTPException) as error:
         raise _broken(error, silent) from error
 
@@ -300,28 +305,25 @@ def _beside(part: Path) -> Path:
 def _expect_room(part: Path, needed: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if needed > free:
-        raise _no_room(errno.ENOSPC, part, f"{_megabytes(needed)} are needed, and {_megabytes(free)} are free")
+        said = f"{_megabytes(needed)} are needed, and {_megabytes(free)} are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {said}")
 
 
-def _write(file: FileIO, block: bytes, part: Path) -> int:
+def _write(file: FileIO, block: bytes) -> int:
     """Where the file ends now."""
     view = memoryview(block)
-    try:
-        while view:
-            view = view[file.write(view) :]
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        said = f"what came, {_megabytes(file.tell())}, is kept to be continued"
-        raise _no_room(error.errno or 0, part, f"{said}, and `vswin weights prune --yes` removes it") from error
+    while view:
+        view = view[file.write(view) :]
     return file.tell()
 
 
-def _no_room(number: int, part: Path, said: str) -> OSError:
-    return OSError(
-        number,
-        f"{os.strerror(number)} in {part.parent}: {said}; free some, or name another directory by VSWIN_WEIGHTS_DIR",
-    )
+def _explained(error: OSError, part: Path, at: int = 0) -> OSError:
+    """The same error, where the disk is full with what can be done."""
+    if error.errno not in FULL:
+        return error
+    left = f"{_megabytes(at)} are kept, to be continued, and `vswin weights prune --yes` removes them; " if at else ""
+    hint = f"{left}free some room, or name another directory by VSWIN_WEIGHTS_DIR"
+    return OSError(error.errno, f"{error.strerror}, in {part.parent}; {hint}")
 
 
 def _megabytes(count: int) -> str:

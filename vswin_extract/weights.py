@@ -68,7 +68,7 @@ class Published:
     def file(self) -> Path:
         """Where a cache has it, or else where a download would put it."""
         there = (directory / self.filename for directory in cache_dirs())
-        return next((path for path in there if path.is_file()), (_writable() or cache_dirs()[0]) / self.filename)
+        return next((path for path in there if os.path.isfile(path)), (_writable() or cache_dirs()[0]) / self.filename)
 
     @property
     def record(self) -> Path:
@@ -112,7 +112,7 @@ def _writable() -> Path | None:
 
 def _is_writable(directory: Path) -> bool:
     """Whether files can be made in it, or it can be made."""
-    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if os.path.exists(path))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 

@@ -36,7 +36,7 @@ def list_() -> None:
     views = next(iter(manifest().values())).views
     out.print(f"\nTop-1 and top-5 in percent as published, mostly over {views}. Names begin with the variant.")
     for directory in cache_dirs():
-        out.print(f"Cache: {directory}")
+        click.echo(f"Cache: {printable(str(directory))}")
 
 
 @weights.command()
@@ -118,20 +118,19 @@ def prune(yes: bool) -> None:
     from vswin_extract import weights as library
 
     found = library.leftovers()
-    out = stdout()
     size = sum(path.stat().st_size for path in found.unfinished)
     if found.unfinished:
-        out.print(table([(human_bytes(path.stat().st_size), path) for path in found.unfinished]))
+        stdout().print(table([(human_bytes(path.stat().st_size), path) for path in found.unfinished]))
     if yes:
         library.prune(found.unfinished)
     left = "removed" if yes else "to be removed by --yes"
-    out.print(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
+    click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
     for going in found.going:
-        out.print(f"being downloaded, and left: {printable(going)}")
+        click.echo(f"being downloaded, and left: {printable(going)}")
     for path in found.foreign[:FOREIGN]:
-        out.print(f"not of the published weights, and left: {printable(str(path))}")
+        click.echo(f"not of the published weights, and left: {printable(str(path))}")
     if len(found.foreign) > FOREIGN:
-        out.print(f"and {len(found.foreign) - FOREIGN} more such")
+        click.echo(f"and {len(found.foreign) - FOREIGN} more such")
 
 
 @weights.command()
