@@ -18,9 +18,9 @@ from vswin_extract.cli.extract import extract
 
 PACKAGE = ROOT / "vswin_extract"
 ORDER = (
-    "errors variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints weights backbone remote "
-    "fetch videos frames store features sequences dataset export similarity approximate parts layouts journal job "
-    "check merge writer pipeline engines search thumbnails page plot cli"
+    "errors variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints locks remote download "
+    "weights backbone fetch videos frames store features sequences dataset export similarity approximate parts layouts "
+    "journal job check merge writer pipeline engines search thumbnails page plot cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -66,6 +66,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
     for module, without in (
         ("vswin_extract.frames.worker", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.features", ["torch", "av", "decord"]),
+        ("vswin_extract.weights", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.export", ["torch", "av", "decord", "pyarrow"]),
         ("vswin_extract.search", ["torch", "av", "faiss"]),
         ("vswin_extract.plot", ["torch", "av", "matplotlib"]),

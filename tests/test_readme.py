@@ -45,6 +45,7 @@ def test_commands_name_options_that_exist(run: Run) -> None:
         for command in (
             ["vswin-extract"],
             *(["vswin", name] for name in ("inspect", "check", "merge", "search", "slurm", "export")),
+            *(["vswin", "weights", name] for name in ("pull", "prune")),
         )
     )
     for name in re.findall(r"`(--[a-z-]+)", README):

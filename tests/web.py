@@ -18,7 +18,14 @@ class Web:
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
     always: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of all answers for a path, besides or instead of the usual ones."""
     asked: list[tuple[str, str, int | None]] = field(default_factory=list)
+    said: list[dict[str, str]] = field(default_factory=list)
+    """The headers of what was asked."""
+    hang: float = 1.5
+    """Seconds for which a fault of this name lasts."""
+    over: threading.Event = field(default_factory=threading.Event)
 
     def gets(self, path: str) -> list[int | None]:
         """Where the ranges of a path's GETs began, None for those without."""
@@ -34,6 +41,7 @@ def serve(web: Web) -> Iterator[Web]:
     try:
         yield web
     finally:
+        web.over.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -42,6 +50,7 @@ def serve(web: Web) -> Iterator[Web]:
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     web: Web
+    extra: dict[str, str]
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -54,6 +63,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else None
         web.asked.append((self.command, path, begin))
+        web.said.append(dict(self.headers))
+        self.extra = web.headers.get(path, {})
         head = self.command == "HEAD"
         fault = web.always.get(path, "")
         if not head and not fault and web.faults.get(path):
@@ -71,15 +82,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if content is None:
             self.refuse(404)
             return
-        etag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
+        etag = self.extra.get("ETag", f'"{hashlib.sha256(content).hexdigest()[:8]}"')
         ranges = fault not in ("no ranges", "chunked")
-        if begin is not None and ranges and self.headers.get("If-Range", etag) == etag:
+        same = fault == "any range" or self.headers.get("If-Range", etag) == etag
+        if begin is not None and ranges and same:
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
             content = content[begin:]
         else:
             self.send_response(200)
-        self.send_header("ETag", etag)
+        for name, value in {"ETag": etag, **self.extra}.items():
+            self.send_header(name, value)
         if fault == "chunked":
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -102,7 +115,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             if fault == "change":  # at the same length
                 self.web.files[path] = bytes(byte ^ 1 for byte in self.web.files[path])
-            time.sleep(1.5 if fault == "hang" else 0.2)  # until what was sent has been read
+            self.web.over.wait(self.web.hang if fault == "hang" else 0.2)  # until what was sent has been read
             self.close_connection = True
         elif fault == "drip":
             for at in range(0, len(content), 300):
@@ -113,6 +126,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def refuse(self, status: int) -> None:
         self.send_response(status)
+        for name, value in self.extra.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

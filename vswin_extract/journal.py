@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vswin_extract import locks
 from vswin_extract.errors import OutputError
 from vswin_extract.layouts import Layout, make_output
 from vswin_extract.parts import SUFFIX, Entry, Part, file_sha256, join, read_rows, record_type
@@ -362,12 +362,8 @@ def join_journal(
     root = journal_directory(output, storage)
     _check_root(root)
     root.mkdir(exist_ok=True)
-    fresh = root / f"lock.{uuid.uuid4().hex}.tmp"
-    fresh.touch()
-    try:
-        _remove_if_dead(root / "lock", fresh, output)
-    finally:
-        fresh.unlink()
+    if holder := locks.holder(root / "lock", DEAD_AFTER):
+        raise _in_use(output, holder, root / "lock")
     begun = read_job(root) or _begin(root, settings, arrays, facts)
     if begun["settings"] != settings:
         raise _other_settings(root, begun["settings"], settings)
@@ -526,60 +522,10 @@ def read_job(directory: Path) -> dict[str, Any] | None:
 
 
 def _lock(lock: Path, output: Path) -> None:
-    """Claim the journal, without relying on flock, which network file systems may lack.
-
-    Raises OutputError where a living process holds it: one on this host, or one elsewhere that touched it lately.
-    """
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-    candidate = lock.with_name(f"lock.{uuid.uuid4().hex}.tmp")
-    candidate.write_text(json.dumps(mine))
-    try:
-        while True:
-            try:
-                os.link(candidate, lock)  # with its content, or not at all
-                return
-            except FileExistsError:
-                _remove_if_dead(lock, candidate, output)
-    finally:
-        candidate.unlink()
+    """Claim the journal. Raises OutputError where a living process holds it."""
+    if holder := locks.acquire(lock, DEAD_AFTER):
+        raise _in_use(output, holder, lock)
 
 
-def _remove_if_dead(lock: Path, fresh: Path, output: Path) -> None:
-    try:
-        content = lock.read_text()
-        idle = fresh.stat().st_mtime - lock.stat().st_mtime  # both by the file server's clock
-    except FileNotFoundError:
-        return
-    try:
-        holder = json.loads(content)
-        here = holder["host"] == socket.gethostname()
-        alive = _started(holder["pid"]) == holder["started"] if here else idle < DEAD_AFTER
-    except (ValueError, KeyError, TypeError):  # written whole or not at all, so a disk spoiled it
-        alive = False
-    if alive:
-        raise OutputError(
-            f"{output} is being written by process {holder['pid']} on {holder['host']}; "
-            f"if that is no longer so, delete {lock}"
-        )
-    taken = fresh.with_name(f"lock.{uuid.uuid4().hex}.tmp")
-    try:
-        lock.rename(taken)
-    except FileNotFoundError:
-        return
-    if taken.read_text() != content:  # somebody else was quicker, and this is theirs
-        os.link(taken, lock)
-    taken.unlink()
-
-
-def _started(pid: int) -> str | None:
-    """When a process of this host began, as far as can be told; None where there is none. Pids are used again."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except FileNotFoundError:  # no such file system
-        return "?"
+def _in_use(output: Path, holder: locks.Holder, lock: Path) -> OutputError:
+    return OutputError(f"{output} is being written by {holder}; if that is no longer so, delete {lock}")

@@ -170,11 +170,16 @@ def refusal(error: BaseException, last: bool) -> VideoError | None:
     if status is None:
         denied = isinstance(error, PermissionError | UsageError) or "Credential" in type(error).__name__
     else:
-        denied = 400 <= status < 500 and status not in (408, 412, 425, 429)
+        denied = not passing(status)
     if not (denied or last):
         return None
     said = f"the server answers with status {status}" if status else _scrubbed(error)
     return VideoUnreachable(f"it could not be fetched: {said}")
+
+
+def passing(status: int) -> bool:
+    """Whether a web server that answers so may answer otherwise before long."""
+    return status >= 500 or status in (408, 412, 425, 429)
 
 
 def _status(error: BaseException) -> int | None:

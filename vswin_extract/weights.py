@@ -1,27 +1,45 @@
-"""Where weights come from: the bundled file, the manifest of published ones, and the cache that `pull` fills.
+"""Where weights come from: the bundled file, the manifest of published ones, and the caches that `pull` fills.
 
-Only `pull` touches the network. The cache is $VSWIN_WEIGHTS_DIR, or vswin-extract/ under $XDG_CACHE_HOME (~/.cache).
+Only `pull` touches the network. The caches are the directories of $VSWIN_WEIGHTS_DIR, separated by colons, or
+vswin-extract/ under $XDG_CACHE_HOME (~/.cache). They are searched in this order, and downloads go to the first that can
+be written. Beside a file there may lie
+
+    FILE.sha256             what the first download had, where no hash is published
+    FILE.part, .part.json   an unfinished download; see `download`
+    FILE.lock               the process that is downloading it; others wait for it
 """
 
-import contextlib
 import difflib
+import hashlib
 import os
+import time
 import tomllib
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from http.client import HTTPException
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import url2pathname
 
-from vswin_extract.checkpoints import Checkpoint, file_sha256, read
+from vswin_extract import locks
+from vswin_extract.download import PATIENT, Patience, Progress, Say, copy, download, publish, read_state, remove
 from vswin_extract.errors import UsageError, WeightsError
-from vswin_extract.preprocess import Recipe
+from vswin_extract.remote import public
+
+if TYPE_CHECKING:  # torch, which takes seconds, and only reading them needs
+    from vswin_extract.checkpoints import Checkpoint
+    from vswin_extract.preprocess import Recipe
 
 BUNDLED = "nano"
 """The weights that ship with this package, and the default."""
+MIRROR = "VSWIN_WEIGHTS_MIRROR"
+"""The variable that says where `pull` finds files instead of at the manifest's addresses."""
+TOUCH_EVERY = 10.0
+DEAD_AFTER = 120.0
+"""Seconds: how often a download's lock is touched, and when one of another host is taken for dead."""
+POLL = 0.5
+"""Seconds after which who waits for another process's download looks again."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +61,24 @@ class Published:
     note: str = ""
 
     @property
+    def filename(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+    @property
     def file(self) -> Path:
-        """Where the cache keeps it."""
-        return cache_dir() / self.url.rsplit("/", 1)[1]
+        """Where a cache has it, or else where a download would put it."""
+        there = (directory / self.filename for directory in cache_dirs())
+        return next((path for path in there if os.path.isfile(path)), (_writable() or cache_dirs()[0]) / self.filename)
 
     @property
     def record(self) -> Path:
         """Where the hash of a first download is kept, for weights without a published one."""
-        return self.file.with_name(self.file.name + ".sha256")
+        return self.file.with_name(self.filename + ".sha256")
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "Recipe":
+        from vswin_extract.preprocess import Recipe
+
         return Recipe(resize=self.resize)
 
 
@@ -64,10 +89,35 @@ def manifest() -> dict[str, Published]:
     return {name: Published(name=name, **{**row, "accuracy": tuple(row["accuracy"])}) for name, row in rows.items()}
 
 
+def cache_dirs() -> list[Path]:
+    """The caches, in the order in which they are searched."""
+    given = [name for name in os.environ.get("VSWIN_WEIGHTS_DIR", "").split(os.pathsep) if name]
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vswin-extract"
+    return list(map(Path, given)) or [default]
+
+
 def cache_dir() -> Path:
-    if explicit := os.environ.get("VSWIN_WEIGHTS_DIR"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vswin-extract"
+    """The cache that downloads go to. Raises WeightsError where none can be written."""
+    if directory := _writable():
+        return directory
+    raise WeightsError(
+        f"nothing can be written to the weights cache {_names(cache_dirs())}; add a directory of your own, as in: "
+        f"export VSWIN_WEIGHTS_DIR={_names(cache_dirs())}:$HOME/weights"
+    )
+
+
+def _writable() -> Path | None:
+    return next(filter(_is_writable, cache_dirs()), None)
+
+
+def _is_writable(directory: Path) -> bool:
+    """Whether files can be made in it, or it can be made."""
+    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if os.path.exists(path))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _names(directories: Iterable[Path]) -> str:
+    return os.pathsep.join(map(str, directories))
 
 
 def bundled_file() -> Path:
@@ -100,17 +150,20 @@ def find(name_or_file: str) -> Path:
     row = published(name_or_file)
     if not row.file.is_file():
         raise WeightsError(
-            f"{row.name} is not in the weights cache {cache_dir()}; get it with: vswin weights pull {row.name}"
+            f"{row.name} is not in the weights cache {_names(cache_dirs())}; get it with: vswin weights pull {row.name}"
         )
     return row.file
 
 
-def load(name_or_file: str, variant: str | None = None) -> tuple[str, Checkpoint]:
+def load(name_or_file: str, variant: str | None = None) -> "tuple[str, Checkpoint]":
     """Read weights by name or file; the result's name is the manifest's where it knows the file.
 
     A file from the cache must have the manifest's hash. What the file does not say of its recipe, source and licence
     the manifest does.
     """
+    from vswin_extract.checkpoints import read
+    from vswin_extract.preprocess import Recipe
+
     path = find(name_or_file)
     checkpoint = read(path, variant)
     if name_or_file == BUNDLED:
@@ -132,49 +185,98 @@ def _known_by_hash(sha256: str) -> Published | None:
     return next((row for row in manifest().values() if row.sha256 and sha256.startswith(row.sha256)), None)
 
 
-def pull(name: str, progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[Path, str]:
+def pull(
+    name: str,
+    progress: Progress = lambda done, total: None,
+    say: Say = lambda sentence: None,
+    source: str = "",
+    patience: Patience = PATIENT,
+) -> tuple[Path, str]:
     """Download published weights into the cache, unless they are there; the path and a sentence on their hash.
 
-    `progress(done, total)` in bytes, total 0 where the server does not say. The file is checked, then published by
-    rename. Raises UsageError, WeightsError.
+    `progress(done, total)` in bytes, total 0 where the server does not say; `say` is called with what the user waits
+    for. `source`: the address or directory of a mirror. What was begun is continued, in this process or a later one. Of
+    several processes, on any hosts, one downloads, and the others wait for it. The file is checked, then published by
+    rename. Raises UsageError, WeightsError, and OSError where the disk is full.
     """
     row = published(name)
-    if row.file.is_file():
-        return row.file, check(file_sha256(row.file), row)
-    row.file.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=row.file.parent, prefix=row.file.name, suffix=".part", delete=False) as unfinished:
-        path = Path(unfinished.name)
+    origin = _origin(row, source)
+    told = None
+    while not row.file.is_file():
+        target = cache_dir() / row.filename
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = _beside(target, ".lock")
+        if holder := locks.acquire(lock, DEAD_AFTER):
+            if holder != told:
+                say(f"{row.name} is being downloaded by {holder}; waiting for it (its lock is {lock})")
+            told = holder
+            time.sleep(POLL)
+            continue
+        with locks.held(lock, TOUCH_EVERY):
+            if not target.is_file():
+                try:
+                    _fill(row, target, origin, progress, say, patience)
+                except FileNotFoundError:  # another, who took this process for dead, was through before
+                    if not target.is_file():
+                        raise
+    return row.file, check(_sha256(row.file), row)
+
+
+def _fill(row: Published, target: Path, origin: str | Path, progress: Progress, say: Say, patience: Patience) -> None:
+    """Bring a file into the cache, for who has its lock."""
+    part = _beside(target, ".part")
+    continued = True
+    while continued:
         try:
-            with urllib.request.urlopen(row.url, timeout=60) as response:
-                total = int(response.headers.get("Content-Length") or 0)
-                done = 0
-                while block := response.read(1 << 20):
-                    unfinished.write(block)
-                    done += len(block)
-                    progress(done, total)
-            if total and done != total:
-                raise WeightsError(f"{row.url} ended after {done} of {total} bytes; try again")
-            unfinished.flush()
-            os.fsync(unfinished.fileno())
-            sha256 = file_sha256(path)
-            if not expected_sha256(row):
-                row.record.write_text(f"{sha256}  {row.file.name}\n")
-            said = check(sha256, row)
-            path.chmod(0o644)  # a cache may be shared
-            path.replace(row.file)
-            return row.file, said
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(error, HTTPError):
-                reason = f"{error.code} {error.reason}"
-                error.close()
+            if isinstance(origin, Path):
+                continued = False
+                copy(origin, part, progress)
+            else:
+                continued = download(origin, part, progress, say, patience)
+        except WeightsError as error:
             raise WeightsError(
-                f"cannot download {row.url}: {reason}; it can also be downloaded elsewhere and given as a file, "
-                f"--weights {row.file.name}, or put into {row.file.parent}"
+                f"cannot download {public(str(origin))}: {error}; on a machine without that network, have the file in "
+                f"a directory and: vswin weights pull {row.name} --from DIRECTORY; or put it into {target.parent}"
             ) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+        expected, sha256, size = expected_sha256(row), _sha256(part), part.stat().st_size
+        if sha256.startswith(expected):
+            if not expected:
+                row.record.write_text(f"{sha256}  {row.filename}\n")
+            publish(part, target)
+            return
+        remove(part)  # what was there before may have been spoiled, by a power cut: once more, all of it
+    raise WeightsError(
+        f"{public(str(origin))} has {size} bytes of sha256 {sha256} where {expected} is expected: it is another file, "
+        f"or was spoiled on its way; nothing is kept; try again, or another source by --from"
+    )
+
+
+def _origin(row: Published, source: str) -> str | Path:
+    """The address of a file, or its path: at a mirror, if there is one, else as the manifest says. Raises UsageError,
+    WeightsError."""
+    mirror, named = (source, "--from") if source else (os.environ.get(MIRROR, ""), MIRROR)
+    if not mirror:
+        return row.url
+    parts = urlsplit(mirror)
+    if parts.scheme in ("http", "https"):
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(row.filename)}"))
+    if "://" in mirror and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
+        raise UsageError(f"{named} is a directory or begins with http://, https:// or file:///, not {public(mirror)}")
+    directory = Path(url2pathname(parts.path) if parts.scheme == "file" else mirror).expanduser()
+    if not directory.is_dir():
+        raise UsageError(f"{named}: no directory {directory}")
+    if not (directory / row.filename).is_file():
+        raise WeightsError(f"{row.name} is not in {directory}: there is no {row.filename}, from {row.url}")
+    return directory / row.filename
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def expected_sha256(row: Published) -> str:
@@ -187,10 +289,57 @@ def check(sha256: str, row: Published) -> str:
     expected = expected_sha256(row)
     if not sha256.startswith(expected):
         raise WeightsError(
-            f"{row.file.name} has sha256 {sha256} where {expected} is expected; "
+            f"{row.file} has sha256 {sha256} where {expected} is expected; "
             f"if it is in the cache, delete it and pull {row.name} again"
         )
     if not row.sha256:
-        return f"sha256 {sha256}: none is published, recorded at the first download"
+        return f"sha256 {sha256}: none is published" + (", recorded at the first download" if expected else "")
     how = " (its first digits)" if len(expected) < 64 else f" ({row.note})" if row.note else ""
     return f"sha256 {sha256}: as published{how}"
+
+
+def begun(row: Published) -> tuple[int, int]:
+    """Bytes that are there of an unfinished download, and how many there will be; 0 where there is none."""
+    part = _beside(row.file, ".part")
+    state = read_state(part)
+    return (part.stat().st_size, state.size) if state else (0, 0)
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What is in the caches beside weights and their hashes: `unfinished` downloads, those `going` on, each with its
+    process, and `foreign` files and directories, which are not ours."""
+
+    unfinished: list[Path]
+    going: list[str]
+    foreign: list[Path]
+
+
+def leftovers() -> Leftovers:
+    """Look through the caches that can be written."""
+    unfinished: list[Path] = []
+    going: list[str] = []
+    foreign: list[Path] = []
+    for directory in cache_dirs():
+        if not directory.is_dir() or not _is_writable(directory):
+            continue
+        known = {row.filename: _beside(directory / row.filename, ".lock") for row in manifest().values()}
+        busy = {}
+        for name, lock in known.items():
+            if lock.exists() and (holder := locks.holder(lock, DEAD_AFTER)):
+                busy[name] = holder
+        going += [f"{directory / name} by {holder}" for name, holder in busy.items()]
+        for path in sorted(directory.iterdir()):
+            name = next((name for name in known if path.name.startswith(name)), "")
+            rest = path.name.removeprefix(name)
+            if name and rest.endswith((".part", ".part.json", ".tmp")):
+                unfinished += [] if name in busy else [path]
+            elif not name or rest not in ("", ".sha256", ".lock"):
+                foreign.append(path)
+    return Leftovers(unfinished, going, foreign)
+
+
+def prune(unfinished: Iterable[Path]) -> None:
+    """Remove files that `leftovers` found."""
+    for path in unfinished:
+        path.unlink(missing_ok=True)

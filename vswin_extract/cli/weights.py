@@ -1,8 +1,14 @@
 """`vswin weights`: what there is, getting it, converting it."""
 
+import sys
+from typing import Any
+
 import click
 
-from vswin_extract.cli.console import human_bytes, reports_errors, stderr, stdout, table
+from vswin_extract.cli.console import fail, human_bytes, plural, printable, reports_errors, stderr, stdout, table
+
+FOREIGN = 10
+"""So many files that are not ours are listed at most."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,13 +20,14 @@ def weights() -> None:
 @reports_errors
 def list_() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
-    from vswin_extract.weights import BUNDLED, bundled_file, cache_dir, manifest
+    from vswin_extract.weights import BUNDLED, begun, bundled_file, cache_dirs, manifest
 
     bundled = human_bytes(bundled_file().stat().st_size)
     rows = [(BUNDLED, "drawn clips", "", "", bundled, "Apache-2.0", "yes")]
     for row in manifest().values():
         size = human_bytes(row.megabytes * 1e6) if row.megabytes else "?"
-        here = "yes" if row.file.is_file() else ""
+        done, total = begun(row)
+        here = "yes" if row.file.is_file() else f"{done / total:.0%}" if total else ""
         top1, top5 = (f"{percent:.1f}" for percent in row.accuracy)
         rows.append((row.name, row.dataset, top1, top5, size, row.license, here))
     out = stdout()
@@ -28,29 +35,102 @@ def list_() -> None:
     out.print(table(rows, titles, right=("top-1", "top-5", "size")))
     views = next(iter(manifest().values())).views
     out.print(f"\nTop-1 and top-5 in percent as published, mostly over {views}. Names begin with the variant.")
-    out.print(f"Cache: {cache_dir()}")
+    for directory in cache_dirs():
+        click.echo(f"Cache: {printable(str(directory))}")
 
 
 @weights.command()
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--from",
+    "source",
+    metavar="URL|DIR",
+    default="",
+    help="A mirror: a directory, or the beginning of an address, that has files of the published names. "
+    "Their hashes are checked all the same. [default: $VSWIN_WEIGHTS_MIRROR, or where they were published]",
+)
 @reports_errors
-def pull(name: str) -> None:
-    """Download published weights into the cache and check their hash."""
+def pull(names: tuple[str, ...], source: str) -> None:
+    """Download published weights into the cache, check their hashes, and print where they are.
+
+    A download that was stopped is continued; one that another process has begun is waited for.
+    """
     from tqdm import tqdm
 
-    from vswin_extract.weights import published
+    from vswin_extract.errors import WeightsError
+    from vswin_extract.weights import BUNDLED, begun, bundled_file, published
     from vswin_extract.weights import pull as pull_weights
 
-    row = published(name)
-    with tqdm(unit="B", unit_scale=True, desc=row.name, disable=None, leave=False) as bar:
+    failed = []
+    for name in dict.fromkeys(names):
+        if name != BUNDLED:
+            published(name)  # raises before anything is downloaded
+    for name in dict.fromkeys(names):
+        if name == BUNDLED:
+            click.echo(bundled_file())
+            continue
+        there, total = begun(published(name))
+        with tqdm(
+            desc=name, unit="B", unit_scale=True, initial=there, total=total or None, disable=None, leave=False
+        ) as bar:
 
-        def progress(done: int, total: int) -> None:
-            bar.total = total or None
-            bar.update(done - bar.n)
+            def progress(done: int, total: int, bar: Any = bar) -> None:
+                bar.total = total or None
+                bar.update(done - bar.n)
 
-        path, said = pull_weights(name, progress)
-    stderr().print(said)
-    click.echo(path)
+            def say(sentence: str, name: str = name) -> None:
+                tqdm.write(f"{name}: {printable(sentence)}", file=sys.stderr)
+
+            try:
+                path, said = pull_weights(name, progress, say, source)
+            except WeightsError as error:
+                failed.append(str(error))
+                continue
+            except KeyboardInterrupt:
+                bar.close()
+                fail("stopped; the same command continues", 130)
+        stderr().print(said)
+        click.echo(path)
+    if failed:
+        for message in failed[:-1]:
+            click.echo(f"Error: {printable(message)}", err=True)
+        raise WeightsError(failed[-1])
+
+
+@weights.command()
+@click.argument("name", metavar="NAME|FILE")
+@reports_errors
+def path(name: str) -> None:
+    """Print where the file of weights is; exit code 2 where they have not been pulled."""
+    from vswin_extract.weights import find
+
+    click.echo(find(name))
+
+
+@weights.command()
+@click.option("--yes", is_flag=True, help="Remove it; otherwise it is only listed.")
+@reports_errors
+def prune(yes: bool) -> None:
+    """List unfinished downloads in the cache, or remove them.
+
+    Weights stay, and so does what is not known, which is listed: it may be somebody's.
+    """
+    from vswin_extract import weights as library
+
+    found = library.leftovers()
+    size = sum(path.stat().st_size for path in found.unfinished)
+    if found.unfinished:
+        stdout().print(table([(human_bytes(path.stat().st_size), path) for path in found.unfinished]))
+    if yes:
+        library.prune(found.unfinished)
+    left = "removed" if yes else "to be removed by --yes"
+    click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
+    for going in found.going:
+        click.echo(f"being downloaded, and left: {printable(going)}")
+    for path in found.foreign[:FOREIGN]:
+        click.echo(f"not of the published weights, and left: {printable(str(path))}")
+    if len(found.foreign) > FOREIGN:
+        click.echo(f"and {len(found.foreign) - FOREIGN} more such")
 
 
 @weights.command()
