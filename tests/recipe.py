@@ -1,8 +1,9 @@
-"""How the parity fixtures' weights and clips are drawn: each tensor from its published name, each clip from its own."""
+"""The parity fixtures, and how their clips are drawn; how their weights are, `vswin_extract.golden` knows."""
 
 import json
-import zlib
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vswin_extract.checkpoints import expected_shapes
+from vswin_extract.golden import normal, official_name, tensor
+from vswin_extract.variants import Variant
+
 PARITY = Path(__file__).parent / "data" / "parity"
-
-
-def normal(name: str, shape: Sequence[int]) -> NDArray[np.float64]:
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
-
-
-def tensor(name: str, shape: Sequence[int]) -> Tensor:
-    """A parameter as the fixtures were made with; `name` is the official key."""
-    drawn = normal(name, shape)
-    if not name.endswith("relative_position_bias_table"):
-        if "norm" in name and name.endswith("weight"):
-            drawn = 1 + 0.1 * drawn
-        elif name.endswith("bias"):
-            drawn = 0.02 * drawn
-        else:
-            drawn = drawn / np.sqrt(np.prod(shape[1:])) * (2 if ".qkv." in name else 1)
-    return torch.from_numpy(drawn.astype(np.float32))
 
 
 def clip(name: str, shape: Sequence[int]) -> Tensor:
@@ -55,3 +43,67 @@ def relative_error(found: Any, expected: Any) -> float:
     """L2 norm of the difference over that of what is expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@cache
+def published_state(layout: str) -> dict[str, Tensor]:
+    """A whole checkpoint in a published layout, its values those of the fixtures."""
+    by_name = {}
+    for key, shape in layouts()[layout].items():
+        if key.endswith("relative_position_index") or key.endswith("attn_mask"):
+            by_name[key] = torch.zeros(shape, dtype=torch.int64 if key.endswith("index") else torch.float32)
+        elif "2d" in layout or "timm" in layout:
+            microsoft = re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key)
+            by_name[key] = tensor("swin2d/" + (microsoft if "timm" in layout else key), shape)
+        elif "torchvision" in layout:
+            by_name[key] = tensor(torchvision_to_official(key), shape)
+        else:
+            by_name[key] = tensor(key.replace("norm3", "norm"), shape)
+    return by_name
+
+
+def torchvision_to_official(key: str) -> str:
+    key = re.sub(r"\.mlp\.0\.", ".mlp.fc1.", re.sub(r"\.mlp\.3\.", ".mlp.fc2.", key))
+    block = re.match(r"features\.(\d)\.(.*)", key)
+    if block:
+        index = int(block[1])
+        inner = f"layers.{index // 2}." + ("downsample." if index % 2 else "blocks.") + block[2]
+        return "backbone." + inner
+    return key.replace("head.", "cls_head.fc_cls.") if key.startswith("head.") else "backbone." + key
+
+
+def drawn_in_layout(family: str, variant: Variant, classes: int) -> dict[str, Tensor]:
+    """The same for a variant whose layout is not among `layouts()`: by extension, from our own names."""
+    by_name = {}
+    for ours, shape in expected_shapes(variant, classes).items():
+        official = official_name(ours)
+        key = published_name(official, family)
+        by_name[key] = tensor(official, shape)
+        if key.endswith("bias_table"):
+            tokens = variant.window[0] * variant.window[1] * variant.window[2]
+            index = [tokens**2] if family == "torchvision" else [tokens, tokens]
+            by_name[key.replace("bias_table", "index")] = torch.zeros(index, dtype=torch.int64)
+    return by_name
+
+
+def published_name(official: str, family: str) -> str:
+    if family == "mmaction2":
+        return re.sub(r"^backbone\.norm\.", "backbone.norm3.", official)
+    if family == "torchvision":
+        name = official.removeprefix("backbone.").replace("cls_head.fc_cls.", "head.")
+        name = re.sub(r"^layers\.(\d)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", name)
+        name = re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1]) + 1}.", name)
+        return name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
+    return official
+
+
+def write(layout: str, path: Path, state: dict[str, Tensor] | None = None) -> Path:
+    """A checkpoint as its publisher saves it."""
+    state = published_state(layout) if state is None else state
+    if layout.startswith(("official", "mmaction2")):
+        torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
+    elif layout.startswith("swin2d"):
+        torch.save({"model": state}, path)
+    else:
+        torch.save(state, path)
+    return path

@@ -17,6 +17,7 @@ from tempfile import NamedTemporaryFile
 from urllib.error import HTTPError
 
 from vswin_extract.checkpoints import Checkpoint, file_sha256, read
+from vswin_extract.classes import class_names
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.preprocess import Recipe
 
@@ -108,26 +109,27 @@ def find(name_or_file: str) -> Path:
 def load(name_or_file: str, variant: str | None = None) -> tuple[str, Checkpoint]:
     """Read weights by name or file; the result's name is the manifest's where it knows the file.
 
-    A file from the cache must have the manifest's hash. What the file does not say of its recipe, source and licence
-    the manifest does.
+    A file from the cache must have the manifest's hash. What the file does not say of its recipe, classes, source and
+    licence the manifest does.
     """
     path = find(name_or_file)
     checkpoint = read(path, variant)
     if name_or_file == BUNDLED:
         return BUNDLED, checkpoint
-    row = manifest().get(name_or_file) or _known_by_hash(checkpoint.sha256)
+    row = manifest().get(name_or_file) or known_by_hash(checkpoint.sha256)
     if row is None:
         return path.name, replace(checkpoint, recipe=checkpoint.recipe or Recipe())
     check(checkpoint.sha256, row)
     return row.name, replace(
         checkpoint,
         recipe=checkpoint.recipe or row.recipe,
+        classes=checkpoint.classes or class_names(row.dataset, checkpoint.num_classes),
         source=checkpoint.source or row.url,
         license=checkpoint.license or row.license,
     )
 
 
-def _known_by_hash(sha256: str) -> Published | None:
+def known_by_hash(sha256: str) -> Published | None:
     """The row of the manifest whose hash a file has: its name alone proves nothing."""
     return next((row for row in manifest().values() if row.sha256 and sha256.startswith(row.sha256)), None)
 
