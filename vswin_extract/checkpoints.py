@@ -121,6 +121,8 @@ def read(path: Path, variant: str | None = None, window: tuple[int, int, int] | 
                 notes.append(f"a 2D checkpoint, inflated; its {classes}-way head is of images and not used: no logits")
             flat = {name: tensor.float() for name, tensor in state.items() if not name.startswith("head.")}
             sizes = replace(sizes, window=window or sizes.window)
+            if resized := _resized(flat, sizes):
+                notes.append(resized)
             state = inflate(flat, sizes)
         elif not ours or variant:
             sizes = replace(sizes, window=_window(state, names, path))
@@ -315,6 +317,17 @@ def _window(state: State, names: dict[str, str], path: Path) -> tuple[int, int, 
     if frames < 1 or (2 * frames - 1) * 169 != rows:
         raise WeightsError(f"{path}: {names[name]} has {rows} rows, which fits no window of 7x7 tokens")
     return frames, 7, 7
+
+
+def _resized(flat: State, variant: Variant) -> str:
+    """What inflating does to the window of a 2D checkpoint, if anything."""
+    table = flat.get("stages.0.blocks.0.attn.relative_position_bias_table", torch.empty(0))
+    side, (_, rows, columns) = (round(len(table) ** 0.5) + 1) // 2, variant.window
+    if (side, side) == (rows, columns):
+        return ""
+    return (
+        f"its window of {side}x{side} tokens is resized to {rows}x{columns}, so features differ from the 2D network's"
+    )
 
 
 def _fit(state: State, names: dict[str, str], expected: dict[str, torch.Size], path: Path, variant: Variant) -> None:
