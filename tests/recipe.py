@@ -1,6 +1,7 @@
 """The parity fixtures, and how their clips are drawn; how their weights are, `vswin_extract.golden` knows."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -12,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vswin_extract.checkpoints import expected_shapes
+from vswin_extract.fused import FusedSwin
 from vswin_extract.golden import normal, official_name, tensor
+from vswin_extract.swin3d import VideoSwin
+from vswin_extract.tiled import TiledSwin
 from vswin_extract.variants import Variant
 
 PARITY = Path(__file__).parent / "data" / "parity"
@@ -25,6 +28,9 @@ def clip(name: str, shape: Sequence[int]) -> Tensor:
     tt, yy, xx = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")
     wave = np.sin(0.35 * xx + 0.2 * yy - 0.5 * tt) + np.cos(0.05 * xx - 0.11 * yy + 0.23 * tt)
     return torch.from_numpy((normal(name, shape) * 0.5 + wave).astype(np.float32))
+
+
+Network = VideoSwin | TiledSwin | FusedSwin
 
 
 def layouts() -> dict[str, dict[str, list[int]]]:
@@ -43,6 +49,27 @@ def relative_error(found: Any, expected: Any) -> float:
     """L2 norm of the difference over that of what is expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]:
+    """Relative errors of the four stages, the embedding and, where there is a head, the logits."""
+    facts, expected = fixture(name)
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
+        maps = {stage: values.float() for stage, values in maps.items()}
+        embedding = VideoSwin.embed(maps[4])
+        logits = made.head(embedding) if made.head is not None else None
+    found = {"embedding": relative_error(embedding, expected["embedding"])}
+    for stage in (1, 2, 3, 4):
+        published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
+        assert list(published.shape) == list(expected[f"stage{stage}.shape"])
+        values = published.flatten()[torch.from_numpy(expected[f"stage{stage}.index"].astype(np.int64))]
+        norm = float(published.double().norm()) / float(expected[f"stage{stage}.norm"])
+        found[f"stage{stage}"] = max(relative_error(values, expected[f"stage{stage}.value"]), abs(norm - 1))
+    if logits is not None:
+        found["logits"] = relative_error(logits, expected["logits"])
+    return found
 
 
 @cache
@@ -72,15 +99,14 @@ def torchvision_to_official(key: str) -> str:
     return key.replace("head.", "cls_head.fc_cls.") if key.startswith("head.") else "backbone." + key
 
 
-def drawn_in_layout(family: str, variant: Variant, classes: int) -> dict[str, Tensor]:
-    """The same for a variant whose layout is not among `layouts()`: by extension, from our own names."""
+def in_layout(family: str, variant: Variant, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our parameters as a publisher names them, for any variant, with the buffers that he saves."""
     by_name = {}
-    for ours, shape in expected_shapes(variant, classes).items():
-        official = official_name(ours)
-        key = published_name(official, family)
-        by_name[key] = tensor(official, shape)
+    for ours, value in state.items():
+        key = published_name(official_name(ours), family)
+        by_name[key] = value
         if key.endswith("bias_table"):
-            tokens = variant.window[0] * variant.window[1] * variant.window[2]
+            tokens = math.prod(variant.window)
             index = [tokens**2] if family == "torchvision" else [tokens, tokens]
             by_name[key.replace("bias_table", "index")] = torch.zeros(index, dtype=torch.int64)
     return by_name

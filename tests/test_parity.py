@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from recipe import clip, fixture, published_state, relative_error, write
+from recipe import Network, clip, errors, fixture, published_state, relative_error, write
 from torch import Tensor
 
 from vswin_extract import checkpoints
@@ -18,8 +18,6 @@ from vswin_extract.swin3d import VideoSwin
 from vswin_extract.tiled import TiledSwin
 from vswin_extract.variants import VARIANTS, Variant
 
-Network = VideoSwin | TiledSwin | FusedSwin
-
 TOLERANCE = 4e-5
 FORWARD = ["t_16x112", "t_odd_9x75x90", "s_8x96", "b_32x64", "b16_32x64", "l_4x64"]
 
@@ -29,27 +27,6 @@ def network(variant: Variant, state: dict[str, Tensor], classes: int) -> VideoSw
         made = VideoSwin(variant, classes)
     made.load_state_dict(state, strict=True, assign=True)
     return made.eval()
-
-
-def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]:
-    """Relative errors of the four stages, the embedding and, where there is a head, the logits."""
-    facts, expected = fixture(name)
-    with torch.inference_mode():
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
-        maps = {stage: values.float() for stage, values in maps.items()}
-        embedding = VideoSwin.embed(maps[4])
-        logits = made.head(embedding) if made.head is not None else None
-    found = {"embedding": relative_error(embedding, expected["embedding"])}
-    for stage in (1, 2, 3, 4):
-        published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
-        assert list(published.shape) == list(expected[f"stage{stage}.shape"])
-        values = published.flatten()[torch.from_numpy(expected[f"stage{stage}.index"].astype(np.int64))]
-        norm = float(published.double().norm()) / float(expected[f"stage{stage}.norm"])
-        found[f"stage{stage}"] = max(relative_error(values, expected[f"stage{stage}.value"]), abs(norm - 1))
-    if logits is not None:
-        found["logits"] = relative_error(logits, expected["logits"])
-    return found
 
 
 def check(made: Network, name: str) -> None:
