@@ -107,8 +107,7 @@ def in_layout(family: str, variant: Variant, state: dict[str, Tensor]) -> dict[s
         by_name[key] = value
         if key.endswith("bias_table"):
             tokens = math.prod(variant.window)
-            index = [tokens**2] if family == "torchvision" else [tokens, tokens]
-            by_name[key.replace("bias_table", "index")] = torch.zeros(index, dtype=torch.int64)
+            by_name[key.replace("bias_table", "index")] = torch.zeros(tokens, tokens, dtype=torch.int64)
     return by_name
 
 

@@ -12,6 +12,8 @@ import pytest
 from conftest import Run
 
 from vswin_extract import doctor, golden
+from vswin_extract.variants import VARIANTS
+from vswin_extract.verify import Check
 from vswin_extract.weights import manifest
 
 
@@ -40,7 +42,7 @@ def test_this_machine_is_well(run: Run, tmp_path: Path) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what a test is about."""
     for name in ("versions", "extras", "cores", "memory", "shared_memory", "open_files"):
-        monkeypatch.setattr(doctor, name, lambda: doctor.Check("x", "ok", ""))
+        monkeypatch.setattr(doctor, name, lambda: Check("x", "ok", ""))
     for name in ("devices", "decoders", "features", "weights_cache"):
         monkeypatch.setattr(doctor, name, lambda: iter(()))
 
@@ -118,7 +120,7 @@ def test_a_cut_off_file_in_the_cache_is_told(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_machine_that_computes_something_else_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden, "of_variant", lambda variant: (0.1, 0.2, 0.3))
-    monkeypatch.setitem(doctor.VARIANTS, "t", doctor.VARIANTS["nano"])
+    monkeypatch.setitem(VARIANTS, "t", VARIANTS["nano"])
     checks = list(doctor.features())
     assert checks
     assert {check.state for check in checks} == {"failed"}

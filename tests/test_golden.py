@@ -145,7 +145,7 @@ def test_show_says_what_the_manifest_knows_of_weights_that_are_not_here(run: Run
     text = run("vswin", "weights", "show", "t-k400").stdout
     for said in ("vswin weights pull t-k400", "top-1 78.8 %", "400: abseiling, air drumming", "MIT", "9950e3be6b0b"):
         assert said in text
-    text = run("vswin", "weights", "show", "b-sthv2").stdout
+    text = run("vswin", "weights", "show", "b-ssv2").stdout
     assert "174; their names are not known" in text
     assert "in the order of the training labels" in text
     assert run("vswin", "weights", "show", "t-k40").returncode == 2

@@ -160,8 +160,8 @@ def test_from_the_server_to_the_features(
     with torch.inference_mode(), open_features(out) as features:
         stored = features[video.name]
         assert stored.logits.shape == (3, facts["num_classes"])
-        for k, (first, _) in enumerate(stored.frames):
-            shown_frames = normalised[[min(i, FRAMES - 1) for i in range(int(first), int(first) + CLIP_LEN)]]
+        for k, (first, _) in enumerate(stored.frames[:].tolist()):
+            shown_frames = normalised[[min(i, FRAMES - 1) for i in range(first, first + CLIP_LEN)]]
             maps = network(shown_frames.permute(3, 0, 1, 2)[None])
             embedding = VideoSwin.embed(maps[4])
             assert network.head is not None
