@@ -36,8 +36,8 @@ def facts(name_or_file: str) -> dict[str, Any]:
         return {
             **_published(row), "name": row.name, "file": None, "variant": row.variant, "window": None,
             "parameters": None, "num_classes": row.classes, "classes": list(class_names(row.dataset, row.classes)),
-            "recipe": asdict(row.recipe),
-            "licence": row.license, "source": row.url, "sha256": row.sha256 or None, "layout": row.layout, "notes": [],
+            "recipe": asdict(row.recipe), "licence": row.license, "source": row.url, "sha256": row.sha256 or None,
+            "layout": row.layout, "notes": [row.note] if row.note else [],
         }  # fmt: skip
     path = find(name_or_file)
     name, checkpoint = load(name_or_file)

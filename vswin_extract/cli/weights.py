@@ -1,4 +1,4 @@
-"""`vswin weights`: what there is, getting it, converting it."""
+"""`vswin weights`: what there is, getting it, converting and checking it."""
 
 import sys
 
@@ -171,6 +171,9 @@ def show(source: str, as_json: bool) -> None:
     recipe, window = known["recipe"], known["window"]
     pixels = f"{recipe['clip_len']} frames {recipe['frame_interval']} apart, short side {recipe['resize']}, crop "
     pixels += f"{recipe['size']}, mean {_numbers(recipe['mean'])}, std {_numbers(recipe['std'])} of RGB on 0-255"
+    accuracy = UNKNOWN
+    if known["accuracy"]:
+        accuracy = f"top-1 {known['accuracy'][0]} %, top-5 {known['accuracy'][1]} %, {known['views']}"
     rows = [
         ("name", known["name"]),
         ("file", known["file"] or f"not here yet; get it with: vswin weights pull {known['name']}"),
@@ -179,12 +182,7 @@ def show(source: str, as_json: bool) -> None:
         ("parameters", f"{known['parameters']:,}" if known["parameters"] else UNKNOWN),
         ("layout", known["layout"]),
         ("trained on", known["dataset"] or UNKNOWN),
-        (
-            "accuracy",
-            "top-1 {} %, top-5 {} %".format(*known["accuracy"]) + f", {known['views']}"
-            if known["accuracy"]
-            else UNKNOWN,
-        ),
+        ("accuracy", accuracy),
         ("classes", _classes(known["num_classes"], known["classes"])),
         ("recipe", pixels),
         ("licence", known["licence"] or UNKNOWN),
@@ -229,7 +227,7 @@ def verify(sources: tuple[str, ...], record: bool, as_json: bool) -> None:
     for source in sources:
         found[source] = list(verify_weights(source, record))
         if not as_json:
-            stdout().print(f"{printable(source)}:")
+            stdout().print(f"{printable(source)}:", markup=False)
             show_checks(found[source])
     if as_json:
         click.echo(
