@@ -1,8 +1,10 @@
-"""How the parity fixtures' weights and clips are drawn: each tensor from its published name, each clip from its own."""
+"""The parity fixtures, and how their clips are drawn; how their weights are, `vswin_extract.golden` knows."""
 
 import json
-import zlib
+import math
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vswin_extract.fused import FusedSwin
+from vswin_extract.golden import normal, official_name, tensor
+from vswin_extract.swin3d import VideoSwin
+from vswin_extract.tiled import TiledSwin
+from vswin_extract.variants import Variant
+
 PARITY = Path(__file__).parent / "data" / "parity"
-
-
-def normal(name: str, shape: Sequence[int]) -> NDArray[np.float64]:
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
-
-
-def tensor(name: str, shape: Sequence[int]) -> Tensor:
-    """A parameter as the fixtures were made with; `name` is the official key."""
-    drawn = normal(name, shape)
-    if not name.endswith("relative_position_bias_table"):
-        if "norm" in name and name.endswith("weight"):
-            drawn = 1 + 0.1 * drawn
-        elif name.endswith("bias"):
-            drawn = 0.02 * drawn
-        else:
-            drawn = drawn / np.sqrt(np.prod(shape[1:])) * (2 if ".qkv." in name else 1)
-    return torch.from_numpy(drawn.astype(np.float32))
 
 
 def clip(name: str, shape: Sequence[int]) -> Tensor:
@@ -37,6 +28,9 @@ def clip(name: str, shape: Sequence[int]) -> Tensor:
     tt, yy, xx = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")
     wave = np.sin(0.35 * xx + 0.2 * yy - 0.5 * tt) + np.cos(0.05 * xx - 0.11 * yy + 0.23 * tt)
     return torch.from_numpy((normal(name, shape) * 0.5 + wave).astype(np.float32))
+
+
+Network = VideoSwin | TiledSwin | FusedSwin
 
 
 def layouts() -> dict[str, dict[str, list[int]]]:
@@ -55,3 +49,86 @@ def relative_error(found: Any, expected: Any) -> float:
     """L2 norm of the difference over that of what is expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]:
+    """Relative errors of the four stages, the embedding and, where there is a head, the logits."""
+    facts, expected = fixture(name)
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
+        maps = {stage: values.float() for stage, values in maps.items()}
+        embedding = VideoSwin.embed(maps[4])
+        logits = made.head(embedding) if made.head is not None else None
+    found = {"embedding": relative_error(embedding, expected["embedding"])}
+    for stage in (1, 2, 3, 4):
+        published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
+        assert list(published.shape) == list(expected[f"stage{stage}.shape"])
+        values = published.flatten()[torch.from_numpy(expected[f"stage{stage}.index"].astype(np.int64))]
+        norm = float(published.double().norm()) / float(expected[f"stage{stage}.norm"])
+        found[f"stage{stage}"] = max(relative_error(values, expected[f"stage{stage}.value"]), abs(norm - 1))
+    if logits is not None:
+        found["logits"] = relative_error(logits, expected["logits"])
+    return found
+
+
+@cache
+def published_state(layout: str) -> dict[str, Tensor]:
+    """A whole checkpoint in a published layout, its values those of the fixtures."""
+    by_name = {}
+    for key, shape in layouts()[layout].items():
+        if key.endswith("relative_position_index") or key.endswith("attn_mask"):
+            by_name[key] = torch.zeros(shape, dtype=torch.int64 if key.endswith("index") else torch.float32)
+        elif "2d" in layout or "timm" in layout:
+            microsoft = re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key)
+            by_name[key] = tensor("swin2d/" + (microsoft if "timm" in layout else key), shape)
+        elif "torchvision" in layout:
+            by_name[key] = tensor(torchvision_to_official(key), shape)
+        else:
+            by_name[key] = tensor(key.replace("norm3", "norm"), shape)
+    return by_name
+
+
+def torchvision_to_official(key: str) -> str:
+    key = re.sub(r"\.mlp\.0\.", ".mlp.fc1.", re.sub(r"\.mlp\.3\.", ".mlp.fc2.", key))
+    block = re.match(r"features\.(\d)\.(.*)", key)
+    if block:
+        index = int(block[1])
+        inner = f"layers.{index // 2}." + ("downsample." if index % 2 else "blocks.") + block[2]
+        return "backbone." + inner
+    return key.replace("head.", "cls_head.fc_cls.") if key.startswith("head.") else "backbone." + key
+
+
+def in_layout(family: str, variant: Variant, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our parameters as a publisher names them, for any variant, with the buffers that he saves."""
+    by_name = {}
+    for ours, value in state.items():
+        key = published_name(official_name(ours), family)
+        by_name[key] = value
+        if key.endswith("bias_table"):
+            tokens = math.prod(variant.window)
+            by_name[key.replace("bias_table", "index")] = torch.zeros(tokens, tokens, dtype=torch.int64)
+    return by_name
+
+
+def published_name(official: str, family: str) -> str:
+    if family == "mmaction2":
+        return re.sub(r"^backbone\.norm\.", "backbone.norm3.", official)
+    if family == "torchvision":
+        name = official.removeprefix("backbone.").replace("cls_head.fc_cls.", "head.")
+        name = re.sub(r"^layers\.(\d)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", name)
+        name = re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1]) + 1}.", name)
+        return name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
+    return official
+
+
+def write(layout: str, path: Path, state: dict[str, Tensor] | None = None) -> Path:
+    """A checkpoint as its publisher saves it."""
+    state = published_state(layout) if state is None else state
+    if layout.startswith(("official", "mmaction2")):
+        torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
+    elif layout.startswith("swin2d"):
+        torch.save({"model": state}, path)
+    else:
+        torch.save(state, path)
+    return path

@@ -149,6 +149,19 @@ def test_our_format_round_trip(small_weights: Path, tmp_path: Path) -> None:
         assert json.loads(stored.metadata()["recipe"])["clip_len"] == 8
 
 
+def test_a_converted_file_is_mapped_not_copied(small_weights: Path, tmp_path: Path) -> None:
+    """So that its pages are there once for all processes of a machine."""
+    path = tmp_path / "mapped.safetensors"
+    path.write_bytes(small_weights.read_bytes())
+    read = checkpoints.read(path)
+    assert read.sha256 == checkpoints.file_sha256(path)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    assert spans
+    for name, value in read.state.items():
+        assert any(begin <= value.data_ptr() < end for begin, end in spans), name
+
+
 def model_of(checkpoint: Checkpoint) -> VideoSwin:
     network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
     network.load_state_dict(checkpoint.state)

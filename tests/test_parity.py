@@ -1,39 +1,25 @@
 """Our numbers against those of the published implementations, which were computed in float64 on drawn weights."""
 
-import re
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from recipe import clip, fixture, layouts, relative_error, tensor
+from recipe import Network, clip, errors, fixture, published_state, relative_error, write
 from torch import Tensor
 
 from vswin_extract import checkpoints
-from vswin_extract.checkpoints import expected_shapes, inflate
+from vswin_extract.checkpoints import inflate
 from vswin_extract.fused import FusedSwin
+from vswin_extract.golden import drawn_state, tensor
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.tiled import TiledSwin
 from vswin_extract.variants import VARIANTS, Variant
 
-Network = VideoSwin | TiledSwin | FusedSwin
-
 TOLERANCE = 4e-5
 FORWARD = ["t_16x112", "t_odd_9x75x90", "s_8x96", "b_32x64", "b16_32x64", "l_4x64"]
-
-
-def official_name(ours: str) -> str:
-    """Our parameter name as the official checkpoints write it."""
-    if ours.startswith("head."):
-        return ours.replace("head.", "cls_head.fc_cls.")
-    merge = re.match(r"stages\.(\d)\.merge\.(.*)", ours)
-    if merge:
-        return f"backbone.layers.{int(merge[1]) - 1}.downsample.{merge[2]}"
-    return "backbone." + ours.replace("stages.", "layers.")
 
 
 def network(variant: Variant, state: dict[str, Tensor], classes: int) -> VideoSwin:
@@ -41,27 +27,6 @@ def network(variant: Variant, state: dict[str, Tensor], classes: int) -> VideoSw
         made = VideoSwin(variant, classes)
     made.load_state_dict(state, strict=True, assign=True)
     return made.eval()
-
-
-def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]:
-    """Relative errors of the four stages, the embedding and, where there is a head, the logits."""
-    facts, expected = fixture(name)
-    with torch.inference_mode():
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
-        maps = {stage: values.float() for stage, values in maps.items()}
-        embedding = VideoSwin.embed(maps[4])
-        logits = made.head(embedding) if made.head is not None else None
-    found = {"embedding": relative_error(embedding, expected["embedding"])}
-    for stage in (1, 2, 3, 4):
-        published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
-        assert list(published.shape) == list(expected[f"stage{stage}.shape"])
-        values = published.flatten()[torch.from_numpy(expected[f"stage{stage}.index"].astype(np.int64))]
-        norm = float(published.double().norm()) / float(expected[f"stage{stage}.norm"])
-        found[f"stage{stage}"] = max(relative_error(values, expected[f"stage{stage}.value"]), abs(norm - 1))
-    if logits is not None:
-        found["logits"] = relative_error(logits, expected["logits"])
-    return found
 
 
 def check(made: Network, name: str) -> None:
@@ -72,9 +37,7 @@ def check(made: Network, name: str) -> None:
 def test_network_gives_the_published_numbers(name: str) -> None:
     facts, _ = fixture(name)
     variant = replace(VARIANTS[facts["arch"]], window=tuple(facts["window"]))
-    shapes = expected_shapes(variant, facts["num_classes"])
-    state = {ours: tensor(official_name(ours), shape) for ours, shape in shapes.items()}
-    made = network(variant, state, facts["num_classes"]).requires_grad_(False)
+    made = network(variant, drawn_state(variant, facts["num_classes"]), facts["num_classes"]).requires_grad_(False)
     check(made, name)
     check(TiledSwin(made, torch.float32), name)
 
@@ -113,52 +76,10 @@ def test_neither_threads_nor_batches_change_a_bit() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_it_gives_the_published_numbers() -> None:
     facts, _ = fixture("t_16x112")
-    shapes = expected_shapes(VARIANTS["t"], facts["num_classes"])
-    state = {ours: tensor(official_name(ours), shape) for ours, shape in shapes.items()}
+    state = drawn_state(VARIANTS["t"], facts["num_classes"])
     made = FusedSwin(network(VARIANTS["t"], state, facts["num_classes"]).requires_grad_(False), torch.float32)
     made.compute = torch.compile(made.compute, dynamic=False)
     check(made, "t_16x112")
-
-
-@cache
-def published_checkpoint(layout: str) -> dict[str, Tensor]:
-    """A whole checkpoint in a published layout, its values those of the fixtures."""
-    by_name = {}
-    for key, shape in layouts()[layout].items():
-        if key.endswith("relative_position_index") or key.endswith("attn_mask"):
-            by_name[key] = torch.zeros(shape, dtype=torch.int64 if key.endswith("index") else torch.float32)
-        elif "2d" in layout or "timm" in layout:
-            microsoft = re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key)
-            name = microsoft if "timm" in layout else key
-            drawn = tensor("swin2d/" + name, shape)
-            by_name[key] = drawn
-        elif "torchvision" in layout:
-            by_name[key] = tensor(torchvision_to_official(key), shape)
-        else:
-            by_name[key] = tensor(key.replace("norm3", "norm"), shape)
-    return by_name
-
-
-def torchvision_to_official(key: str) -> str:
-    key = re.sub(r"\.mlp\.0\.", ".mlp.fc1.", re.sub(r"\.mlp\.3\.", ".mlp.fc2.", key))
-    block = re.match(r"features\.(\d)\.(.*)", key)
-    if block:
-        index = int(block[1])
-        inner = f"layers.{index // 2}." + ("downsample." if index % 2 else "blocks.") + block[2]
-        return "backbone." + inner
-    return key.replace("head.", "cls_head.fc_cls.") if key.startswith("head.") else "backbone." + key
-
-
-def write(layout: str, path: Path) -> Path:
-    """The checkpoint as its publisher saves it."""
-    state: Any = published_checkpoint(layout)
-    if layout.startswith(("official", "mmaction2")):
-        torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
-    elif layout.startswith("swin2d"):
-        torch.save({"model": state}, path)
-    else:
-        torch.save(state, path)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -186,7 +107,7 @@ def test_official_b_loads(tmp_path: Path) -> None:
     backbone = {name: value for name, value in read.state.items() if not name.startswith("head.")}
     check(network(read.variant, backbone, 0), "b_32x64")
     assert torch.equal(read.state["head.weight"], tensor("cls_head.fc_cls.weight", (400, 1024)))
-    published_checkpoint.cache_clear()
+    published_state.cache_clear()
 
 
 def test_a_larger_2d_window_is_resized(tmp_path: Path) -> None:
@@ -197,7 +118,7 @@ def test_a_larger_2d_window_is_resized(tmp_path: Path) -> None:
     assert microsoft.state.keys() == timm.state.keys()
     for name, value in microsoft.state.items():
         assert torch.equal(value, timm.state[name]), name
-    published_checkpoint.cache_clear()
+    published_state.cache_clear()
 
     plane = np.random.default_rng(0).standard_normal((23, 23))
     name = "x.relative_position_bias_table"

@@ -11,7 +11,8 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Checkpoint:
     """A checkpoint under our parameter names, in float32 unless the file is ours, and what is known about it.
 
     `recipe` is None where the file does not say; `classes` is empty where it has no names. `notes` are for the user.
+    `flat`: the 2D parameters that `state` was inflated from, without their head; else empty.
     """
 
     state: State
@@ -82,6 +84,7 @@ class Checkpoint:
     source: str = ""
     license: str = ""
     notes: tuple[str, ...] = ()
+    flat: State = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -95,43 +98,50 @@ class Ours:
     license: str
 
 
-def read(path: Path, variant: str | None = None) -> Checkpoint:
+def read(path: Path, variant: str | None = None, window: tuple[int, int, int] | None = None) -> Checkpoint:
     """Read a checkpoint of any known layout.
 
-    `variant`: a name of `VARIANTS`, instead of the one that the shapes tell. Raises WeightsError where the file cannot
-    be read, is of no known layout, or does not fit its variant exactly.
+    `variant`: a name of `VARIANTS`, instead of the one that the shapes tell. `window`: that a 2D checkpoint is inflated
+    to, instead of 8x7x7. Raises WeightsError where the file cannot be read, is of no known layout, or does not fit its
+    variant exactly.
     """
     if variant is not None and variant not in VARIANTS:
         raise WeightsError(f"unknown variant {variant!r}; there are {', '.join(VARIANTS)}")
-    tensors, ours = _load(path)
-    layout = _layout(tensors, path)
-    names = {_our_name(name, layout): name for name in tensors if not name.endswith(DERIVED)}
-    state = {ours: tensors[name] for ours, name in names.items()}
-    sizes = ours.variant if ours and not variant else _closest(state, variant, path)
-    notes = []
-    if layout in FLAT:
-        if "head.weight" in state:
-            classes = len(state["head.weight"])
-            notes.append(f"a 2D checkpoint, inflated; its {classes}-way head is of images and not used: no logits")
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-        state = inflate(state, sizes)
-    elif not ours or variant:
-        sizes = replace(sizes, window=_window(state, names, path))
-    num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
-    _fit(state, names, expected_shapes(sizes, num_classes), path, sizes)
-    published_recipe = Recipe(resize=256) if layout == "torchvision" else None
-    return Checkpoint(
-        state={name: tensor.float() for name, tensor in state.items()},
-        variant=sizes,
-        layout=layout,
-        sha256=file_sha256(path),
-        num_classes=num_classes,
-        classes=ours.classes if ours else (),
-        recipe=ours.recipe if ours else published_recipe,
-        source=ours.source if ours else "",
-        license=ours.license if ours else "",
-        notes=tuple(notes),
-    )
+    with ThreadPoolExecutor(1, "hashing") as hashing:  # while the tensors are read, and theirs is taken
+        sha256 = hashing.submit(file_sha256, path)
+        tensors, ours = _load(path)
+        layout = _layout(tensors, path)
+        names = {_our_name(name, layout): name for name in tensors if not name.endswith(DERIVED)}
+        state = {ours: tensors[name] for ours, name in names.items()}
+        sizes = ours.variant if ours and not variant else _closest(state, variant, path)
+        notes, flat = [], {}
+        if layout in FLAT:
+            if "head.weight" in state:
+                classes = len(state["head.weight"])
+                notes.append(f"a 2D checkpoint, inflated; its {classes}-way head is of images and not used: no logits")
+            flat = {name: tensor.float() for name, tensor in state.items() if not name.startswith("head.")}
+            sizes = replace(sizes, window=window or sizes.window)
+            if resized := _resized(flat, sizes):
+                notes.append(resized)
+            state = inflate(flat, sizes)
+        elif not ours or variant:
+            sizes = replace(sizes, window=_window(state, names, path))
+        num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
+        _fit(state, names, expected_shapes(sizes, num_classes), path, sizes)
+        published_recipe = Recipe(resize=256) if layout == "torchvision" else None
+        return Checkpoint(
+            state={name: tensor.float() for name, tensor in state.items()},
+            variant=sizes,
+            layout=layout,
+            sha256=sha256.result(),
+            num_classes=num_classes,
+            classes=ours.classes if ours else (),
+            recipe=ours.recipe if ours else published_recipe,
+            source=ours.source if ours else "",
+            license=ours.license if ours else "",
+            notes=tuple(notes),
+            flat=flat,
+        )
 
 
 def save(
@@ -198,7 +208,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -307,6 +317,17 @@ def _window(state: State, names: dict[str, str], path: Path) -> tuple[int, int, 
     if frames < 1 or (2 * frames - 1) * 169 != rows:
         raise WeightsError(f"{path}: {names[name]} has {rows} rows, which fits no window of 7x7 tokens")
     return frames, 7, 7
+
+
+def _resized(flat: State, variant: Variant) -> str:
+    """What inflating does to the window of a 2D checkpoint, if anything."""
+    table = flat.get("stages.0.blocks.0.attn.relative_position_bias_table", torch.empty(0))
+    side, (_, rows, columns) = (round(len(table) ** 0.5) + 1) // 2, variant.window
+    if (side, side) == (rows, columns):
+        return ""
+    return (
+        f"its window of {side}x{side} tokens is resized to {rows}x{columns}, so features differ from the 2D network's"
+    )
 
 
 def _fit(state: State, names: dict[str, str], expected: dict[str, torch.Size], path: Path, variant: Variant) -> None:

@@ -23,6 +23,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from vswin_extract import locks
+from vswin_extract.classes import class_names
 from vswin_extract.download import PATIENT, Patience, Progress, Say, copy, download, publish, read_state, remove
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.remote import public
@@ -158,8 +159,8 @@ def find(name_or_file: str) -> Path:
 def load(name_or_file: str, variant: str | None = None) -> "tuple[str, Checkpoint]":
     """Read weights by name or file; the result's name is the manifest's where it knows the file.
 
-    A file from the cache must have the manifest's hash. What the file does not say of its recipe, source and licence
-    the manifest does.
+    A file from the cache must have the manifest's hash. What the file does not say of its recipe, classes, source and
+    licence the manifest does.
     """
     from vswin_extract.checkpoints import read
     from vswin_extract.preprocess import Recipe
@@ -168,19 +169,20 @@ def load(name_or_file: str, variant: str | None = None) -> "tuple[str, Checkpoin
     checkpoint = read(path, variant)
     if name_or_file == BUNDLED:
         return BUNDLED, checkpoint
-    row = manifest().get(name_or_file) or _known_by_hash(checkpoint.sha256)
+    row = manifest().get(name_or_file) or known_by_hash(checkpoint.sha256)
     if row is None:
         return path.name, replace(checkpoint, recipe=checkpoint.recipe or Recipe())
     check(checkpoint.sha256, row)
     return row.name, replace(
         checkpoint,
         recipe=checkpoint.recipe or row.recipe,
+        classes=checkpoint.classes or class_names(row.dataset, checkpoint.num_classes),
         source=checkpoint.source or row.url,
         license=checkpoint.license or row.license,
     )
 
 
-def _known_by_hash(sha256: str) -> Published | None:
+def known_by_hash(sha256: str) -> Published | None:
     """The row of the manifest whose hash a file has: its name alone proves nothing."""
     return next((row for row in manifest().values() if row.sha256 and sha256.startswith(row.sha256)), None)
 

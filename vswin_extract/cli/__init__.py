@@ -17,7 +17,8 @@ COMMANDS = {
     "merge": "Make one file of features of several.",
     "export": "Write features as the files that other projects load.",
     "check": "Verify a file of features, or an unfinished run.",
-    "weights": "List, download and convert weights.",
+    "weights": "List, download, convert and check weights.",
+    "doctor": "Check whether this machine can do the work.",
 }
 """Commands of `vswin`, each in a module of its name, with the line that `vswin --help` shows."""
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from vswin_extract.verify import Check
+
 P = ParamSpec("P")
 RUN = "Run"
 """The heading of --help for options about the run itself, --help among them."""
@@ -30,10 +32,10 @@ LAYOUT: dict[str, Any] = {
 
 EXIT_CODES = {
     0: "everything was extracted",
-    1: "the machine failed: disk full, no permission, out of memory",
+    1: "the machine failed: disk full, no permission, out of memory; or `vswin doctor` found that it will",
     2: "an argument, weights or output that cannot work; nothing was written",
     3: "the file is complete, but some videos failed: see /failures in it",
-    4: "`vswin check` found something wrong",
+    4: "`vswin check` or `vswin weights verify` found something wrong",
     130: "stopped by Ctrl-C; the same command continues",
     143: "stopped by SIGTERM or SIGUSR1; the same command continues",
 }
@@ -165,6 +167,14 @@ def table(rows: Iterable[Sequence[object]], titles: Sequence[str] = (), right: C
     for row in rows:
         made.add_row(*(Text(printable(str(value))) for value in row))
     return made
+
+
+def show_checks(checks: Iterable["Check"]) -> None:
+    """What was looked at, and what to do where it is not ok."""
+    stdout().print(table([(check.state, check.what, check.found) for check in checks]))
+    for check in checks:
+        if check.advice:
+            stdout().print(f"{check.what}: {check.advice}", markup=False)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,11 +1,21 @@
-"""`vswin weights`: what there is, getting it, converting it."""
+"""`vswin weights`: what there is, getting it, converting and checking it."""
 
 import sys
 from typing import Any
 
 import click
 
-from vswin_extract.cli.console import fail, human_bytes, plural, printable, reports_errors, stderr, stdout, table
+from vswin_extract.cli.console import (
+    fail,
+    human_bytes,
+    plural,
+    printable,
+    reports_errors,
+    show_checks,
+    stderr,
+    stdout,
+    table,
+)
 
 FOREIGN = 10
 """So many files that are not ours are listed at most."""
@@ -13,7 +23,7 @@ FOREIGN = 10
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def weights() -> None:
-    """List, download and convert weights."""
+    """List, download, convert and check weights."""
 
 
 @weights.command("list")
@@ -145,16 +155,10 @@ def convert(source: str, target: str, variant: str | None, overwrite: bool, half
     from pathlib import Path
 
     from vswin_extract.checkpoints import save
-    from vswin_extract.errors import UsageError
     from vswin_extract.preprocess import Recipe
     from vswin_extract.weights import load
 
-    if not target.endswith(".safetensors"):
-        raise UsageError(f"{target} must end in .safetensors")
-    if Path(target).exists() and not overwrite:
-        raise UsageError(f"{target} exists; add --overwrite to replace it")
-    if not Path(target).absolute().parent.is_dir():
-        raise UsageError(f"no directory {Path(target).absolute().parent} to write into")
+    check_target(target, overwrite)
     name, checkpoint = load(source, variant and variant.lower())
     state = {key: tensor.half() for key, tensor in checkpoint.state.items()} if half else checkpoint.state
     save(
@@ -172,3 +176,150 @@ def convert(source: str, target: str, variant: str | None, overwrite: bool, half
         f"{target}: variant {checkpoint.variant.name}, window {'x'.join(map(str, checkpoint.variant.window))}, "
         f"{checkpoint.num_classes} classes, {human_bytes(Path(target).stat().st_size)}"
     )
+
+
+def check_target(target: str, overwrite: bool) -> None:
+    """Raise UsageError unless weights can be written there."""
+    from pathlib import Path
+
+    from vswin_extract.errors import UsageError
+
+    if not target.endswith(".safetensors"):
+        raise UsageError(f"{target} must end in .safetensors")
+    if Path(target).exists() and not overwrite:
+        raise UsageError(f"{target} exists; add --overwrite to replace it")
+    if not Path(target).absolute().parent.is_dir():
+        raise UsageError(f"no directory {Path(target).absolute().parent} to write into")
+
+
+@weights.command()
+@click.argument("source", metavar="2D.pth")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False),
+    metavar="OUT.safetensors",
+    help="The file to write.",
+)
+@click.option("--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the shapes tell.")
+@click.option(
+    "--window", default="8x7x7", show_default=True, metavar="TxHxW", help="Window in tokens: frames, rows, columns."
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.safetensors if it is there.")
+@reports_errors
+def inflate(source: str, output: str, variant: str | None, window: str, overwrite: bool) -> None:
+    """Make a Video Swin of a 2D Swin checkpoint, of Microsoft's or timm's layout, and check it on a still clip: the
+    features of every stage must be the 2D network's at every time step."""
+    import re
+    from pathlib import Path
+
+    from vswin_extract.checkpoints import FLAT, read, save
+    from vswin_extract.errors import UsageError
+    from vswin_extract.inflation import TOLERANCE, check_still
+    from vswin_extract.preprocess import Recipe
+
+    check_target(output, overwrite)
+    sides = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)x([1-9]\d?)", window)
+    if sides is None:
+        raise UsageError(f"--window must be like 8x7x7, not {window!r}")
+    checkpoint = read(Path(source), variant and variant.lower(), (int(sides[1]), int(sides[2]), int(sides[3])))
+    if checkpoint.layout not in FLAT:
+        raise UsageError(
+            f"{source} is a 3D checkpoint already ({checkpoint.layout}): there is nothing to inflate; "
+            f"use it as it is, or: vswin weights convert {source} {output}"
+        )
+    for note in checkpoint.notes:
+        stderr().print(f"note: {note}")
+    errors = check_still(checkpoint)
+    save(Path(output), checkpoint.state, checkpoint.variant, Recipe(), source=f"{Path(source).name}, inflated")
+    said = ", ".join(f"stage {stage} {error:.0e}" for stage, error in errors.items())
+    click.echo(
+        f"a still clip gives the 2D features at every time step: relative error {said} (at most {TOLERANCE:.0e})"
+    )
+    click.echo(
+        f"{output}: variant {checkpoint.variant.name}, window {window}, {human_bytes(Path(output).stat().st_size)}"
+    )
+
+
+@weights.command()
+@click.argument("source", metavar="NAME|FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
+@reports_errors
+def show(source: str, as_json: bool) -> None:
+    """Show what is known of weights: variant, window, classes, recipe, licence, accuracy, source, hash."""
+    import json
+
+    from vswin_extract.verify import facts
+
+    known = facts(source)
+    if as_json:
+        click.echo(json.dumps(known, indent=1))
+        return
+    recipe, window = known["recipe"], known["window"]
+    pixels = f"{recipe['clip_len']} frames {recipe['frame_interval']} apart, short side {recipe['resize']}, crop "
+    pixels += f"{recipe['size']}, mean {_numbers(recipe['mean'])}, std {_numbers(recipe['std'])} of RGB on 0-255"
+    accuracy = UNKNOWN
+    if known["accuracy"]:
+        accuracy = f"top-1 {known['accuracy'][0]} %, top-5 {known['accuracy'][1]} %, {known['views']}"
+    rows = [
+        ("name", known["name"]),
+        ("file", known["file"] or f"not here yet; get it with: vswin weights pull {known['name']}"),
+        ("variant", known["variant"]),
+        ("window", "x".join(map(str, window)) if window else UNKNOWN),
+        ("parameters", f"{known['parameters']:,}" if known["parameters"] else UNKNOWN),
+        ("layout", known["layout"]),
+        ("trained on", known["dataset"] or UNKNOWN),
+        ("accuracy", accuracy),
+        ("classes", _classes(known["num_classes"], known["classes"])),
+        ("recipe", pixels),
+        ("licence", known["licence"] or UNKNOWN),
+        ("source", known["source"] or UNKNOWN),
+        ("sha256", known["sha256"] or "none is published"),
+        *(("note", note) for note in known["notes"]),
+    ]
+    stdout().print(table(rows))
+
+
+UNKNOWN = "not known"
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _classes(count: int, names: list[str]) -> str:
+    if not count:
+        return "none: these weights have no head, and give no logits"
+    if not names:
+        return f"{count}; their names are not known: columns of /logits are in the order of the training labels"
+    return f"{count}: {', '.join(names[:5])}{'…' if len(names) > 5 else ''}"
+
+
+@weights.command()
+@click.argument("sources", nargs=-1, required=True, metavar="NAME|FILE...")
+@click.option(
+    "--record", is_flag=True, help="Store golden features of weights that have none yet, for later comparison."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
+@reports_errors
+def verify(sources: tuple[str, ...], record: bool, as_json: bool) -> None:
+    """Check weights: sha256, exact fit, finite values, and golden features on this machine, in float32 on the
+    processor. Exit code 4 where something is wrong."""
+    import json
+    from dataclasses import asdict
+
+    from vswin_extract.verify import verify as verify_weights
+
+    found = {}
+    for source in sources:
+        found[source] = list(verify_weights(source, record))
+        if not as_json:
+            stdout().print(f"{printable(source)}:", markup=False)
+            show_checks(found[source])
+    if as_json:
+        click.echo(
+            json.dumps({source: [asdict(check) for check in checks] for source, checks in found.items()}, indent=1)
+        )
+    if any(check.state == "failed" for checks in found.values() for check in checks):
+        sys.exit(4)

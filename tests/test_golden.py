@@ -1,0 +1,175 @@
+"""Golden features, and what `vswin weights show` and `verify` say of weights that are right and wrong."""
+
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Run
+
+from vswin_extract import checkpoints, golden, weights
+from vswin_extract.backbone import Backbone
+from vswin_extract.classes import class_names
+from vswin_extract.preprocess import Recipe
+from vswin_extract.swin3d import VideoSwin
+from vswin_extract.variants import VARIANTS
+from vswin_extract.verify import compare_variant
+from vswin_extract.weights import manifest
+
+CPU = torch.device("cpu")
+AGAIN = "what golden.json has is of other sizes or another file; store it anew: vswin weights verify nano --record"
+
+
+def test_the_clip_is_the_one_that_values_were_computed_for() -> None:
+    clip = golden.clip()
+    assert (clip.shape, clip.dtype) == ((1, 32, 64, 64, 3), torch.uint8)
+    assert zlib.crc32(clip.numpy().tobytes()) == 4197348725
+
+
+@pytest.mark.parametrize(
+    "name", ["nano", "t", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s", "b", "l"))]
+)
+def test_every_variant_gives_its_golden_features(name: str) -> None:
+    assert golden.of_variant(VARIANTS[name]) is not None, AGAIN
+    check = compare_variant(VARIANTS[name], CPU, "fp32")
+    assert check.state == "ok", check
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_is_within_its_tolerance(precision: str) -> None:
+    check = compare_variant(VARIANTS["nano"], CPU, precision)
+    assert check.state == "ok", check
+
+
+def test_what_is_stored_is_what_the_plain_network_gives_in_float64() -> None:
+    stored = golden.of_variant(VARIANTS["nano"])
+    assert stored == pytest.approx(golden.reference(golden.drawn_checkpoint(VARIANTS["nano"])), rel=1e-6), AGAIN
+
+
+@pytest.mark.parametrize(
+    "damaged", ["stages.0.blocks.0.attn.relative_position_bias_table", "stages.1.merge.norm.weight"]
+)
+def test_a_network_that_is_a_little_wrong_is_told(damaged: str) -> None:
+    values = golden.of_variant(VARIANTS["nano"])
+    assert values is not None, AGAIN
+    drawn = golden.drawn_checkpoint(VARIANTS["nano"])
+    state = {**drawn.state, damaged: drawn.state[damaged].flip(0)}
+    for precision in ("fp32", "bf16"):
+        backbone = Backbone("wrong", replace(drawn, state=state), CPU, precision)
+        assert golden.error(backbone, values) > 3 * golden.TOLERANCE[precision]
+
+
+def test_the_bundled_weights_are_verified(run: Run) -> None:
+    done = run("vswin", "weights", "verify", "nano", "--json")
+    assert done.returncode == 0, AGAIN
+    checks = json.loads(done.stdout)["nano"]
+    assert [check["what"] for check in checks] == [
+        "sha256", "fit", "finite", "golden features, drawn nano", "golden features",
+    ]  # fmt: skip
+    assert {check["state"] for check in checks} == {"ok"}, AGAIN
+
+
+def test_golden_features_of_other_weights_are_recorded_once(
+    run: Run, small_weights: Path, cache: Path, tmp_path: Path
+) -> None:
+    first = run("vswin", "weights", "verify", small_weights)
+    assert (first.returncode, "nobody has computed them" in first.stdout) == (0, True)
+    assert not (cache / "golden").exists()
+    assert "golden features, recorded" in run("vswin", "weights", "verify", small_weights, "--record").stdout
+    [kept] = (cache / "golden").iterdir()
+    assert kept.stem == checkpoints.file_sha256(small_weights)
+    compared = run("vswin", "weights", "verify", small_weights, "--record")
+    assert (compared.returncode, "warning" in compared.stdout, "recorded" in compared.stdout) == (0, False, False)
+
+    said = json.loads(kept.read_text())
+    kept.write_text(json.dumps({key: [value + 1e-3 for value in values] for key, values in said.items()}))
+    wrong = run("vswin", "weights", "verify", small_weights)
+    assert (wrong.returncode, "failed golden features" in wrong.stdout) == (4, True)
+    assert "please report this" in wrong.stdout
+    kept.unlink()
+
+
+def test_the_bundled_weights_are_recorded_in_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(golden, "TABLE", tmp_path / "golden.json")
+    kept = {key: values for key, values in stored("variants").items() if not key.startswith("nano ")}
+    (tmp_path / "golden.json").write_text(json.dumps({"variants": kept, "weights": {"0" * 64: [1.0]}}))
+    name, checkpoint = weights.load("nano")
+    assert golden.record(name, checkpoint) == tmp_path / "golden.json"
+    made = json.loads((tmp_path / "golden.json").read_text())
+    assert made["variants"].keys() == stored("variants").keys()
+    assert list(made["weights"]) == [checkpoint.sha256]
+    assert made["weights"][checkpoint.sha256] == pytest.approx(stored("weights")[checkpoint.sha256], rel=1e-6), AGAIN
+
+
+def stored(what: str) -> dict[str, list[float]]:
+    return json.loads((ROOT / "vswin_extract/golden.json").read_text())[what]  # type: ignore[no-any-return]
+
+
+def test_wrong_weights_are_told(run: Run, small_weights: Path, cache: Path, tmp_path: Path) -> None:
+    read = checkpoints.read(small_weights)
+    broken = {**read.state, "norm.bias": torch.full_like(read.state["norm.bias"], float("nan"))}
+    checkpoints.save(tmp_path / "nan.safetensors", broken, read.variant, Recipe())
+    done = run("vswin", "weights", "verify", small_weights, tmp_path / "nan.safetensors")
+    assert (done.returncode, "failed finite" in done.stdout, "norm.bias hold NaN" in done.stdout) == (4, True, True)
+
+    lacking = {name: value for name, value in read.state.items() if name != "norm.bias"}
+    torch.save(lacking, tmp_path / "lacking.pth")
+    done = run("vswin", "weights", "verify", tmp_path / "lacking.pth")
+    assert (done.returncode, "it lacks norm.bias" in done.stdout) == (4, True)
+
+    row = manifest()["t-k400"]
+    there = cache / row.file.name
+    there.write_bytes(small_weights.read_bytes())
+    done = run("vswin", "weights", "verify", "t-k400")
+    there.unlink()
+    assert (done.returncode, f"where {row.sha256} is expected" in done.stdout) == (4, True)
+    assert run("vswin", "weights", "verify", "t-k400").returncode == 2  # not there, so nothing was verified
+
+
+def test_show_says_what_is_known(run: Run, small_weights: Path) -> None:
+    shown = json.loads(run("vswin", "weights", "show", small_weights, "--json").stdout)
+    read = checkpoints.read(small_weights)
+    assert (shown["variant"], shown["window"], shown["num_classes"]) == ("nano", list(read.variant.window), 3)
+    assert shown["classes"] == ["one", "two", "three"]
+    assert shown["parameters"] == sum(value.numel() for value in read.state.values())
+    assert shown["sha256"] == checkpoints.file_sha256(small_weights)
+    assert (shown["recipe"]["clip_len"], shown["accuracy"], shown["licence"]) == (8, None, None)
+    text = run("vswin", "weights", "show", small_weights).stdout
+    for said in ("3: one, two, three", "8 frames 2 apart, short side 32", "accuracy   not known"):
+        assert said in text
+
+
+def test_show_says_what_the_manifest_knows_of_weights_that_are_not_here(run: Run) -> None:
+    text = run("vswin", "weights", "show", "t-k400").stdout
+    for said in ("vswin weights pull t-k400", "top-1 78.8 %", "400: abseiling, air drumming", "MIT", "9950e3be6b0b"):
+        assert said in text
+    text = run("vswin", "weights", "show", "b-ssv2").stdout
+    assert "174; their names are not known" in text
+    assert "in the order of the training labels" in text
+    assert run("vswin", "weights", "show", "t-k40").returncode == 2
+
+
+def test_class_names_of_kinetics_400_are_in_the_order_of_the_alphabet() -> None:
+    """Which is that of torchvision's, mmaction's and the official label lists."""
+    names = class_names("Kinetics-400", 400)
+    assert len(set(names)) == 400
+    assert list(names) == sorted(names, key=str.lower)
+    assert (names[0], names[-1]) == ("abseiling", "zumba")
+    assert not any(name.startswith("#") or name != name.strip() for name in names)
+    assert class_names("Kinetics-400", 14) == class_names("Kinetics-600", 600) == ()
+
+
+def test_published_weights_of_kinetics_400_have_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(tmp_path))
+    network = VideoSwin(VARIANTS["nano"], 400)
+    network.init_weights(torch.Generator().manual_seed(0))
+    row = manifest()["t-k400"]
+    checkpoints.save(row.file, network.state_dict(), VARIANTS["nano"], Recipe())
+    known = replace(row, sha256=checkpoints.file_sha256(row.file))
+    monkeypatch.setitem(manifest(), row.name, known)
+    name, checkpoint = weights.load(str(row.file))
+    assert (name, checkpoint.classes) == (row.name, class_names("Kinetics-400", 400))
+    monkeypatch.setitem(manifest(), row.name, replace(known, dataset="Kinetics-600"))
+    assert weights.load(row.name)[1].classes == ()

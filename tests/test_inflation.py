@@ -1,0 +1,134 @@
+"""`vswin weights inflate`: a 2D Swin becomes a 3D one, and a still clip tells whether it is still the same."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Run
+from recipe import relative_error
+from torch import Tensor
+
+from vswin_extract import checkpoints, golden, load_model
+from vswin_extract.checkpoints import State, expected_shapes
+from vswin_extract.errors import WeightsError
+from vswin_extract.inflation import check_still, flat_maps, still
+from vswin_extract.variants import VARIANTS
+
+SMALL = VARIANTS["nano"]
+
+
+def flat_state() -> State:
+    """A 2D Swin of nano's sizes, under our names, drawn."""
+    shapes = expected_shapes(replace(SMALL, window=(1, 7, 7)), 0)
+    drawn = {name: golden.tensor("flat/" + name, shape) for name, shape in shapes.items()}
+    return {**drawn, "patch_embed.proj.weight": golden.tensor("flat/patch", (SMALL.embed_dim, 3, 4, 4))}
+
+
+@pytest.fixture(scope="module")
+def microsoft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It as Microsoft saves them."""
+    path = tmp_path_factory.mktemp("flat") / "swin_nano_patch4_window7_224.pth"
+    by_name = {}
+    for ours, value in flat_state().items():
+        merge = re.sub(r"^stages\.(\d)\.merge", lambda m: f"layers.{int(m[1]) - 1}.downsample", ours)
+        by_name[merge.replace("stages.", "layers.")] = value
+    by_name["head.weight"], by_name["head.bias"] = torch.zeros(10, SMALL.channels(4)), torch.zeros(10)
+    torch.save({"model": by_name}, path)
+    return path
+
+
+def test_inflate(run: Run, microsoft: Path, tmp_path: Path) -> None:
+    out = tmp_path / "inflated.safetensors"
+    done = run("vswin", "weights", "inflate", microsoft, "-o", out, "--window", "2x7x7")
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"stage (\d) (\S+?)[, ]", done.stdout)
+    assert [int(stage) for stage, _ in found] == [1, 2, 3, 4]
+    assert all(float(error) < 1e-12 for _, error in found)
+    assert "10-way head is of images and not used" in done.stderr
+    model = load_model(out, device="cpu", precision="fp32")
+    assert (model.variant, model.num_classes) == (replace(SMALL, window=(2, 7, 7)), 0)
+
+    # the same through all that extraction computes with, in float32, from the file
+    picture = torch.arange(224 * 224 * 3).mul(7919).remainder(251).to(torch.uint8).view(1, 1, 224, 224, 3)
+    maps = model(picture.expand(-1, 8, -1, -1, -1), (1, 4)).stages
+    pixels = (picture[0, 0].double() - torch.tensor(model.recipe.mean)) / torch.tensor(model.recipe.std)
+    expected = flat_maps(flat_state(), model.variant, pixels.permute(2, 0, 1)[None])
+    for stage in (1, 4):
+        for step in maps[stage][0]:
+            assert relative_error(step, expected[stage]) < 1e-5
+
+    again = run("vswin", "weights", "inflate", microsoft, "-o", out)
+    assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
+    twice = run("vswin", "weights", "inflate", out, "-o", tmp_path / "twice.safetensors")
+    assert (twice.returncode, "is a 3D checkpoint already" in twice.stderr) == (2, True)
+    odd = run("vswin", "weights", "inflate", microsoft, "-o", tmp_path / "x.safetensors", "--window", "8x7")
+    assert (odd.returncode, "must be like 8x7x7" in odd.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "stages.2.blocks.1.attn.relative_position_bias_table"])
+def test_an_inflation_that_is_wrong_is_told(microsoft: Path, name: str) -> None:
+    right = checkpoints.read(microsoft, window=(2, 7, 7))
+    wrong = right.state[name].clone()
+    wrong[0] *= 1.01  # of a table: one offset in time, of one head's bias
+    with pytest.raises(WeightsError, match="does not give the 2D features"):
+        check_still(replace(right, state={**right.state, name: wrong}))
+    assert max(check_still(right).values()) < 1e-12
+
+
+def test_a_3d_checkpoint_has_nothing_to_be_compared_with(small_weights: Path) -> None:
+    with pytest.raises(WeightsError, match="not of a 2D Swin"):
+        check_still(checkpoints.read(small_weights))
+
+
+def test_a_window_that_is_resized_is_said(microsoft: Path) -> None:
+    assert not any("resized" in note for note in checkpoints.read(microsoft).notes)
+    resized = checkpoints.read(microsoft, window=(8, 12, 12))
+    assert any("7x7 tokens is resized to 12x12" in note for note in resized.notes)
+
+
+def test_the_2d_network_is_swin_as_the_paper_has_it() -> None:
+    """Written again without windows: all tokens see all, but for a mask, and the bias is looked up by offset."""
+    state = {name: value.double() for name, value in flat_state().items()}
+    picture = still(112)  # not whole windows in stage 4, where those of the network are cut off
+    found = flat_maps(flat_state(), SMALL, picture)
+    x = F.conv2d(picture, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=4)[0]
+    x = norm(x.permute(1, 2, 0), state, "patch_embed.norm")  # H W C
+    for stage in range(3):
+        if stage:
+            corners = [x[row::2, column::2] for column in (0, 1) for row in (0, 1)]
+            x = norm(torch.cat(corners, -1), state, f"stages.{stage}.merge.norm")
+            x = x @ state[f"stages.{stage}.merge.reduction.weight"].T
+        for block in range(SMALL.depths[stage]):
+            x = swin_block(x, state, f"stages.{stage}.blocks.{block}", SMALL.heads[stage], block % 2 == 1)
+        assert relative_error(found[stage + 1], x) < 1e-10, stage
+
+
+def swin_block(x: Tensor, state: State, name: str, heads: int, shifted: bool) -> Tensor:
+    height, width, channels = x.shape
+    offset = 4 if shifted and height > 7 else 0  # windows shifted by 3 begin at 3, 10, 17…
+    y, xx = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    window = (y + offset) // 7 * 1000 + (xx + offset) // 7
+    together = window[:, None] == window[None, :]
+    row = (y[:, None] - y[None, :] + 6) * 13 + (xx[:, None] - xx[None, :] + 6)
+    bias = state[f"{name}.attn.relative_position_bias_table"][row.clamp(0, 168)]  # tokens tokens heads
+    tokens = norm(x, state, f"{name}.norm1").flatten(0, 1)
+    q, k, v = linear(tokens, state, f"{name}.attn.qkv").view(-1, 3, heads, channels // heads).unbind(1)
+    scores = torch.einsum("ihc,jhc->hij", q, k) / math.sqrt(channels // heads) + bias.permute(2, 0, 1)
+    weights = scores.masked_fill(~together, -math.inf).softmax(-1)
+    attended = torch.einsum("hij,jhc->ihc", weights, v).flatten(1)
+    x = x + linear(attended, state, f"{name}.attn.proj").view_as(x)
+    hidden = F.gelu(linear(norm(x, state, f"{name}.norm2"), state, f"{name}.mlp.fc1"))
+    return x + linear(hidden, state, f"{name}.mlp.fc2")
+
+
+def norm(x: Tensor, state: State, name: str) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def linear(x: Tensor, state: State, name: str) -> Tensor:
+    return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])

@@ -1,0 +1,32 @@
+"""`vswin doctor`: whether this machine can do the work."""
+
+import sys
+
+import click
+
+from vswin_extract.cli.console import plural, reports_errors, show_checks
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("directory", default=".", type=click.Path(), metavar="[DIR]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
+@reports_errors
+def doctor(directory: str, as_json: bool) -> None:
+    """Check this machine: versions, cores, memory, devices, decoders, the weights cache, the file system of DIR (where
+    outputs are to be; default: here), and that the network computes what it must. Exit code 1 where something fails."""
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from vswin_extract.doctor import examine
+
+    checks = list(examine(Path(directory)))
+    failed = [check for check in checks if check.state == "failed"]
+    warnings = [check for check in checks if check.state == "warning"]
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=1))
+    else:
+        show_checks(checks)
+        click.echo(f"{len(failed)} failed, {plural(len(warnings), 'warning')}")
+    if failed:
+        sys.exit(1)
