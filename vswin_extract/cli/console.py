@@ -155,8 +155,17 @@ class GroupedCommand(click.Command):
     """A command whose --help shows its options under headings: each option's `group`, see `option`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with names_origin():
-            return super().parse_args(ctx, args)
+        given = list(args)  # which parsing empties
+        try:
+            with names_origin():
+                return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            for word in given:  # -stride: the parser sees -s
+                if word[:2] == error.option_name and any(
+                    word == name[1:] for each in self.params for name in each.opts
+                ):
+                    raise click.NoSuchOption(word, possibilities=[f"-{word}"], ctx=ctx) from None
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

@@ -390,7 +390,7 @@ def make_job(
     if not inputs and manifest is None and os.path.exists(output):
         fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
     if is_remote(output):
-        fail(f"the last argument is the file to write, on this machine: vswin-extract {public(output)} out.h5", 2)
+        fail(f"the last argument is the file to write, which is on this machine, as out.h5, not {public(output)}", 2)
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find([path for path in inputs if path != "-"], manifest, listed)
 
@@ -434,7 +434,8 @@ def follow(
     from vswin_extract.job import Finished, ShardDone, Started
     from vswin_extract.journal import journal_directory
 
-    progress = Quiet(console) if quiet else (LiveProgress if sys.stderr.isatty() else LogProgress)(console, verbose)
+    live = sys.stderr.isatty() and not console.is_dumb_terminal  # whatever FORCE_COLOR says
+    progress = Quiet(console) if quiet else (LiveProgress if live else LogProgress)(console, verbose)
     try:
         with progress, StopSignals(grace, progress.say) as signals, closing(run(job, signals.stopping)) as events:
             for event in events:

@@ -12,7 +12,17 @@ from vswin_extract.cli.console import printable, reports_errors
 from vswin_extract.cli.extract import NO_JOB, extract, make_job
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class Slurm(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(error.option_name in (*each.opts, *each.secondary_opts) for each in extract.params):
+                ctx.fail(f"{error.option_name} is an option of vswin-extract: put it and its like at the end, after --")
+            raise
+
+
+@click.command(cls=Slurm, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="VIDEOS... OUT.h5 [-- OPTIONS OF VSWIN-EXTRACT]")
 @click.option(
     "--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array, a shard each."
