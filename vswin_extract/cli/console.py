@@ -109,7 +109,8 @@ def key(parameter: click.Parameter) -> str:
     """What a parameter is called on the command line, in files of --config and, in capitals, in the environment."""
     if isinstance(parameter, click.Argument):
         return {"inputs": "videos"}.get(name := parameter.name or "", name)
-    return max(parameter.opts, key=len).lstrip("-")
+    longest = max(parameter.opts, key=len)
+    return longest[2:] if longest.startswith("--") else parameter.name or longest
 
 
 def by_environment(command: C, prefix: str) -> C:

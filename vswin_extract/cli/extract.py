@@ -113,7 +113,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
     "--stride",
     type=int,
     metavar="FRAMES",
-    help="From the start of a clip to the start of the next.  [default: the clip's span, clip-len x frame- interval]",
+    help="From the start of a clip to the start of the next.  [default: the clip's span, clip-len x frame-interval]",
 )
 @option(
     CLIPS,
