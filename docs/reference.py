@@ -14,51 +14,14 @@ from vswin_extract.cli.extract import extract
 from vswin_extract.clips import Sampling
 
 HERE = Path(__file__).parent
-HEADER = """\
-# Command line
-
-Made from the commands themselves by `python docs/reference.py`.
-
-An option is taken from the command line; else from the environment, from the variable in the last column; else, by
-`vswin-extract`, from the file of `--config`; else it has its default. A variable that is empty does not count. Switches are
-set by `1` or `true`, and unset by `0` or `false`; several values have spaces between them, as `VSWIN_EXTRACT_STAGE="2 4"`.
-
-Variables that are no options: `VSWIN_WEIGHTS_DIR`, where weights are kept.
-
-**A file of options.** `vswin-extract --config run.toml` takes every option of `vswin-extract` from a TOML file, by the names
-that they have below without the dashes (`_` for `-` will do), the videos as `videos`, the file to write as `output`:
-
-    videos = ["videos/"]
-    output = "out.h5"
-    weights = "t-k400"
-    stage = [4]
-    pool = "space"
-    fps = 15
-    embedding = true
-
-Relative paths are from the working directory, as on the command line. An unknown key is an error, and so is a value of
-another type. One path on the command line is another output; several are other videos, too. A run writes what it used beside
-its output, as `out.toml`, with absolute paths: `vswin-extract --config out.toml` does the same again, anywhere. What is not in
-it follows from the weights or the device. Queries of web addresses, where signatures are, and the number of a shard are left
-out; a file of that name that the tool did not write stays as it is.
-
-**Completion.** Once for each shell, into its start-up file:
-
-    eval "$(_VSWIN_COMPLETE=bash_source vswin)"; eval "$(_VSWIN_EXTRACT_COMPLETE=bash_source vswin-extract)"  # ~/.bashrc
-    eval "$(_VSWIN_COMPLETE=zsh_source vswin)"; eval "$(_VSWIN_EXTRACT_COMPLETE=zsh_source vswin-extract)"    # ~/.zshrc
-    _VSWIN_COMPLETE=fish_source vswin | source; _VSWIN_EXTRACT_COMPLETE=fish_source vswin-extract | source    # config.fish
-
-Then the tab key completes commands, options, their values, names of weights, and the videos of a file after
-`vswin search out.h5` and `vswin plot out.h5`.
-
-`NO_COLOR` is respected; on no terminal, and with `TERM=dumb`, there are neither colours nor a live display.
-"""
+FIRST = "## vswin-extract\n"
+"""Where the made part of docs/cli.md begins."""
 
 
-def reference() -> str:
-    """The text of docs/cli.md."""
-    sections = [HEADER, *section("vswin-extract", extract), *section("vswin", vswin)]
-    return "\n".join(sections)
+def reference(text: str) -> str:
+    """The text of docs/cli.md, whose introduction stays."""
+    introduction = text.partition(FIRST)[0].rstrip("\n") + "\n"
+    return "\n".join([introduction, *section("vswin-extract", extract), *section("vswin", vswin)])
 
 
 def section(name: str, command: click.Command) -> Iterator[str]:
@@ -131,6 +94,5 @@ def redrawn(text: str) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "cli.md").write_text(reference(), "utf-8")
-    page = HERE / "conventions.md"
-    page.write_text(redrawn(page.read_text("utf-8")), "utf-8")
+    for page, made in ((HERE / "cli.md", reference), (HERE / "conventions.md", redrawn)):
+        page.write_text(made(page.read_text("utf-8")), "utf-8")
