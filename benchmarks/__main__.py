@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: all figures of the README's section on speed, as tables and as JSON."""
+"""`python -m benchmarks`: all figures of docs/speed.md, as tables and as JSON."""
 
 import json
 import sys

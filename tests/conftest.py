@@ -21,8 +21,8 @@ from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS
 
-for variable in [name for name in os.environ if name.startswith("SLURM_")]:
-    del os.environ[variable]  # of a job that runs the tests; they would be shards of it
+for variable in [name for name in os.environ if name.startswith(("SLURM_", "VSWIN_"))]:
+    del os.environ[variable]  # of a job that runs the tests, which would be shards of it; and options of the user's
 
 Run = Callable[..., "Done"]
 

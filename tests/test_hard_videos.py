@@ -30,7 +30,7 @@ DECORD_IS_WRONG = {
     "resolution change midway",
     *(kind for kind in HARD if "mirrored" in kind),
 }
-"""What decord is known to get wrong; see README, "Decoders"."""
+"""What decord is known to get wrong; see docs/speed.md, "Decoders"."""
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_an_index_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert again.at(0.7) == features["a/c.mp4"].at(0.7) == 1
         assert torch.equal(again.stage4.to_torch(), open_features(parts[1])["a/c.mp4"].stage4.to_torch())
     dataset = vswin_extract.FeatureDataset(tmp_path / "index.h5", length=5)
-    assert [item["features"].shape for item in dataset] == [(5, MAP[-1])] * 3  # type: ignore[attr-defined]
+    assert [item["features"].shape for item in dataset] == [(5, MAP[-1])] * 3
 
 
 def test_pickles_of_rows_open_the_file_again(output: Path) -> None:

@@ -1,22 +1,37 @@
-"""What the README says is run, or held against the code."""
+"""What the README and docs/ say is run, or held against the code."""
 
+import os
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+import reference
 from conftest import ROOT, Run
 
 from benchmarks.model import model
+from vswin_extract.cli import vswin
 from vswin_extract.cli.console import EXIT_CODES
+from vswin_extract.cli.extract import extract
 from vswin_extract.errors import VIDEO_ERRORS
 from vswin_extract.frames.pyav import FORMATS
 from vswin_extract.variants import VARIANTS
 
 README = (ROOT / "README.md").read_text()
+PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PROSE = "\n".join(text for name, text in PAGES.items() if name != "cli.md")
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(kind: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Our commands in blocks of ```console, as words; what is a shell's is left out."""
+    lines = "".join(blocks("console", text)).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ vswin")]
+    return [each[: each.index("<")] if "<" in each else each for each in words]
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +39,8 @@ def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the README's first command has been run, but for the install."""
     here = tmp_path_factory.mktemp("readme")
     (here / "examples").symlink_to(ROOT / "examples")
+    (here / "videos").symlink_to(ROOT / "examples/videos/clips")
+    (here / "run.toml").write_text('videos = "videos"\noutput = "big.h5"\n')
     install, extract, inspect = blocks("sh")[0].strip().split(" && ")
     assert install == "pip install ."
     for command in (extract, inspect):
@@ -39,28 +56,79 @@ def test_python_examples_run(code: str, folder: Path, monkeypatch: pytest.Monkey
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_commands_name_options_that_exist(run: Run) -> None:
-    offered = "".join(
-        run(*command, "--help").stdout
-        for command in (
-            ["vswin-extract"],
-            *(["vswin", name] for name in ("inspect", "check", "merge", "search", "slurm", "export")),
-            *(["vswin", "weights", name] for name in ("pull", "prune")),
-        )
-    )
-    for name in re.findall(r"`(--[a-z-]+)", README):
-        assert name in offered, name
-    for command in re.findall(r"^\$ vswin weights (\w+)", README, re.MULTILINE):
-        assert command in run("vswin", "weights", "--help").stdout
+def parsed(name: str, *words: str) -> None:
+    """Raises click.UsageError for a command that does not exist, or has not these options."""
+    command: click.Command = {"vswin": vswin, "vswin-extract": extract}[name]
+    rest = list(words)
+    while isinstance(command, click.Group):
+        name, _, rest = command.resolve_command(click.Context(command), rest)  # type: ignore[assignment]
+        found = command.get_command(click.Context(command), name)
+        assert found is not None
+        command = found
+    with command.make_context(name, rest) as context:
+        if context.info_name == "slurm":
+            extract.make_context("vswin-extract", list(context.params["arguments"]))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_exist(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for words in commands(PAGES[name]):
+        parsed(*words)
+
+
+ELSEWHERE = ("pull", "ray", "--submit")
+"""What commands need that the tests have not: a network, a cluster."""
+
+
+def test_the_cookbook_works(run: Run, folder: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for words in commands(PAGES["cookbook.md"]):
+        if not set(words) & set(ELSEWHERE):
+            done = run(*[str(small_weights) if word == "t-k400" else word for word in words])
+            assert done.returncode == 0, (words, done.stderr)
+    for code in blocks("python", PAGES["cookbook.md"]):
+        exec(compile(code, "docs/cookbook.md", "exec"), {})
+    offered = (folder / "data/actionformer/actionformer.yaml").read_text()
+    for key in ("feat_stride", "num_frames", "default_fps", "input_dim"):
+        assert f"{key}:" in offered
+    for key in ("feature_stride", "sample_stride", "offset_frames"):
+        assert key in (folder / "data/opentad/opentad.py").read_text()
+
+
+def test_the_reference_is_that_of_the_commands() -> None:
+    assert PAGES["cli.md"] == reference.reference(PAGES["cli.md"]), "python docs/reference.py"
+
+
+def test_the_drawings_of_clips_are_those_of_the_code() -> None:
+    assert PAGES["conventions.md"] == reference.redrawn(PAGES["conventions.md"]), "python docs/reference.py"
+    assert reference.draw("--clip-len 3 --frame-interval 2 --stride 4, 12 frames").splitlines() == [
+        "frame    0  1  2  3  4  5  6  7  8  9 10 11",
+        "clip 0   x  .  x  .  x  .                     [0, 6)  valid 3",
+        "clip 1               x  .  x  .  x  .         [4, 10)  valid 3",
+        "clip 2                           x  .  x  r   [8, 12)  valid 2",
+    ]
+
+
+def test_links_lead_somewhere() -> None:
+    for name, text in PAGES.items():
+        here = (ROOT if name == "README.md" else ROOT / "docs").resolve()
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert os.path.exists(here / target), (name, target)
+
+
+def test_options_that_are_named_exist() -> None:
+    for name in re.findall(r"`(--[a-z0-9-]+)", PROSE):
+        assert re.search(rf"(?<![a-z-]){name}(?![a-z-])", PAGES["cli.md"]), name
 
 
 def test_exit_codes_are_those_of_the_code() -> None:
-    table = dict(re.findall(r"^\| (\d{1,3}) \| (.*) \|$", README, re.MULTILINE))
+    table = dict(re.findall(r"^\| (\d{1,3}) \| (.*) \|$", PROSE, re.MULTILINE))
     assert table == {str(code): meaning for code, meaning in EXIT_CODES.items()}
 
 
 def test_failure_classes_are_those_of_the_code() -> None:
-    table = dict(re.findall(r"^\| ([A-Z]\w+) \| (.*) \|$", README, re.MULTILINE))
+    table = dict(re.findall(r"^\| ([A-Z]\w+) \| (.*) \|$", PROSE, re.MULTILINE))
     assert table.keys() == VIDEO_ERRORS.keys()
     for name, meaning in table.items():
         said = (VIDEO_ERRORS[name].__doc__ or "").rstrip(".").lower()

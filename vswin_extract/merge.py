@@ -254,6 +254,8 @@ def merge(
     check_output(output, overwrite)
     with ExitStack() as stack:
         ours = any(os.path.abspath(path) == os.path.abspath(own) for path in paths)
+        if ours and not own.is_dir():
+            raise UsageError(f"no unfinished run {own} to make {output.name} of; name the files to merge after it")
         if ours:
             stack.enter_context(claim(own / "lock", output))
         sources = open_sources(paths, stack)

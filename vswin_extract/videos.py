@@ -153,7 +153,7 @@ def _from_manifest(manifest: Path) -> Iterator[Video]:
     try:
         text = manifest.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the manifest {manifest}: {error}") from error
+        raise UsageError(f"cannot read the manifest {manifest}: {getattr(error, 'strerror', None) or error}") from error
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = set(rows.fieldnames or ())

@@ -3,10 +3,16 @@
 Nothing but click is imported before a command runs, so that --help answers at once.
 """
 
+import difflib
+import os
+import shlex
 from importlib import import_module
 from typing import Any
 
 import click
+
+from vswin_extract.cli.console import by_environment, names_origin, printable
+from vswin_extract.cli.versions import version_option
 
 COMMANDS = {
     "extract": "Extract features of videos into one HDF5 file.",
@@ -32,7 +38,27 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return getattr(import_module(f"{__name__}.{name}"), name)  # type: ignore[no-any-return]
+        command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
+        return by_environment(command, f"VSWIN_{name.upper()}")
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            if "/" in name or os.path.exists(name):
+                said = printable(shlex.join(args))
+                ctx.fail(f"no command {name!r}; to extract features of videos: vswin extract {said}")
+            near = difflib.get_close_matches(name, COMMANDS)
+            ctx.fail(
+                f"no command {name!r}; "
+                + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}")
+            )
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with names_origin():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -40,6 +66,6 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="vswin-extract")
+@version_option()
 def vswin(**_: Any) -> None:
     """Video Swin features: extract them, look at them, manage weights."""

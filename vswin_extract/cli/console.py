@@ -1,16 +1,19 @@
-"""How commands say things: the console, errors and exit codes, help in groups."""
+"""How commands say things: the console, errors and exit codes, help in groups; and where options come from."""
 
+import difflib
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +22,23 @@ if TYPE_CHECKING:
     from vswin_extract.verify import Check
 
 P = ParamSpec("P")
+C = TypeVar("C", bound=click.Command)
+
+
+class Choice(click.Choice[str]):
+    """Names the nearest of its choices where a value is none of them."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        near = difflib.get_close_matches(str(value), self.choices, n=1)
+        said = super().get_invalid_choice_message(value, ctx)
+        return f"{said} Did you mean {near[0]}?" if near else said
+
+
 RUN = "Run"
 """The heading of --help for options about the run itself, --help among them."""
 
 LAYOUT: dict[str, Any] = {
-    "type": click.Choice(["single", "sharded"]),
+    "type": Choice(["single", "sharded"]),
     "default": "single",
     "show_default": True,
     "help": "One file; or files of at most 10,000 videos in OUT.h5.shards, and OUT.h5 as an index that reads the same.",
@@ -88,8 +103,72 @@ class StopSignals:
         self.say(f"stopping: finishing the videos in flight, for up to {self.grace:g} s; Ctrl-C again stops at once")
 
 
+CONFIG = "vswin_extract.config"
+"""In a context's `meta`: the file that --config named."""
+
+
+def key(parameter: click.Parameter) -> str:
+    """What a parameter is called on the command line, in files of --config and, in capitals, in the environment."""
+    if isinstance(parameter, click.Argument):
+        return {"inputs": "videos"}.get(name := parameter.name or "", name)
+    longest = max(parameter.opts, key=len)
+    return longest[2:] if longest.startswith("--") else parameter.name or longest
+
+
+def by_environment(command: C, prefix: str) -> C:
+    """Let each option be set by a variable, as VSWIN_EXTRACT_CLIP_LEN or VSWIN_WEIGHTS_CONVERT_VARIANT."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and (parameter.expose_value or not parameter.is_flag):
+            parameter.envvar = f"{prefix}_{key(parameter)}".replace("-", "_").upper()
+    for name, below in getattr(command, "commands", {}).items():
+        by_environment(below, f"{prefix}_{name}")
+    return command
+
+
+def origin(context: click.Context, parameter: click.Parameter) -> str:
+    """The variable or the line of a file that a parameter's value comes from; "" for others."""
+    source = context.get_parameter_source(parameter.name or "")
+    if source == ParameterSource.ENVIRONMENT:
+        return str(parameter.envvar)
+    return f"{key(parameter)} in {context.meta[CONFIG]}" if source == ParameterSource.DEFAULT_MAP else ""
+
+
+def origins(context: click.Context | None) -> str:
+    """All variables, and the file, that a command's options come from."""
+    found = {
+        origin(context, parameter).rpartition(" in ")[2]: None
+        for parameter in (context.command.params if context else ())
+        if context
+    }
+    return ", ".join(filter(None, found))
+
+
+@contextmanager
+def names_origin() -> Iterator[None]:
+    """Around parsing: errors name the variable or the line of a file that a wrong value is from."""
+    try:
+        yield
+    except click.BadParameter as error:
+        if error.ctx and error.param and not error.param_hint and (where := origin(error.ctx, error.param)):
+            error.param_hint = f"{error.param.get_error_hint(error.ctx)} ({where})"
+        raise
+
+
 class GroupedCommand(click.Command):
     """A command whose --help shows its options under headings: each option's `group`, see `option`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)  # which parsing empties
+        try:
+            with names_origin():
+                return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            for word in given:  # -stride: the parser sees -s
+                if word[:2] == error.option_name and any(
+                    word == name[1:] for each in self.params for name in each.opts
+                ):
+                    raise click.NoSuchOption(word, possibilities=[f"-{word}"], ctx=ctx) from None
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -106,6 +185,13 @@ class GroupedOption(click.Option):
     def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
+
+
+class Several(click.Argument):
+    """An argument that may be repeated. Without any it may be in a file, where click before 8.4 does not look."""
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        return super().consume_value(ctx, {name: value for name, value in opts.items() if value != ()})
 
 
 def option(group: str, *names: str, **attributes: Any) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
@@ -192,7 +278,8 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
         try:
             return command(*args, **kwargs)
         except VswinError as error:
-            fail(printable(str(error)), 2)
+            elsewhere = origins(click.get_current_context(silent=True))
+            fail(printable(str(error)) + (f" (options come from {elsewhere}, too)" if elsewhere else ""), 2)
         except KeyboardInterrupt:
             fail("stopped; the same command begins again", 130)
         except BrokenPipeError:  # the reader of our output, as `head`, has seen enough

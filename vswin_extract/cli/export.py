@@ -2,25 +2,25 @@
 
 import click
 
-from vswin_extract.cli.console import plural, reports_errors, stdout, table
+from vswin_extract.cli.console import Choice, plural, reports_errors, stdout, table
 
 FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("format", type=click.Choice(FORMATS), metavar="FORMAT")
+@click.argument("format", type=Choice(FORMATS), metavar="FORMAT")
 @click.argument("file", type=click.Path(), metavar="OUT.h5")
 @click.argument("destination", type=click.Path(), metavar="DEST")
 @click.option(
     "--stage",
-    type=click.Choice(["embedding", "1", "2", "3", "4", "logits"]),
+    type=Choice(["embedding", "1", "2", "3", "4", "logits"]),
     default="embedding",
     show_default=True,
     help="What to export: the embedding, a stage's map, or logits.",
 )
 @click.option(
     "--pool",
-    type=click.Choice(["none", "space", "all"]),
+    type=Choice(["none", "space", "all"]),
     default="all",
     show_default=True,
     help="Average a stage's map over H' and W', or over T' too. Maps go with npy and webdataset only.",

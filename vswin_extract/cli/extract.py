@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vswin_extract.cli.complete import weights_names
+from vswin_extract.cli.config import check_environment, read_config, write_config
 from vswin_extract.cli.console import (
     EXIT_CODES,
     LAYOUT,
     RUN,
+    Choice,
     GroupedCommand,
     Interrupted,
+    Several,
     StopSignals,
+    by_environment,
     fail,
     human_bytes,
     option,
+    origins,
     plural,
     printable,
     reports_errors,
@@ -26,6 +32,7 @@ from vswin_extract.cli.console import (
     stdout,
     table,
 )
+from vswin_extract.cli.versions import version_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,10 +47,11 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @click.command(
     cls=GroupedCommand,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nExit codes:\n" + "\n".join(f"  {code:<5}{text}" for code, text in EXIT_CODES.items() if code != 4),
+    epilog="Options come from the command line, else from variables as VSWIN_EXTRACT_CLIP_LEN, else from --config.\n\n"
+    "\b\nExit codes:\n" + "\n".join(f"  {code:<5}{text}" for code, text in EXIT_CODES.items() if code != 4),
 )
-@click.argument("inputs", nargs=-1, metavar="VIDEOS...")
-@click.argument("output", metavar="OUT.h5")
+@click.argument("inputs", cls=Several, nargs=-1, metavar="VIDEOS...", type=click.Path())
+@click.argument("output", metavar="OUT.h5", type=click.Path())
 @option(
     OUTPUT,
     "--stage",
@@ -56,7 +64,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     OUTPUT,
     "--pool",
-    type=click.Choice(["none", "space", "all"]),
+    type=Choice(["none", "space", "all"]),
     default="none",
     show_default=True,
     help="Stage maps as they are (T',H',W',C), averaged over space (T',C), or over all (C).",
@@ -73,7 +81,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     OUTPUT,
     "--dtype",
-    type=click.Choice(["float32", "float16"]),
+    type=Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
     help="Type of the features in the file.",
@@ -81,7 +89,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     OUTPUT,
     "--compression",
-    type=click.Choice(["none", "lzf", "gzip"]),
+    type=Choice(["none", "lzf", "gzip"]),
     default="none",
     show_default=True,
     help="HDF5 compression of the features.",
@@ -105,7 +113,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
     "--stride",
     type=int,
     metavar="FRAMES",
-    help="From the start of a clip to the start of the next.  [default: the clip's span, clip-len x frame- interval]",
+    help="From the start of a clip to the start of the next.  [default: the clip's span, clip-len x frame-interval]",
 )
 @option(
     CLIPS,
@@ -117,7 +125,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     CLIPS,
     "--align",
-    type=click.Choice(["start", "center"]),
+    type=Choice(["start", "center"]),
     default="start",
     show_default=True,
     help="Clip k starts at k x stride, or is centred on stride/2 + k x stride.",
@@ -125,7 +133,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     CLIPS,
     "--tail",
-    type=click.Choice(["pad", "drop", "shift"]),
+    type=Choice(["pad", "drop", "shift"]),
     default="pad",
     show_default=True,
     help="Frames after the last whole clip: repeat the last frame, leave them out, or end a last clip on the "
@@ -140,7 +148,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     PIXELS,
     "--crop",
-    type=click.Choice(["center", "three"]),
+    type=Choice(["center", "three"]),
     default="center",
     show_default=True,
     help="One crop, or the average over three along the long side.",
@@ -155,7 +163,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     INPUT,
     "--decoder",
-    type=click.Choice(["pyav", "decord"]),
+    type=Choice(["pyav", "decord"]),
     default="pyav",
     show_default=True,
     help="decord only to reproduce features made with it.",
@@ -163,7 +171,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     INPUT,
     "--partial",
-    type=click.Choice(["keep", "fail"]),
+    type=Choice(["keep", "fail"]),
     default="keep",
     show_default=True,
     help="A video of which only a part decodes: keep the part, or count it as failed.",
@@ -208,6 +216,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
     default="nano",
     show_default=True,
     metavar="NAME|FILE",
+    shell_complete=weights_names,
     help="The bundled nano, a name from `vswin weights list`, or a checkpoint file.",
 )
 @option(
@@ -224,7 +233,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     MODEL,
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    type=Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
     help="auto: bf16 where the device has instructions for it; else fp32 on the CPU, fp16 on CUDA.",
@@ -232,7 +241,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     MODEL,
     "--compile",
-    type=click.Choice(["auto", "on", "off"]),
+    type=Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
     help="Compile the network on CUDA; auto: for 100,000 clips and more. On a CPU it is faster as it is.",
@@ -260,7 +269,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
 @option(
     RUN,
     "--engine",
-    type=click.Choice(["local", "ray"]),
+    type=Choice(["local", "ray"]),
     default="local",
     show_default=True,
     help="Devices of this machine, or actors on a Ray cluster that this machine is a node of.",
@@ -280,6 +289,17 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
     metavar="N",
     help="With --engine ray: a GPU each, or a part of the cores.  [default: as many as there is room for]",
 )
+@option(
+    RUN,
+    "--config",
+    type=click.Path(),
+    metavar="FILE.toml",
+    is_eager=True,
+    expose_value=False,
+    callback=read_config,
+    help="Take what the command line and the environment leave open from this file: `stage = [4]`, `videos = "
+    '["a.mp4"]`, `output = "out.h5"`, paths from the working directory. A run writes what it used to OUT.toml.',
+)
 @option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing.")
 @option(
     RUN,
@@ -295,7 +315,7 @@ NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
     RUN, "-q", "--quiet", is_flag=True, help="Say nothing but errors, and that it is nano unless --weights says so."
 )
 @option(RUN, "-v", "--verbose", is_flag=True, help="Print what happens to each video, and the decoders' own messages.")
-@click.version_option(package_name="vswin-extract")
+@version_option()
 @reports_errors
 def extract(
     inputs: tuple[str, ...],
@@ -312,6 +332,8 @@ def extract(
     of them on standard input) into one HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
     from vswin_extract.slurm import own_shard
 
+    context = click.get_current_context()
+    check_environment(context)
     if verbose:
         logger = logging.getLogger("vswin_extract")
         logger.setLevel(logging.DEBUG)
@@ -328,9 +350,13 @@ def extract(
     if dry_run:
         sys.exit(3 if show_survey(job) else 0)
     console = stderr()
-    given = click.get_current_context().get_parameter_source("weights")
+    if not quiet and (elsewhere := origins(context)):
+        console.print(f"note: options come from {printable(elsewhere)}, too", markup=False)
+    given = context.get_parameter_source("weights")
     chosen = given is not None and given.name != "DEFAULT"
     finished = follow(job, console, quiet, verbose, grace, notice=not (quiet and chosen))
+    if why := write_config(context, finished.output):
+        console.print(f"note: {printable(why)}", markup=False)
     if isinstance(finished, ShardDone):
         if not quiet:
             show_shard(finished)
@@ -339,6 +365,9 @@ def extract(
     if profile:
         show_profile(finished)
     sys.exit(3 if finished.failed else 0)
+
+
+by_environment(extract, "VSWIN_EXTRACT")
 
 
 def make_job(
@@ -361,7 +390,7 @@ def make_job(
     if not inputs and manifest is None and os.path.exists(output):
         fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
     if is_remote(output):
-        fail(f"the last argument is the file to write, on this machine: vswin-extract {public(output)} out.h5", 2)
+        fail(f"the last argument is the file to write, which is on this machine, as out.h5, not {public(output)}", 2)
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find([path for path in inputs if path != "-"], manifest, listed)
 
@@ -405,7 +434,8 @@ def follow(
     from vswin_extract.job import Finished, ShardDone, Started
     from vswin_extract.journal import journal_directory
 
-    progress = Quiet(console) if quiet else (LiveProgress if console.is_terminal else LogProgress)(console, verbose)
+    live = sys.stderr.isatty() and not console.is_dumb_terminal  # whatever FORCE_COLOR says
+    progress = Quiet(console) if quiet else (LiveProgress if live else LogProgress)(console, verbose)
     try:
         with progress, StopSignals(grace, progress.say) as signals, closing(run(job, signals.stopping)) as events:
             for event in events:

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from vswin_extract.cli.console import LAYOUT, human_bytes, printable, reports_errors, stderr, stdout, table
+from vswin_extract.cli.console import LAYOUT, Choice, human_bytes, printable, reports_errors, stderr, stdout, table
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,7 +21,7 @@ from vswin_extract.cli.console import LAYOUT, human_bytes, printable, reports_er
 )
 @click.option(
     "--on-duplicate",
-    type=click.Choice(["error", "first"]),
+    type=Choice(["error", "first"]),
     default="error",
     show_default=True,
     help="A video that several parts have: an error, or the first counts.",

@@ -2,12 +2,13 @@
 
 import click
 
+from vswin_extract.cli.complete import video_ids
 from vswin_extract.cli.console import plural, printable, reports_errors
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(), metavar="OUT.h5")
-@click.argument("video", metavar="ID")
+@click.argument("video", metavar="ID", shell_complete=video_ids)
 @click.option("-o", "output", type=click.Path(dir_okay=False), required=True, metavar="X.png", help="The picture.")
 @reports_errors
 def plot(file: str, video: str, output: str) -> None:

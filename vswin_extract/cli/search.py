@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vswin_extract.cli.console import plural, printable, reports_errors, stderr, stdout, table
+from vswin_extract.cli.complete import video_ids, weights_names
+from vswin_extract.cli.console import Choice, plural, printable, reports_errors, stderr, stdout, table
 
 if TYPE_CHECKING:
     from vswin_extract.job import Event
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(), metavar="OUT.h5")
-@click.argument("query", required=False, metavar="[QUERY]")
+@click.argument("query", required=False, metavar="[QUERY]", shell_complete=video_ids)
 @click.option("--duplicates", is_flag=True, help="Instead of a QUERY: videos that agree over some time, near-copies.")
 @click.option(
     "-k", "--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Results at most."
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--not-same-video", is_flag=True, help="Nothing of the query's own video.")
 @click.option(
     "--index",
-    type=click.Choice(["exact", "faiss"]),
+    type=Choice(["exact", "faiss"]),
     default="exact",
     show_default=True,
     help="Compare with every clip; or by an index that is kept in OUT.h5.faiss, for millions of clips, which may miss "
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--weights",
     metavar="NAME|FILE",
+    shell_complete=weights_names,
     help="For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
     "cache.",
 )

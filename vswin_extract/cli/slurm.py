@@ -4,16 +4,25 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Iterator
-from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from vswin_extract.cli.config import absolute, given, settings
 from vswin_extract.cli.console import printable, reports_errors
 from vswin_extract.cli.extract import NO_JOB, extract, make_job
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class Slurm(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(error.option_name in (*each.opts, *each.secondary_opts) for each in extract.params):
+                ctx.fail(f"{error.option_name} is an option of vswin-extract: put it and its like at the end, after --")
+            raise
+
+
+@click.command(cls=Slurm, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="VIDEOS... OUT.h5 [-- OPTIONS OF VSWIN-EXTRACT]")
 @click.option(
     "--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array, a shard each."
@@ -55,14 +64,14 @@ def slurm(
     from vswin_extract.weights import find
 
     with extract.make_context("vswin-extract", list(arguments)) as context:
-        given = context.params
-        if given["shard"] != "auto" or given["dry_run"] or "-" in given["inputs"]:
+        asked = context.params
+        if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
-        job = make_job(**{name: value for name, value in given.items() if name not in NO_JOB} | {"shard": "none"})
+        job = make_job(**{name: value for name, value in asked.items() if name not in NO_JOB} | {"shard": "none"})
         find(job.weights)
         check_output(job.output, job.overwrite)
         options = list(spelt(context))
-    paths = [absolute(path) for path in (*given["inputs"], given["output"])]
+    paths = [absolute(path) for path in (*asked["inputs"], asked["output"])]
     shared = [*directives(account=account, partition=partition)]
     merge = [console_script("vswin"), "merge", paths[-1]]
     merge += [str(journal_directory(job.output, job.storage))] if job.storage else []
@@ -99,30 +108,17 @@ def directives(**options: str | None) -> Iterator[str]:
 
 
 def spelt(context: click.Context) -> Iterator[str]:
-    """The options that a command was given, files among them by absolute paths: a script may run anywhere."""
-    for option in context.command.params:
-        value: Any = context.params.get(option.name or "")
-        source = context.get_parameter_source(option.name or "")
-        if not isinstance(option, click.Option) or source is not ParameterSource.COMMANDLINE or value is None:
+    """The options that a command was given, by its line, the environment or a file, as words that mean the same
+    anywhere: a script may run wherever it likes."""
+    for option, value in settings(context):
+        if not isinstance(option, click.Option) or not given(context, option):
             continue
         if option.is_flag:
-            yield option.opts[-1] if value else option.secondary_opts[-1]
+            yield from [option.opts[-1]] if value else option.secondary_opts[-1:]
             continue
         for each in value if option.multiple else [value]:
-            is_path = isinstance(option.type, click.Path) or (option.name == "weights" and is_file_of_weights(each))
             yield option.opts[-1]
-            yield absolute(each) if is_path else str(each)
-
-
-def is_file_of_weights(name: str) -> bool:
-    from vswin_extract.weights import BUNDLED
-
-    return name != BUNDLED and os.path.isfile(name)
-
-
-def absolute(path: str) -> str:
-    """Unless it is a URL."""
-    return path if "://" in path else os.path.join(os.getcwd(), path)
+            yield str(each)
 
 
 def console_script(name: str) -> str:

@@ -1,0 +1,347 @@
+"""Where options come from, what is said of mistakes, colours, completion, versions."""
+
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import numbered
+import pytest
+import torch
+from click.shell_completion import BashComplete
+from conftest import Run, script
+
+from vswin_extract import open_features
+from vswin_extract.cli import COMMANDS, vswin
+from vswin_extract.cli.config import parameters
+from vswin_extract.cli.extract import extract
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    numbered.write(folder / "a.mp4", 40)
+    numbered.write(folder / "b b.mp4", 20)
+    return folder
+
+
+@pytest.fixture
+def config(videos: Path, small_weights: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f'videos = "{videos}"\noutput = "out.h5"\nweights = "{small_weights}"\n'
+        'stage = [4, 2]\npool = "all"\nclip_len = 4\nstride = 6\nfps = 15\nworkers = 1\nlogits = true\n'
+    )
+    return path
+
+
+def test_a_run_by_a_file_and_again_by_what_it_wrote(run: Run, config: Path, tmp_path: Path) -> None:
+    done = run("vswin-extract", "--config", config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"note: options come from {config}, too" in done.stderr
+    written = (tmp_path / "out.toml").read_text()
+    assert written.startswith(f"# Written by vswin-extract {version('vswin-extract')}")
+    used = tomllib.loads(written)
+    assert (used["stage"], used["clip-len"], used["fps"], used["tail"]) == ([4, 2], 4, "15", "pad")
+    assert used["output"] == str(tmp_path / "out.h5")
+    without_value = {"frame-interval", "size", "resize", "manifest", "cache-dir", "variant", "batch-size", "storage"}
+    assert set(used) == set(parameters(extract)) - without_value - {"actors", "dry-run"}
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    again = run("vswin-extract", "--config", tmp_path / "out.toml", "--quiet", elsewhere / "again.h5", cwd=elsewhere)
+    assert again.returncode == 0, again.stderr
+    rewritten = tomllib.loads((elsewhere / "again.toml").read_text())
+    assert rewritten == {**used, "output": str(elsewhere / "again.h5"), "quiet": True}
+    with open_features(tmp_path / "out.h5") as one, open_features(elsewhere / "again.h5") as other:
+        assert one.names == other.names == ["embedding", "logits", "stage2", "stage4"]
+        assert list(one) == list(other) == ["a.mp4", "b b.mp4"]
+        assert one.info["sampling"] == other.info["sampling"]
+        assert one.file["stage4"][:].tobytes() == other.file["stage4"][:].tobytes()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_line_before_environment_before_file(
+    run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def embeddings(*arguments: object) -> tuple[int, bool]:
+        done = run("vswin-extract", "--config", config, "--overwrite", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with open_features(tmp_path / "out.h5") as features:
+            return features.info["sampling"]["stride"], "embedding" in features.names
+
+    monkeypatch.chdir(tmp_path)
+    assert embeddings() == (6, True)
+    monkeypatch.setenv("VSWIN_EXTRACT_STRIDE", "5")
+    monkeypatch.setenv("VSWIN_EXTRACT_EMBEDDING", "no")
+    assert embeddings() == (5, False)
+    assert embeddings("--stride", 4, "--embedding") == (4, True)
+
+
+WRONG_FILES = [
+    ("strid = 4", "has the unknown key strid; did you mean stride?"),
+    ('stride = "4"', "stride must be a whole number, not '4'"),
+    ("stride = 4.5", "stride must be a whole number, not 4.5"),
+    ("stride = true", "stride must be a whole number, not True"),
+    ("logits = 1", "logits must be true or false, not 1"),
+    ('stage = ["four"]', "stage must be a whole number, or a list of such, not ['four']"),
+    ('pool = "spce"', "'--pool' (pool in run.toml): 'spce' is not one of 'none', 'space', 'all'. Did you mean space?"),
+    ('workers = "many"', "'--workers' (workers in run.toml): 'many' is neither auto nor a whole number"),
+    ("stride = 0", "stride must be a whole number from 1 to 1000000000, not 0 (options come from run.toml, too)"),
+    ("[extract]\nstride = 4", "has the unknown key extract"),
+    ('config = "other.toml"', "has the unknown key config"),
+    ("stride 4", "run.toml is no TOML"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), WRONG_FILES, ids=[line for line, _ in WRONG_FILES])
+def test_a_wrong_file_is_an_error_that_names_the_key(
+    run: Run, config: Path, tmp_path: Path, line: str, says: str
+) -> None:
+    name = re.split(r"[^a-z]", line)[0]
+    kept = [row for row in config.read_text().splitlines() if not row.startswith(f"{name} ")]
+    config.write_text("\n".join([*kept, line]))
+    done = run("vswin-extract", "--config", "run.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path) == ["run.toml"]
+
+
+def test_a_file_that_is_not_ours_stays(run: Run, config: Path, tmp_path: Path) -> None:
+    mine = config.rename(tmp_path / "out.toml")
+    before = mine.read_text()
+    done = run("vswin-extract", "--config", mine, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "out.toml is not ours" in done.stderr
+    assert mine.read_text() == before
+
+
+def test_shards_write_what_the_whole_run_is(run: Run, config: Path, tmp_path: Path) -> None:
+    written = []
+    for shard in ("0/2", "1/2"):
+        assert run("vswin-extract", "--config", config, "--shard", shard, cwd=tmp_path).returncode == 0
+        written.append((tmp_path / "out.toml").read_text())
+    assert written[0] == written[1]
+    assert "shard" not in tomllib.loads(written[0])
+    assert run("vswin", "merge", tmp_path / "out.h5").returncode == 0
+    again = run("vswin-extract", "--config", tmp_path / "out.toml", "--overwrite")
+    assert again.returncode == 0, again.stderr
+
+
+def test_queries_of_addresses_are_not_written(tmp_path: Path) -> None:
+    from vswin_extract.cli.config import write_config
+
+    arguments = ["https://user:secret@host/a.mp4?token=secret", "s3://bucket/b.mp4", str(tmp_path / "out.h5")]
+    with extract.make_context("vswin-extract", arguments) as context:
+        assert write_config(context, tmp_path / "out.h5") == ""
+    assert tomllib.loads((tmp_path / "out.toml").read_text())["videos"] == ["https://host/a.mp4", "s3://bucket/b.mp4"]
+
+
+def test_variables_of_all_commands(run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[str, str] = {}
+    for path, command in commands():
+        for each in command.params:
+            if isinstance(each, click.Option) and each.expose_value:
+                assert str(each.envvar).startswith("_".join(["VSWIN", *path]).upper() + "_")
+                assert taken.setdefault(str(each.envvar), " ".join(path)) == " ".join(path)
+    assert "VSWIN_EXTRACT_CLIP_LEN" in taken
+    assert "VSWIN_SLURM_SBATCH" in taken
+    assert not taken.keys() & {"VSWIN_WEIGHTS_DIR", "VSWIN_WEIGHTS_MIRROR", "VSWIN_RESTARTED", "VSWIN_OFFLINE"}
+
+    monkeypatch.setenv("VSWIN_SEARCH_TOP", "x")
+    assert "(VSWIN_SEARCH_TOP): 'x' is not a valid" in run("vswin", "search", "out.h5", "a").stderr
+    monkeypatch.setenv("VSWIN_EXTRACT_STRIDE", "eight")
+    for name, *words in (["vswin-extract"], ["vswin", "extract"]):
+        done = run(name, *words, "--config", config)
+        assert "Invalid value for '--stride' (VSWIN_EXTRACT_STRIDE): 'eight'" in done.stderr
+    monkeypatch.setenv("VSWIN_EXTRACT_STRIDE", "8")
+    monkeypatch.setenv("VSWIN_EXTRACT_TIMEOT", "8")
+    done = run("vswin-extract", "--config", config)
+    assert (done.returncode, "did you mean VSWIN_EXTRACT_TIMEOUT?" in done.stderr) == (2, True)
+
+
+def commands(group: click.Group = vswin, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_slurm_spells_out_what_is_set_elsewhere(
+    run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSWIN_EXTRACT_STRIDE", "5")
+    done = run("vswin", "slurm", "--tasks", 2, "--", "--config", config, "--tail", "drop", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    command = next(line for line in done.stdout.splitlines() if "SLURM_ARRAY_TASK_ID/2" in line)
+    for words in ("--stride 5", "--stage 4 --stage 2", "--tail drop", "--fps 15", "--logits", f"{tmp_path}/out.h5 "):
+        assert words in command
+    assert "--config" not in command
+
+
+MISTAKES = [
+    ("vswin serch out.h5", "no command 'serch'; did you mean search?"),
+    ("vswin weights lst", "No such command 'lst'"),
+    ("vswin VIDEOS out.h5 --stage 4", "vswin extract VIDEOS out.h5 --stage 4"),
+    ("vswin s3://bucket/videos out.h5", "vswin extract s3://bucket/videos out.h5"),
+    ("vswin extract VIDEOS out.h5 --strid 4", "--stride"),
+    ("vswin-extract VIDEOS out.h5 -stride 4", "No such option '-stride'"),
+    ("vswin-extract VIDEOS out.h5 --pool spce", "Did you mean space?"),
+    ("vswin export opentdad out.h5 x", "Did you mean opentad?"),
+    ("vswin slurm VIDEOS out.h5 --tasks 2 --stage 4", "--stage is an option of vswin-extract: put it"),
+    ("vswin merge out.h5", "no unfinished run"),
+    ("vswin-extract VIDEOS s3://bucket/out.h5", "is on this machine, as out.h5, not s3://bucket/out.h5"),
+    ("vswin-extract out.h5 --manifest no.csv", "cannot read the manifest no.csv: No such file or directory"),
+    ("vswin-extract --config no.toml", "cannot read no.toml: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), MISTAKES)
+def test_mistakes_are_answered_by_what_was_meant(run: Run, videos: Path, tmp_path: Path, line: str, says: str) -> None:
+    words = [str(videos) if word == "VIDEOS" else word for word in line.split()]
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert says.replace("VIDEOS", str(videos)) in last
+    assert os.listdir(tmp_path) == []
+
+
+def test_version_says_what_an_issue_needs(run: Run) -> None:
+    said = run("vswin", "--version")
+    assert said.returncode == 0
+    lines = dict(line.split(" ", 1) for line in said.stdout.splitlines())
+    assert lines["vswin-extract"] == version("vswin-extract")
+    assert lines["Python"].startswith(".".join(map(str, sys.version_info[:3])))
+    assert lines["torch"].startswith(torch.__version__)
+    assert "CUDA" in lines["torch"]
+    assert ("no GPU seen" in lines["torch"]) == (not torch.cuda.is_available())
+    assert "HDF5 " in lines["h5py"]
+    assert "FFmpeg " in lines["av"]
+    assert lines["decord2"] == version("decord2")
+    assert run("vswin-extract", "--version").stdout == said.stdout
+
+
+@contextmanager
+def terminal(*command: str, **environment: str) -> Iterator[int]:
+    """A command on a terminal of its own; gives the other end."""
+    pid, descriptor = pty.fork()
+    if pid == 0:  # pragma: no cover
+        os.environ.pop("NO_COLOR", None)
+        os.environ.update({"TERM": "xterm", "COLUMNS": "200", **environment})
+        os.execv(command[0], command)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        os.waitpid(pid, 0)
+
+
+def read_until(descriptor: int, wanted: str | None = None, seconds: float = 100) -> str:
+    """What a terminal shows, until it shows that, or to the command's end."""
+    shown, deadline = "", time.monotonic() + seconds
+    while (wanted is None or wanted not in shown) and time.monotonic() < deadline:
+        try:
+            shown += os.read(descriptor, 65536).decode()
+        except OSError:  # the command has ended
+            break
+    return shown
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*(3\d|9\d)m")
+
+
+def test_colours_on_a_terminal_unless_it_says_no(videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    def shown(name: str, **environment: str) -> str:
+        command = [script("vswin-extract"), str(videos), str(tmp_path / name), "--weights", str(small_weights)]
+        with terminal(*command, **environment) as descriptor:
+            return read_until(descriptor)
+
+    assert COLOUR.search(shown("a.h5"))
+    assert not COLOUR.search(without := shown("b.h5", NO_COLOR="1"))
+    assert "\x1b[2K" in without  # it is live all the same
+
+
+def test_a_log_has_no_live_display_whatever_is_forced(
+    run: Run, videos: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = run("vswin-extract", videos, tmp_path / "a.h5", "--weights", small_weights)
+    assert done.returncode == 0
+    assert "\x1b[2K" not in done.stderr
+    assert "\x1b[?25l" not in done.stderr
+
+
+def test_what_is_completed(
+    run: Run, videos: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("vswin-extract", videos, tmp_path / "out.h5", "--weights", small_weights).returncode == 0
+    monkeypatch.chdir(tmp_path)
+
+    def completed(words: str) -> list[str]:
+        name, *before, begun = words.split(" ")
+        command = extract if name == "vswin-extract" else vswin
+        found = BashComplete(command, {}, name, "_COMPLETE").get_completions(before, begun)
+        return [item.value for item in found if item.type == "plain"]
+
+    for words, offered in (
+        ("vswin-extract --str", ["--stride"]),
+        ("vswin extract --stri", ["--stride"]),
+        ("vswin-extract a b --pool ", ["none", "space", "all"]),
+        ("vswin-extract a b --weights na", ["nano"]),
+        ("vswin se", ["search"]),
+        ("vswin ", list(COMMANDS)),
+        ("vswin search out.h5 ", ["a.mp4", "b b.mp4"]),
+        ("vswin plot out.h5 b", ["b b.mp4"]),
+        ("vswin search no.h5 ", []),
+    ):
+        assert completed(words) == offered, words
+    assert "t-k400" in completed("vswin-extract a b --weights t-")
+
+
+def test_completing_imports_neither_torch_nor_rich(environment: dict[str, str]) -> None:
+    given = {"COMP_WORDS": "vswin extract a b --weights t-", "COMP_CWORD": "5", "_VSWIN_COMPLETE": "bash_complete"}
+    code = (
+        "import sys\nfrom vswin_extract.cli import vswin\ntry: vswin.main(prog_name='vswin')\n"
+        "finally: print([m for m in ('torch', 'av', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environment, **given}, capture_output=True, text=True, check=True
+    )
+    offered, imported = done.stdout.splitlines()[:-1], done.stdout.splitlines()[-1]
+    assert "plain,t-k400" in offered
+    assert imported == "[]"
+
+
+def test_bash_completes_at_the_tab_key(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "checkpoint.pth").write_text("")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with terminal("/bin/bash", "--norc", "--noprofile", "-i", PATH=path, PS1="ready> ") as descriptor:
+
+        def typed(keys: str, wanted: str) -> str:
+            os.write(descriptor, keys.encode())
+            return read_until(descriptor, wanted)
+
+        typed(f"cd {shlex.quote(str(tmp_path))}\n", "ready> ")
+        for name in ("vswin-extract", "vswin"):
+            variable = f"_{name}_COMPLETE".replace("-", "_").upper()
+            typed(f'eval "$({variable}=bash_source {name})"; echo do"ne"\n', "done\r\n")
+        assert "--stride " in typed("vswin-extract --str\t", "--stride ")
+        assert "nano " in typed("8 a.mp4 --weights nan\t", "nano ")
+        assert "checkpoint.pth " in typed("--weights check\t", "checkpoint.pth ")
+        assert "search " in typed("\x15vswin sea\t", "search ")  # after Ctrl-U, which empties the line
+        os.write(descriptor, b"\x15exit\n")
+        read_until(descriptor, "exit\r\n")
