@@ -20,7 +20,7 @@ PACKAGE = ROOT / "vswin_extract"
 ORDER = (
     "errors variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints weights backbone remote "
     "fetch videos frames store features sequences dataset export similarity approximate parts layouts journal job "
-    "check merge writer pipeline engines search thumbnails page plot cli"
+    "check merge writer pipeline engines search thumbnails page plot report cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -49,10 +49,10 @@ def facts(features: "FeatureFile") -> dict[str, Any]:
     }
 
 
-def render(features: "FeatureFile", path: str, show_all: bool) -> None:
+def summary(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
+    """The facts about a run that a person asks for, each with its name."""
     from pathlib import Path
 
-    out = stdout()
     info = features.info
     linked = sum(file.stat().st_size for file in features.linked)
     sampling, preprocessing, variant = info["sampling"], info["preprocessing"], info["variant"]
@@ -81,7 +81,12 @@ def render(features: "FeatureFile", path: str, show_all: bool) -> None:
         size = dataset.nbytes if features.linked else dataset.id.get_storage_size()
         rows.append((name, f"{shape} {dataset.dtype}, {human_bytes(size)}"))
     rows.append(("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed"))
-    out.print(table(rows))
+    return rows
+
+
+def render(features: "FeatureFile", path: str, show_all: bool) -> None:
+    out = stdout()
+    out.print(table(summary(features, path)))
 
     stored = features.file["videos_table"]
     shown = len(features) if show_all else SHOWN_VIDEOS
