@@ -69,6 +69,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
         ("vswin_extract.export", ["torch", "av", "decord", "pyarrow"]),
         ("vswin_extract.search", ["torch", "av", "faiss"]),
         ("vswin_extract.plot", ["torch", "av", "matplotlib"]),
+        ("vswin_extract.report", ["torch", "matplotlib", "bokeh", "jinja2", "PIL"]),
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):
         found = f"import sys, {module}; print([m for m in {without} if m in sys.modules])"

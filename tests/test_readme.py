@@ -44,7 +44,7 @@ def test_commands_name_options_that_exist(run: Run) -> None:
         run(*command, "--help").stdout
         for command in (
             ["vswin-extract"],
-            *(["vswin", name] for name in ("inspect", "check", "merge", "search", "slurm", "export")),
+            *(["vswin", name] for name in ("inspect", "check", "merge", "search", "slurm", "export", "report")),
         )
     )
     for name in re.findall(r"`(--[a-z-]+)", README):

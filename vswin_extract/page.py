@@ -71,6 +71,7 @@ def open_template(path: Path, who: str) -> "Template":
     with needs("jinja2", "report", who):
         from jinja2 import Environment, StrictUndefined
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {}  # sorted, Bokeh's models would be named before they are described
     environment.filters.update(clock=clock, span=span)
     return environment.from_string(path.read_text("utf-8"))
 

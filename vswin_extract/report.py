@@ -75,7 +75,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Section:
-    """A video in detail. Times in seconds; `begin` and `end` are the ends of its time axis. `matrix`: a PNG in a data
+    """A video in detail. Times in seconds; `begin` and `end` are the ends of its time axis. `shape`: width
+    by height of its pictures. `matrix`: a PNG in a data
     URI, whose colours go from the cosine `lowest` to 1; None where the file has no embedding."""
 
     id: str
@@ -83,7 +84,7 @@ class Section:
     info: dict[str, Any]
     begin: float
     end: float
-    tall: bool
+    shape: float
     strip: list[tuple[float, str]]
     missing: str | None
     ticks: list[float]
@@ -132,7 +133,7 @@ def write_report(
     filled = template.generate(
         file=os.path.basename(features.file.filename),
         features=features,
-        facts=[*facts, ("versions", ", ".join(f"{name} {of}" for name, of in features.info["versions"].items()))],
+        facts=facts,
         failures=failures[:TABLE],
         failed=Counter(failure["error"] for failure in failures),
         durations=durations,
@@ -176,17 +177,14 @@ def _moments(
 def _strip(video: VideoFeatures) -> list[float]:
     """Seconds of the pictures that stand side by side over a video's time axis."""
     begin, end = _ends(video)
-    count = STRIP["tall" if _tall(video) else "wide"]
+    info = video.info
+    count = STRIP["tall" if info["height"] > info["width"] else "wide"]
     return [begin + (k + 0.5) / count * (end - begin) for k in range(count)]
 
 
 def _ends(video: VideoFeatures) -> tuple[float, float]:
     times = video.times[:]
     return float(times[0, 0]), float(times[:, 1].max())
-
-
-def _tall(video: VideoFeatures) -> bool:
-    return bool(video.info["height"] > video.info["width"])
 
 
 def _middle(result: Result) -> float:
@@ -221,12 +219,13 @@ def histogram(durations: NDArray[np.float64]) -> list[tuple[float, float, int]]:
     """How many videos are from .. to seconds long; in steps of equal ratio where lengths differ much."""
     if not len(durations):
         return []
-    shortest, longest = max(0.01, float(durations.min())), float(durations.max())
-    if longest > 20 * float(np.median(durations)):
-        edges = np.geomspace(shortest, longest, BARS + 1)
+    lengths = np.maximum(durations, 0.01)  # of a picture, for which there is room on a logarithmic scale
+    longest = float(lengths.max())
+    if longest > 20 * float(np.median(lengths)):
+        edges = np.geomspace(lengths.min(), longest, BARS + 1)
     else:
         edges = np.linspace(0, longest, BARS + 1)
-    counts, _ = np.histogram(np.clip(durations, edges[0], edges[-1]), edges)
+    counts, _ = np.histogram(lengths.clip(edges[0], edges[-1]), edges)
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
 
 
@@ -251,7 +250,7 @@ def _section(features: FeatureFile, name: str, pictures: Pictures, near: Sequenc
         info=info,
         begin=begin,
         end=end,
-        tall=_tall(video),
+        shape=round(min(3.0, max(0.4, info["width"] / max(1, info["height"]))), 3),
         strip=[(s, pictures.made[name, s]) for s in _strip(video)] if name not in pictures.missing else [],
         missing=pictures.missing.get(name),
         ticks=[float(tick * step) for tick in range(math.ceil(begin / step), math.floor(end / step) + 1)],
@@ -368,8 +367,6 @@ def make_map(features: FeatureFile, rows: NDArray[np.int64], pictures: Pictures)
     plot.grid.grid_line_alpha = 0.25
     dots = plot.scatter("x", "y", size=9, color="colour", alpha=0.75, line_color=None, source=source)
     dots.hover_glyph = dots.glyph.clone(size=14, line_color="#8a8f98", fill_alpha=1)
-    tip = (
-        '<div style="max-width:170px;overflow-wrap:anywhere">@picture{safe}<div>@video</div><div>@second</div></div>'
-    )
+    tip = '<div style="max-width:170px;overflow-wrap:anywhere">@picture{safe}<div>@video</div><div>@second</div></div>'
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tip, limit=1))
     return {"item": json_item(plot, "map"), "shares": shares, "groups": colours}

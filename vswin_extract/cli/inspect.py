@@ -73,7 +73,8 @@ def summary(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
             f"short side {preprocessing['resize']}, {preprocessing['crop']} crop {preprocessing['size']}; "
             f"decoder {info['decoder']}",
         ),
-        ("computed", f"on {info['device']} in {info['precision']} with torch {info['versions'].get('torch', '?')}"),
+        ("computed", f"on {info['device']} in {info['precision']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items())),
     ]
     for name in features.names:
         dataset = features.file[name]

@@ -2,9 +2,10 @@
 
 import click
 
-from vswin_extract.cli.console import human_bytes, plural, reports_errors, stderr
+from vswin_extract.cli.console import human_bytes, plural, printable, reports_errors, stderr
 
-LIMIT, SPOTS = 50, 1000  # report's; its import would take the time that --help has
+LIMIT, SPOTS = 50, 1000
+"""Those of the library, whose import would take the time that --help has."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,9 +25,7 @@ LIMIT, SPOTS = 50, 1000  # report's; its import would take the time that --help 
     metavar="N",
     help="Videos that are shown in detail, at most; about 150 kB each.",
 )
-@click.option(
-    "--within", default="*", metavar="PATTERN", help="In detail, only videos whose ids match, as 'clips/*'.  [default: all]"
-)
+@click.option("--within", default="*", metavar="PATTERN", help="In detail, only videos whose ids match, as 'clips/*'.")
 @click.option(
     "--map",
     "spots",
@@ -50,7 +49,8 @@ def report(file: str, output: str, videos: str | None, limit: int, within: str, 
     from vswin_extract.report import write_report
 
     console = stderr()
-    with open_features(file) as features, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with open_features(file) as features, progress as bar:
         task = bar.add_task("pictures", total=None)
         pictures = write_report(
             features,
@@ -62,6 +62,7 @@ def report(file: str, output: str, videos: str | None, limit: int, within: str, 
             within=within,
             on_video=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    size = human_bytes(Path(output).stat().st_size)
-    lost = f"; none of {plural(len(pictures.missing), 'video')}, which {'are' if len(pictures.missing) > 1 else 'is'} not there or does not decode"
-    click.echo(f"{output}: {size}, {plural(len(pictures.made), 'picture')}{lost if pictures.missing else ''}")
+    said = f"{output}: {human_bytes(Path(output).stat().st_size)}, {plural(len(pictures.made), 'picture')}"
+    if lost := len(pictures.missing):
+        said += f"; {plural(lost, 'video')} could not be pictured, the page says why"
+    click.echo(printable(said))
