@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,7 @@ def test_pictures_are_the_frames(folder: Path) -> None:
         with Image.open(io.BytesIO(base64.b64decode(uri))) as picture:
             assert picture.width == 160
             means.append(np.asarray(picture, np.float64))
-    assert max(np.abs(a - b).mean() for a, b in zip(means, means[1:], strict=False)) > 1  # which follow one another
+    assert max(np.abs(a - b).mean() for a, b in pairwise(means)) > 1  # which follow one another
     assert re.search(r'alt="0:00\.2".*alt="0:03\.8"', strips[1], re.DOTALL)
 
 
@@ -242,9 +243,10 @@ def test_the_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     with open_features(made(tmp_path / "out.h5", drawn(1, 3, 4))) as features:
-        with monkeypatch.context() as patch, pytest.raises(OSError):
+        with monkeypatch.context() as patch:
             patch.setattr(report, "_section", fails)
-            write_report(features, tmp_path / "out.html")
+            with pytest.raises(OSError, match="No space left"):
+                write_report(features, tmp_path / "out.html")
         assert (tmp_path / "out.html").read_text() == "before"
         assert sorted(file.name for file in tmp_path.iterdir()) == ["out.h5", "out.html"]
         write_report(features, tmp_path / "out.html")
@@ -347,9 +349,16 @@ return [box.left + view.frame.x_scale.compute(data.x[row]), box.top + view.frame
 """
 """Where on the screen the map has the first clip of a video."""
 TIP = """
-function* all(root) { for (const e of root.querySelectorAll("*")) { yield e; if (e.shadowRoot) yield* all(e.shadowRoot) } }
-const picture = [...all(document.getElementById("map"))].find(e => e.localName === "img")
-return picture && [picture.naturalWidth, picture.parentElement.innerText, picture.parentElement.querySelectorAll("img, script").length]
+function* all(root) {
+  for (const each of root.querySelectorAll("*")) {
+    yield each
+    if (each.shadowRoot) yield* all(each.shadowRoot)
+  }
+}
+const picture = [...all(document.getElementById("map"))].find(each => each.localName === "img")
+if (!picture) return null
+const tip = picture.parentElement
+return [picture.naturalWidth, tip.innerText, tip.querySelectorAll("img, script").length]
 """
 """The picture that the map shows under the pointer, and what it says."""
 

@@ -1,8 +1,10 @@
-"""An output as one HTML page that opens anywhere: what was extracted, how its clips lie to one another, videos in detail.
+"""An output as one HTML page that opens anywhere: what was extracted, how its clips lie to one another, videos in
+detail.
 
-Everything is in the page: pictures as JPEG, matrices as PNG, curves as SVG, and BokehJS, which draws the map. Bokeh shows
-pictures under the pointer by itself, and its script is a quarter of plotly's size. What a page holds is bounded, so that
-an output of any size gives one that a browser opens: `limit` videos in detail, `spots` clips on the map, TABLE rows.
+Everything is in the page: pictures as JPEG, matrices as PNG, curves as SVG, and BokehJS, which draws the map. Bokeh
+shows pictures under the pointer by itself, and its script (1.3 MB) is a quarter of plotly's. What a page holds is
+bounded, so that an output of any size gives one that a browser opens: `limit` videos in detail, `spots` clips on the
+map, TABLE rows.
 """
 
 import base64
