@@ -21,7 +21,7 @@ ORDER = (
     "errors variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints locks remote download "
     "classes weights backbone golden verify inflation fetch videos frames store features sequences dataset export "
     "similarity approximate parts layouts journal job check merge writer pipeline engines search thumbnails page plot "
-    "doctor cli"
+    "report doctor cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -71,6 +71,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
         ("vswin_extract.export", ["torch", "av", "decord", "pyarrow"]),
         ("vswin_extract.search", ["torch", "av", "faiss"]),
         ("vswin_extract.plot", ["torch", "av", "matplotlib"]),
+        ("vswin_extract.report", ["torch", "matplotlib", "bokeh", "jinja2", "PIL"]),
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):
         found = f"import sys, {module}; print([m for m in {without} if m in sys.modules])"

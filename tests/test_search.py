@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vswin_extract import approximate, layouts, search, similarity
+from vswin_extract import thumbnails as pictures
 from vswin_extract.approximate import open_index
 from vswin_extract.errors import UsageError
 from vswin_extract.features import open_features
@@ -29,7 +30,7 @@ from vswin_extract.plot import plot_similarity
 from vswin_extract.search import Moment, find_query, near_copies, nearest, runs
 from vswin_extract.similarity import boundaries, novelty, self_similarity
 from vswin_extract.store import Arrays, VideoRecord
-from vswin_extract.thumbnails import thumbnail
+from vswin_extract.thumbnails import thumbnail, thumbnails
 
 SETTINGS: dict[str, Any] = {
     "model": "mine.pth",
@@ -208,6 +209,27 @@ def test_faiss_finds_what_comparing_all_finds(tmp_path: Path, monkeypatch: pytes
         assert {result.best.video for result in hidden} == {"7.mp4"}
 
 
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_nearest_videos_are_those_of_the_full_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(similarity, "ROWS", rows)
+    monkeypatch.setattr(search, "QUERIES", 6)
+    videos = drawn(7, 4, 9, 1, 6, 3, 12)
+    with open_features(made(tmp_path / "out.h5", videos)) as features:
+        found = search.nearest_videos(features, list(videos), top=3)
+        assert search.nearest_videos(features, ["v/2.mp4"], top=9)["v/2.mp4"][:3] == found["v/2.mp4"]
+    for name, results in found.items():
+        asked = np.linspace(0, len(videos[name]) - 1, min(6, len(videos[name]))).astype(int)
+        full = {other: unit(videos[name][asked]) @ unit(clips).T for other, clips in videos.items() if other != name}
+        best = sorted(full, key=lambda other: -full[other].max())[:3]
+        assert [result.best.video for result in results] == best
+        for result in results:
+            own, row = np.unravel_index(full[result.best.video].argmax(), full[result.best.video].shape)
+            assert (result.like.video, result.like.start, result.best.start) == (name, asked[own], row)
+            assert result.score == pytest.approx(full[result.best.video].max(), abs=2e-6)
+
+
 def test_a_stale_index_is_built_again(tmp_path: Path) -> None:
     path = tmp_path / "out.h5"
     beside = tmp_path / "out.h5.faiss"
@@ -295,7 +317,7 @@ def test_a_page_holds_its_pictures_and_names_are_text(tmp_path: Path) -> None:
     assert "default-src 'none'" in pages[0]
 
 
-def test_a_thumbnail_is_the_frame_on_screen(tmp_path: Path) -> None:
+def test_a_thumbnail_is_the_frame_on_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "grey.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10, options={"g": "12", "qmin": "1", "qmax": "1"})
@@ -304,12 +326,15 @@ def test_a_thumbnail_is_the_frame_on_screen(tmp_path: Path) -> None:
             frame = av.VideoFrame.from_ndarray(np.full((320, 640, 3), 20 + 4 * number, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    for seconds, number in ((0.0, 0), (0.55, 5), (3.05, 30), (4.0, 40), (99.0, 49)):
-        uri = thumbnail(path, seconds)
-        assert uri is not None
-        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
-            assert (picture.format, picture.size) == ("JPEG", (320, 160))
-            assert np.asarray(picture).mean() == pytest.approx(20 + 4 * number, abs=1.9), seconds
+    moments = {0.0: 0, 0.3: 3, 0.55: 5, 0.56: 5, 3.05: 30, 4.0: 40, 99.0: 49}
+    for ahead in (0.2, 1.0, 5.0):  # by seeking, and by decoding on
+        monkeypatch.setattr(pictures, "AHEAD", ahead)
+        made_ = thumbnails(path, list(moments))
+        assert made_ == [thumbnail(path, seconds) for seconds in moments]
+        for uri, number in zip(made_, moments.values(), strict=True):
+            with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+                assert (picture.format, picture.size) == ("JPEG", (320, 160))
+                assert np.asarray(picture).mean() == pytest.approx(20 + 4 * number, abs=1.9), (ahead, number)
     assert thumbnail(tmp_path / "none.mp4", 1) is None
     (tmp_path / "text.mp4").write_text("no video")
     assert thumbnail(tmp_path / "text.mp4", 1) is None

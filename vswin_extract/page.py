@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vswin_extract.errors import needs
 from vswin_extract.features import FeatureFile
 from vswin_extract.search import Moment, NearCopy, Query, Result
 from vswin_extract.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = Path(__file__).with_name("search.html")
 
@@ -57,13 +61,19 @@ def find_video(features: FeatureFile, video_id: str, videos: Path | None) -> Pat
 
 
 def render(features: FeatureFile, title: str, asked: list[list[Card]], found: list[list[Card]]) -> str:
-    with needs("jinja2", "report", "--html needs Jinja"):
-        from jinja2 import Environment, StrictUndefined
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["clock"] = clock
-    template = environment.from_string(TEMPLATE.read_text("utf-8"))
+    template = open_template(TEMPLATE, "--html needs Jinja")
     name = os.path.basename(features.file.filename)
     return template.render(title=title, file=name, info=features.info, features=features, asked=asked, found=found)
+
+
+def open_template(path: Path, who: str) -> "Template":
+    """A page's template, in which what is filled in is text. Raises UsageError without Jinja, for `who`."""
+    with needs("jinja2", "report", who):
+        from jinja2 import Environment, StrictUndefined
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {}  # sorted, Bokeh's models would be named before they are described
+    environment.filters.update(clock=clock, span=span)
+    return environment.from_string(path.read_text("utf-8"))
 
 
 def clock(seconds: float) -> str:
@@ -72,3 +82,11 @@ def clock(seconds: float) -> str:
     minutes, hours = tenths // 600 % 60, tenths // 36000
     begins = f"{hours}:{minutes:02}" if hours else f"{minutes}"
     return f"{begins}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def span(seconds: float) -> str:
+    """4.2 -> 4.2 s, 754.0 -> 12.6 min, 37250.0 -> 10.3 h"""
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min")):
+        if seconds < most:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 3600:,.1f} h"

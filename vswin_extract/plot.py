@@ -34,7 +34,7 @@ def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int
         raise UsageError(f"{output} must end in a format that matplotlib writes: {', '.join(sorted(kinds))}")
     if not output.absolute().parent.is_dir():
         raise UsageError(f"no directory {output.absolute().parent} to write into")
-    similarity, edges, starts, values = _measure(features, video_id)
+    similarity, edges, starts, values = measure(features, video_id)
     figure = Figure(figsize=(SIDE, SIDE + 0.4), layout="constrained")
     matrix, below = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
     off = similarity[~np.eye(len(similarity), dtype=bool)]
@@ -66,7 +66,7 @@ def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int
     return starts
 
 
-def _measure(features: FeatureFile, video_id: str) -> tuple[Any, Any, list[float], Any]:
+def measure(features: FeatureFile, video_id: str) -> tuple[Any, Any, list[float], Any]:
     """Similarity (n, n), the n + 1 edges of its cells in seconds, where segments begin, and novelty (n,)."""
     embeddings(features)
     if video_id not in features:

@@ -9,7 +9,7 @@ millions. Scores are exact either way.
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -39,6 +39,8 @@ ROUNDING = 0.02
 """By so much an index of bytes may underrate a cosine."""
 ASKED = 256
 """Clips that an index is asked for the pairs of at a time, since each may have many."""
+QUERIES = 200
+"""Clips of a video that are compared at most where other videos are searched for."""
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 """Rows, other rows, and their cosines."""
 
@@ -311,6 +313,40 @@ def _results(
         best = Moment(name, *map(float, times[row]))
         found.append(Result(run, best, query.moments[like[row]], round(float(scores[row]), DIGITS)))
     return found
+
+
+def nearest_videos(features: FeatureFile, names: Sequence[str], top: int = 5) -> dict[str, list[Result]]:
+    """Of each of these videos the `top` other videos with a clip that is most like one of its own, the most alike
+    first, by the best clip of each: one pass over the file for all names. Of a video of more than QUERIES clips so many
+    are compared, evenly spaced."""
+    ids, video_of = list(features), features.file["clips/video"][:]
+    asked, found = {}, {}
+    for name in names:
+        count = len(features[name])
+        asked[name] = np.unique(np.linspace(0, count - 1, min(count, QUERIES)).astype(int))
+        found[name] = (unit(features[name].embedding[:][asked[name]]), dict[int, tuple[float, int, int]]())
+    for first, block in unit_blocks(features):
+        begins = np.flatnonzero(np.diff(video_of[first : first + len(block)], prepend=-1))
+        for name, (vectors, best) in found.items():
+            scores, like = _best(block, vectors)
+            peaks = np.maximum.reduceat(scores, begins)
+            for k in np.argsort(-peaks, kind="stable")[: top + 1].tolist():  # one of them may be the video itself
+                end = begins[k + 1] if k + 1 < len(begins) else len(block)
+                row = int(begins[k] + np.argmax(scores[begins[k] : end]))
+                video = int(video_of[first + row])
+                if ids[video] != name and scores[row] > best.get(video, (-np.inf,))[0]:
+                    best[video] = (float(scores[row]), first + row, int(asked[name][like[row]]))
+            for video in sorted(best, key=lambda video: -best[video][0])[top:]:
+                del best[video]
+    results = {}
+    for name, (_, best) in found.items():
+        moments = []
+        for video, (score, row, own) in sorted(best.items(), key=lambda each: -each[1][0]):
+            best_clip = Moment(ids[video], *map(float, features.file["clips/times"][row]))
+            own_clip = Moment(name, *map(float, features[name].times[own]))
+            moments.append(Result(best_clip, best_clip, own_clip, round(score, DIGITS)))
+        results[name] = moments
+    return results
 
 
 def runs(

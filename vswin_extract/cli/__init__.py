@@ -19,6 +19,7 @@ COMMANDS = {
     "slurm": "Write or submit the batch script of a Slurm array.",
     "inspect": "Show what is in a file of features.",
     "search": "Find clips like a clip or a video, and near-copies.",
+    "report": "Write a page to look at a file of features.",
     "plot": "Draw the self-similarity of a video.",
     "merge": "Make one file of features of several.",
     "export": "Write features as the files that other projects load.",

@@ -49,10 +49,10 @@ def facts(features: "FeatureFile") -> dict[str, Any]:
     }
 
 
-def render(features: "FeatureFile", path: str, show_all: bool) -> None:
+def summary(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
+    """The facts about a run that a person asks for, each with its name."""
     from pathlib import Path
 
-    out = stdout()
     info = features.info
     linked = sum(file.stat().st_size for file in features.linked)
     sampling, preprocessing, variant = info["sampling"], info["preprocessing"], info["variant"]
@@ -73,7 +73,8 @@ def render(features: "FeatureFile", path: str, show_all: bool) -> None:
             f"short side {preprocessing['resize']}, {preprocessing['crop']} crop {preprocessing['size']}; "
             f"decoder {info['decoder']}",
         ),
-        ("computed", f"on {info['device']} in {info['precision']} with torch {info['versions'].get('torch', '?')}"),
+        ("computed", f"on {info['device']} in {info['precision']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items())),
     ]
     for name in features.names:
         dataset = features.file[name]
@@ -81,7 +82,12 @@ def render(features: "FeatureFile", path: str, show_all: bool) -> None:
         size = dataset.nbytes if features.linked else dataset.id.get_storage_size()
         rows.append((name, f"{shape} {dataset.dtype}, {human_bytes(size)}"))
     rows.append(("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed"))
-    out.print(table(rows))
+    return rows
+
+
+def render(features: "FeatureFile", path: str, show_all: bool) -> None:
+    out = stdout()
+    out.print(table(summary(features, path)))
 
     stored = features.file["videos_table"]
     shown = len(features) if show_all else SHOWN_VIDEOS

@@ -1,0 +1,420 @@
+"""The report: one page of bounded size that holds everything, whatever videos are called; looked at in Chromium."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, Run
+from outputs import make_output
+from PIL import Image
+from test_search import Absent, drawn, made, scenes, unit
+
+from vswin_extract import layouts, report, similarity
+from vswin_extract.cli import report as command
+from vswin_extract.clips import Sampling
+from vswin_extract.errors import UsageError
+from vswin_extract.features import open_features
+from vswin_extract.report import histogram, make_map, principal, write_report
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+VIDEOS = ROOT / "examples" / "videos"
+EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(2)">.mkv'
+NAMES = ["astronaut-pan.mp4", "chelsea-portrait.mp4", EVIL, "gone.mkv", "日本/прогулка é.avi", "{{ 7 * 7 }}.mkv"]
+"""Ids of the videos of `page`."""
+
+
+class Page(HTMLParser):
+    """A page's elements, what they refer to, and its text but for scripts: of each table too, by rows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.tables: list[list[list[str]]] = []
+        self.handlers: list[str] = []
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "script":
+            self.scripts.append("")
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+            return
+        self.text += data
+        if self.inside:
+            self.tables[-1][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, run: Run, small_weights: Path) -> Path:
+    """`out.h5` of `videos/`, of which one failed, one is gone since and one is no video any more; `out.html`."""
+    here = tmp_path_factory.mktemp("report")
+    for name in NAMES:
+        source = VIDEOS / name
+        path = here / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((source if source.exists() else VIDEOS / "shapes.mkv").read_bytes())
+    (here / "videos" / "text.mp4").write_text("no video")
+    options = ["--weights", small_weights, "--stride", 8, "--logits", "--precision", "fp32", "-q"]
+    assert run("vswin-extract", here / "videos", here / "out.h5", *options).returncode == 3
+    (here / "videos" / "gone.mkv").unlink()
+    (here / "videos" / NAMES[-1]).write_text("no video")
+    done = run("vswin", "report", here / "out.h5", "--videos", here / "videos", "-o", here / "out.html")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r".*out.html: \d\.\d MB, \d+ pictures; 2 videos could not be pictured, .*\n", done.stdout)
+    return here
+
+
+def test_a_page_holds_everything_and_names_are_text(folder: Path) -> None:
+    page = Page((folder / "out.html").read_text())
+    with open_features(folder / "out.h5") as features:
+        videos, failures = page.tables
+        assert [row[0] for row in videos[1:]] == list(features)
+        assert [row[1] for row in videos[1:]] == [str(len(video)) for video in features.values()]
+        assert failures[1:] == [[f["id"], f["error"], f["message"]] for f in features.failures]
+        assert failures[1][:2] == ["text.mp4", "VideoUnreadable"]
+        assert features.info["weights_sha256"][:8] in page.text
+        assert features.info["created"] in page.text
+    for name in NAMES:
+        assert name in page.text
+    assert not page.handlers
+    assert "alert(" not in "".join(page.scripts[:-2] + page.scripts[-1:])
+    assert "\\u003c/script\\u003e\\u003cscript\\u003ealert(1)" in page.scripts[-2]  # the map's JSON
+    assert "No pictures: the video is not there" in page.text
+    assert "No pictures: no video container that can be read" in page.text
+    assert len(re.findall(r"\d+ segments?", page.text)) == len(NAMES)
+    assert "one 3" in page.text or "one 4" in page.text  # a class of the weights, and its mean probability
+
+
+def test_nothing_comes_from_elsewhere(folder: Path) -> None:
+    page = Page((folder / "out.html").read_text())
+    assert "link" not in page.tags
+    assert "iframe" not in page.tags
+    own = re.compile(r"#\w+|data:image/(jpeg|png);base64,[A-Za-z0-9+/=]+")
+    assert [source for source in page.sources if not own.fullmatch(source)] == []
+    text = (folder / "out.html").read_text()
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'" in text
+    assert "url(" not in re.findall(r"<style>.*?</style>", text, re.DOTALL)[0]
+
+
+def test_pictures_are_the_frames(folder: Path) -> None:
+    text = (folder / "out.html").read_text()
+    strips = re.findall(r'<div class="strip".*?</div>', text, re.DOTALL)
+    assert [strip.count("<img") for strip in strips] == [10, 10, 16, 10]  # by id; two have none
+    uris = re.findall(r'src="data:image/jpeg;base64,([^"]+)', strips[1])
+    means = []
+    for uri in uris:
+        with Image.open(io.BytesIO(base64.b64decode(uri))) as picture:
+            assert picture.width == 160
+            means.append(np.asarray(picture, np.float64))
+    assert max(np.abs(a - b).mean() for a, b in pairwise(means)) > 1  # which follow one another
+    assert re.search(r'alt="0:00\.2".*alt="0:03\.8"', strips[1], re.DOTALL)
+
+
+def test_size_is_bounded_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    videos = [(f"{number:05}.mp4", 40, 10.0) for number in range(1500)]
+    path = make_output(tmp_path / "out.h5", videos, Sampling(8, 2), failed=[f"bad{k}.mp4" for k in range(30)])
+    with open_features(path) as features:
+        write_report(features, tmp_path / "out.html", limit=5, spots=200)
+        rows = features.clips
+    page = Page((tmp_path / "out.html").read_text())
+    assert (tmp_path / "out.html").stat().st_size < 2.2e6
+    assert [row[0] for row in page.tables[0][1:]] == [name for name, *_ in videos]
+    assert len(page.tables[1]) == 31
+    assert "30 VideoUnreadable" in page.text
+    assert "5 of 1,500 videos; --limit N shows more" in page.text
+    assert f"200 of {rows:,} clips are shown" in page.text
+    with open_features(path) as features, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "TABLE", 100)
+        write_report(features, tmp_path / "out.html", limit=2, spots=0, within="*99.mp4")
+    page = Page((tmp_path / "out.html").read_text())
+    assert len(page.tables[0]) == 101
+    assert "The first 100 of 1,500 videos" in page.text
+    assert "2 of 1,500 videos, of 15 whose ids match *99.mp4" in page.text
+    assert "section" in page.tags
+    assert "Bokeh" not in "".join(page.scripts)
+
+
+@pytest.mark.slow
+def test_ten_thousand_videos_make_a_page_that_opens(tmp_path: Path) -> None:
+    names = [f"{number:05}.mkv" for number in range(10_000)]
+    for name in names:
+        (tmp_path / name).symlink_to(VIDEOS / "shapes.mkv")
+    with open_features(make_output(tmp_path / "out.h5", [(n, 120, 24.0) for n in names], Sampling(16, 1))) as features:
+        pictures = write_report(features, tmp_path / "out.html", tmp_path)
+    assert not pictures.missing
+    assert len(pictures.made) > 1500
+    assert (tmp_path / "out.html").stat().st_size < 25e6
+
+
+@pytest.mark.parametrize("rows", [3, 7, 100])
+def test_the_map_is_that_of_all_clips_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(similarity, "ROWS", rows)
+    videos = {
+        f"{group}/{number}.mp4": clips for group in "ab" for number, clips in enumerate(drawn(3, *[4] * 9).values())
+    }
+    everything = unit(np.concatenate(list(videos.values())))
+    centred = everything - everything.mean(0)
+    _, values, directions = np.linalg.svd(centred, full_matrices=False)
+    with open_features(made(tmp_path / "out.h5", videos)) as features:
+        mean, axes, shares = principal(features)
+        drawn_map = make_map(features, np.arange(0, 72, 2), report.Pictures({}, {}))
+    assert np.allclose(mean, everything.mean(0), atol=1e-6)
+    assert np.allclose(np.abs(axes.T @ directions[:2].T), np.eye(2), atol=1e-5)
+    assert np.allclose(shares, (values**2 / (values**2).sum())[:2], atol=1e-6)
+    assert list(drawn_map["groups"]) == ["a", "b"]  # 18 videos are too many to tell apart
+    x = json.dumps(drawn_map["item"])
+    assert x.count("6.mp4") >= 2
+
+
+def test_an_index_of_shards_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "SHARD_VIDEOS", 2)
+    videos = {"é.mp4": scenes(9, 6), **drawn(4, 3, 5, channels=64)}
+    texts = []
+    for layout in ("single", "sharded"):
+        (tmp_path / layout).mkdir()
+        with open_features(made(tmp_path / layout / "out.h5", videos, layout=layout)) as features:  # type: ignore[arg-type]
+            assert bool(features.linked) == (layout == "sharded")
+            write_report(features, tmp_path / layout / "out.html")
+        texts.append(Page((tmp_path / layout / "out.html").read_text()).text)
+    assert texts[0] == texts[1]
+    assert "2 segments" in texts[0]
+    assert "0:09" in texts[0]
+
+
+def test_files_without_embedding_or_videos(tmp_path: Path) -> None:
+    whole, none = made(tmp_path / "out.h5", drawn(1, 3)), tmp_path / "none.h5"
+    with h5py.File(whole, "r+") as file:
+        del file["embedding"]
+    make_output(none, [], Sampling(8, 2), failed=["text.mp4"])
+    for path, said in ((whole, "The file has no embedding"), (none, "1 VideoUnreadable")):
+        with open_features(path) as features:
+            write_report(features, tmp_path / "x.html")
+        page = Page((tmp_path / "x.html").read_text())
+        assert said in page.text
+        assert "Bokeh" not in "".join(page.scripts)
+        assert page.tags.count("section") == (path == whole)
+
+
+def test_lengths_are_counted_whatever_they_are() -> None:
+    for lengths in ([], [0.0], [4.0], [1.0, 2.0, 2.0], [0.04] * 30 + [3600.0], [5.0] * 9):
+        bars = histogram(np.array(lengths, np.float64))
+        assert sum(count for *_, count in bars) == len(lengths)
+        assert all(low < high for low, high, _ in bars)
+
+
+def test_the_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out.html").write_text("before")
+
+    def fails(*arguments: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with open_features(made(tmp_path / "out.h5", drawn(1, 3, 4))) as features:
+        with monkeypatch.context() as patch:
+            patch.setattr(report, "_section", fails)
+            with pytest.raises(OSError, match="No space left"):
+                write_report(features, tmp_path / "out.html")
+        assert (tmp_path / "out.html").read_text() == "before"
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["out.h5", "out.html"]
+        write_report(features, tmp_path / "out.html")
+    assert "v/0.mp4" in (tmp_path / "out.html").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.h5", "out.html"]
+
+
+def test_errors_are_one_line(folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ["--videos", folder / "videos"]
+    cases: list[tuple[list[object], str]] = [
+        ([tmp_path / "none.h5", "-o", tmp_path / "x.html"], "no such file"),
+        ([folder / "out.h5", "-o", tmp_path / "y" / "x.html"], "no directory"),
+        ([folder / "out.h5", "-o", tmp_path / "x.html", "--within", "x*"], "no id in"),
+    ]
+    for arguments, why in cases:
+        done = run("vswin", "report", *arguments)
+        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), arguments
+        assert why in done.stderr
+    for module in ("bokeh", "jinja2", "PIL"):
+        with monkeypatch.context() as patch:
+            for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+                patch.delitem(sys.modules, name)
+            patch.setattr(sys, "meta_path", [Absent(module), *sys.meta_path])
+            done = run("vswin", "report", folder / "out.h5", *here, "-o", tmp_path / "x.html")
+        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), module
+        assert "pip install 'vswin-extract[report]'" in done.stderr
+    assert not list(tmp_path.iterdir())
+    with open_features(folder / "out.h5") as features, pytest.raises(UsageError, match="no directory"):
+        write_report(features, tmp_path / "y" / "x.html")
+
+
+def test_the_command_offers_what_the_library_does() -> None:
+    assert (command.LIMIT, command.SPOTS) == (report.LIMIT, report.SPOTS)
+
+
+@pytest.fixture(scope="module")
+def browse() -> Iterator[Callable[..., "Chrome"]]:
+    """`browse(scripts=True)`: a headless Chromium of this machine, which has its own driver."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    lacking = [name for name, path in found.items() if path is None]
+    assert not lacking, f"reports are looked at in Chromium; there is no {lacking}: apt-get install chromium-driver"
+    opened: list[Chrome] = []
+
+    def start(scripts: bool = True) -> "Chrome":
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(found["chromium"])
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        if not scripts:
+            options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+        opened.append(webdriver.Chrome(options, Service(found["chromedriver"])))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.quit()
+
+
+def look(browser: "Chrome", page: Path, width: int, scheme: str) -> None:
+    """Open a page in a window of so many pixels."""
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+
+
+@pytest.mark.slow
+def test_it_opens_in_chromium_at_any_width_in_light_and_dark(folder: Path, browse: Callable[..., "Chrome"]) -> None:
+    browser = browse()
+    grounds = set()
+    for width in (400, 1600):
+        for scheme in ("light", "dark"):
+            look(browser, folder / "out.html", width, scheme)
+            wide = "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
+            assert max(browser.execute_script(wide)) <= width
+            grounds.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+            errors = [line for line in browser.get_log("browser") if line["level"] != "INFO"]
+            assert errors == []
+            broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+            assert browser.execute_script(broken) == 0
+            assert browser.execute_script("return document.scripts.length") == 5  # ours and Bokeh's
+    assert len(grounds) == 2
+    sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    asked = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
+    assert len(asked) > 4
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+POINT = """
+const view = Object.values(Bokeh.index)[0], data = view.model.renderers[0].data_source.data
+const row = data.video.indexOf(arguments[0]), box = document.getElementById("map").getBoundingClientRect()
+if (arguments.length > 1) document.getElementById("map").scrollIntoView({block: "center", behavior: "instant"})
+return [box.left + view.frame.x_scale.compute(data.x[row]), box.top + view.frame.y_scale.compute(data.y[row])]
+"""
+"""Where on the screen the map has the first clip of a video."""
+TIP = """
+function* all(root) {
+  for (const each of root.querySelectorAll("*")) {
+    yield each
+    if (each.shadowRoot) yield* all(each.shadowRoot)
+  }
+}
+const picture = [...all(document.getElementById("map"))].find(each => each.localName === "img")
+if (!picture) return null
+const tip = picture.parentElement
+return [picture.naturalWidth, tip.innerText, tip.querySelectorAll("img, script").length]
+"""
+"""The picture that the map shows under the pointer, and what it says."""
+
+
+@pytest.mark.slow
+def test_the_map_shows_the_frame_under_the_pointer(folder: Path, browse: Callable[..., "Chrome"]) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    browser = browse()
+    look(browser, folder / "out.html", 1200, "light")
+    for name in (EVIL, "astronaut-pan.mp4", "日本/прогулка é.avi"):
+        for _ in range(20):  # until it is drawn
+            browser.execute_script(POINT, name, "scroll")
+            x, y = browser.execute_script(POINT, name)
+            pointer = ActionBuilder(browser)
+            pointer.pointer_action.move_to_location(5, 5).move_to_location(round(x), round(y))
+            pointer.perform()
+            time.sleep(0.2)
+            if tip := browser.execute_script(TIP):
+                break
+        wide, said, elements = tip
+        assert wide == 160
+        assert elements == 1
+        assert re.search(r"\d\.\d\d s$", said.strip())
+        assert said.splitlines()[0] in NAMES
+    assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
+
+
+@pytest.mark.slow
+def test_tables_sort_and_are_there_without_scripts(folder: Path, browse: Callable[..., "Chrome"]) -> None:
+    from selenium.webdriver.common.by import By
+
+    with open_features(folder / "out.h5") as features:
+        seconds = [f"{video.info['duration']:.2f}" for video in features.values()]
+        names = list(features)
+    browser = browse()
+    look(browser, folder / "out.html", 1600, "light")
+
+    def column(number: int) -> list[str]:
+        return [
+            cell.text for cell in browser.find_elements(By.CSS_SELECTOR, f"table:first-of-type td:nth-child({number})")
+        ]
+
+    count = len(names)
+    assert column(1)[:count] == names
+    title = browser.find_elements(By.CSS_SELECTOR, "th button")[2]
+    title.click()
+    assert column(3)[:count] == sorted(seconds, key=float)
+    title.click()
+    assert column(3)[:count] == sorted(seconds, key=float, reverse=True)
+    assert browser.find_elements(By.CSS_SELECTOR, "th")[2].get_attribute("aria-sort") == "descending"
+    browser.find_elements(By.CSS_SELECTOR, "th button")[0].click()
+    assert sorted(column(1)[:count]) == sorted(names)
+
+    browser = browse(scripts=False)
+    look(browser, folder / "out.html", 400, "dark")
+    assert not browser.find_elements(By.CSS_SELECTOR, "th button")
+    assert column(1)[:count] == names
+    assert "The map needs JavaScript" in browser.find_element(By.ID, "map").text
