@@ -315,6 +315,7 @@ def test_mirrors(offer: Offer, web: Web, store: Path, tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match="begins with http://, https:// or file:///, not s3://bucket"):
         pull("there", source="s3://bucket")
     assert pull("there")[0].read_bytes() == CONTENT
+    assert pull("there", source="nowhere")[0] == row.file  # which is there, so nothing is looked for
 
 
 def test_what_is_secret_in_a_mirror_stays_with_it(offer: Offer, web: Web, store: Path) -> None:

@@ -202,9 +202,9 @@ def pull(
     rename. Raises UsageError, WeightsError, and OSError where the disk is full.
     """
     row = published(name)
-    origin = _origin(row, source)
     told = None
     while not row.file.is_file():
+        origin = _origin(row, source)
         target = cache_dir() / row.filename
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = _beside(target, ".lock")
