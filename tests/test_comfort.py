@@ -190,6 +190,9 @@ def test_slurm_spells_out_what_is_set_elsewhere(
     for words in ("--stride 5", "--stage 4 --stage 2", "--tail drop", "--fps 15", "--logits", f"{tmp_path}/out.h5 "):
         assert words in command
     assert "--config" not in command
+    monkeypatch.setenv("VSWIN_EXTRACT_STRID", "5")
+    done = run("vswin", "slurm", "--tasks", 2, "--", "--config", config, cwd=tmp_path)
+    assert (done.returncode, "unknown environment variable VSWIN_EXTRACT_STRID;" in done.stderr) == (2, True)
 
 
 MISTAKES = [

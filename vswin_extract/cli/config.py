@@ -101,7 +101,7 @@ def write_config(context: click.Context, output: Path) -> str:
     from vswin_extract.store import publish
 
     path = output.with_suffix(".toml")
-    if path.exists() and not path.read_bytes().startswith(HEADER.encode()):
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(HEADER.encode())):
         return f"{path} is not ours, so that the options of this run are not written there"
     table: dict[str, Any] = {}
     for option, value in settings(context):

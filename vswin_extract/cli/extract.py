@@ -355,7 +355,7 @@ def extract(
     given = context.get_parameter_source("weights")
     chosen = given is not None and given.name != "DEFAULT"
     finished = follow(job, console, quiet, verbose, grace, notice=not (quiet and chosen))
-    if why := write_config(context, finished.output):
+    if (why := write_config(context, finished.output)) and not quiet:
         console.print(f"note: {printable(why)}", markup=False)
     if isinstance(finished, ShardDone):
         if not quiet:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from vswin_extract.cli.config import absolute, given, settings
+from vswin_extract.cli.config import absolute, check_environment, given, settings
 from vswin_extract.cli.console import printable, reports_errors
 from vswin_extract.cli.extract import NO_JOB, extract, make_job
 
@@ -64,6 +64,7 @@ def slurm(
     from vswin_extract.weights import find
 
     with extract.make_context("vswin-extract", list(arguments)) as context:
+        check_environment(context)  # as the tasks will
         asked = context.params
         if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
