@@ -23,7 +23,7 @@ import torch
 
 from vswin_extract.backbone import find_device, find_precision
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import OutputError, UsageError, VswinError
+from vswin_extract.errors import OutputError, UsageError, VswinError, WeightsError
 from vswin_extract.frames import DecoderName
 from vswin_extract.frames.process import DecodedClip, DecoderProcess
 from vswin_extract.frames.worker import Task
@@ -33,7 +33,7 @@ from vswin_extract.store import publish
 from vswin_extract.tiled import has_bf16
 from vswin_extract.variants import VARIANTS
 from vswin_extract.verify import Check, compare_variant
-from vswin_extract.weights import cache_dir, manifest
+from vswin_extract.weights import cache_dir, cache_dirs, manifest
 
 NETWORK = (
     "nfs",
@@ -255,17 +255,14 @@ def decode(name: str, path: Path) -> str:
 
 def weights_cache() -> Iterator[Check]:
     """Where it is, and by their sizes whether the files in it are whole: hashing them takes `weights verify`."""
-    folder = cache_dir()
-    nearest = folder
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    writable = os.access(nearest, os.W_OK)
+    folders = ", ".join(_home(folder) for folder in cache_dirs())
     here = [row for row in manifest().values() if row.file.is_file()]
-    said = f"{_home(folder)}: {', '.join(row.name for row in here) or 'empty'}"
-    if writable:
+    said = f"{folders}: {', '.join(row.name for row in here) or 'empty'}"
+    try:
+        cache_dir()
         yield Check("weights cache", "ok", said)
-    else:
-        advice = "what is in it can be used; to pull more, set VSWIN_WEIGHTS_DIR to a directory of your own"
+    except WeightsError:
+        advice = "what is in it can be used; to pull more, add a directory of your own to VSWIN_WEIGHTS_DIR"
         yield Check("weights cache", "warning", f"{said}; cannot be written", advice)
     for row in here:
         size = row.file.stat().st_size

@@ -29,6 +29,8 @@ from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS, Variant
 
+FOLDER = "golden"
+"""Of the weights' cache: values that were stored on this machine."""
 TABLE = Path(__file__).with_name("golden.json")
 FIRST = 16
 """So many channels of the embedding are stored."""
@@ -118,8 +120,8 @@ def of_variant(variant: Variant) -> Values | None:
 
 def of_weights(sha256: str) -> Values | None:
     """The values of weights by the sha256 of their file; None where nobody has stored them."""
-    kept = _kept(sha256)
-    recorded = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    kept = [directory / FOLDER / f"{sha256}.json" for directory in weights_.cache_dirs()]
+    recorded = next((json.loads(file.read_text("utf-8")) for file in kept if file.is_file()), {})
     return _values({**recorded, **_table()["weights"]}, sha256)
 
 
@@ -135,7 +137,7 @@ def record(name: str, checkpoint: Checkpoint) -> Path:
         _write_table({**_table(), "weights": values})
         record_variants([checkpoint.variant.name])
         return TABLE
-    kept = _kept(checkpoint.sha256)
+    kept = weights_.cache_dir() / FOLDER / f"{checkpoint.sha256}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(values) + "\n", "utf-8")
     return kept
@@ -157,10 +159,6 @@ def _key(variant: Variant) -> str:
 
 def _values(table: Mapping[str, Any], key: str) -> Values | None:
     return tuple(table[key]) if key in table else None
-
-
-def _kept(sha256: str) -> Path:
-    return weights_.cache_dir() / "golden" / f"{sha256}.json"
 
 
 def _table() -> dict[str, Any]:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # torch, which takes seconds, and only reading them needs
 
 BUNDLED = "nano"
 """The weights that ship with this package, and the default."""
+OURS = ("compiled", "golden")
+"""Folders of a cache that other modules keep there."""
 MIRROR = "VSWIN_WEIGHTS_MIRROR"
 """The variable that says where `pull` finds files instead of at the manifest's addresses."""
 TOUCH_EVERY = 10.0
@@ -336,7 +338,7 @@ def leftovers() -> Leftovers:
             rest = path.name.removeprefix(name)
             if name and rest.endswith((".part", ".part.json", ".tmp")):
                 unfinished += [] if name in busy else [path]
-            elif not name or rest not in ("", ".sha256", ".lock"):
+            elif path.name not in OURS and (not name or rest not in ("", ".sha256", ".lock")):
                 foreign.append(path)
     return Leftovers(unfinished, going, foreign)
 
