@@ -460,6 +460,7 @@ def mirror(web: Web) -> str:
 @pytest.fixture
 def start(web: Web, store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """`start("pull", NAME)`: a process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what is in the background ignore it
     started = []
 
     def starting(*arguments: object, before: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":

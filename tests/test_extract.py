@@ -23,8 +23,11 @@ from vswin_extract.check import check
 from vswin_extract.clips import Sampling
 from vswin_extract.job import Finished, Notice, Profile
 from vswin_extract.preprocess import Geometry
+from vswin_extract.variants import VARIANTS
 
 EXAMPLES = ROOT / "examples" / "videos"
+
+NANO = VARIANTS["nano"]
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +76,15 @@ def test_the_schema_with_plain_h5py(plain: Path, videos: Path, small_weights: Pa
             "clip_len": 8, "frame_interval": 2, "stride": 8, "fps": None, "align": "start", "tail": "pad",
         }  # fmt: skip
         assert json.loads(file.attrs["preprocessing"])["size"] == 32
-        assert json.loads(file.attrs["variant"])["window"] == [8, 7, 7]
+        assert json.loads(file.attrs["variant"])["window"] == list(NANO.window)
         assert json.loads(file.attrs["versions"])["torch"] == torch.__version__
         shapes = {
-            "embedding": (256,),
+            "embedding": (NANO.channels(4),),
             "logits": (3,),
-            "stage1": (4, 8, 8, 32),
-            "stage2": (4, 4, 4, 64),
-            "stage3": (4, 2, 2, 128),
-            "stage4": (4, 1, 1, 256),
+            "stage1": (4, 8, 8, NANO.channels(1)),
+            "stage2": (4, 4, 4, NANO.channels(2)),
+            "stage3": (4, 2, 2, NANO.channels(3)),
+            "stage4": (4, 1, 1, NANO.channels(4)),
         }
         for name, shape in shapes.items():
             assert file[name].shape == (total, *shape)
@@ -137,7 +140,7 @@ def test_reading_lazily(plain: Path) -> None:
         assert features.info["sampling"]["stride"] == 8
         video = features["sub dir/a.mp4"]
         whole = np.asarray(video.stage4)
-        assert whole.shape == video.stage4.shape == (len(video), 4, 1, 1, 256)
+        assert whole.shape == video.stage4.shape == (len(video), 4, 1, 1, NANO.channels(4))
         assert np.array_equal(video.stage4[0], whole[0])
         assert np.array_equal(video.stage4[-1], whole[-1])
         assert np.array_equal(video.stage4[1:3, 2], whole[1:3, 2])
@@ -582,7 +585,7 @@ def test_dry_run_counts_and_writes_nothing(run: Run, videos: Path, small_weights
     assert done.returncode == 3, done.stderr
     assert "unreadable: bad.mp4" in done.stdout
     clips = sum(Sampling(8, 2).count(n) for n in (50, 33, 7))
-    assert f"3 videos, about {clips} clips, {clips * 5 * 1024 / 1000:.1f} kB" in done.stdout
+    assert f"3 videos, about {clips} clips, {clips * 5 * 4 * NANO.channels(4) / 1000:.1f} kB" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mp4"]
 
 

@@ -151,7 +151,7 @@ def test_weights_commands(run: Run, small_weights: Path, tmp_path: Path) -> None
     assert "nano " in listed.stdout
     converted = run("vswin", "weights", "convert", small_weights, tmp_path / "mine.safetensors")
     assert converted.returncode == 0, converted.stderr
-    assert "variant nano, window 8x7x7, 3 classes" in converted.stdout
+    assert "variant nano, window 4x7x7, 3 classes" in converted.stdout
     wrong = run("vswin", "weights", "convert", small_weights, tmp_path / "mine.pth")
     assert (wrong.returncode, "must end in .safetensors" in wrong.stderr) == (2, True)
     near = run("vswin", "weights", "pull", "t-k40")

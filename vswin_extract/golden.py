@@ -121,8 +121,8 @@ def of_variant(variant: Variant) -> Values | None:
 def of_weights(sha256: str) -> Values | None:
     """The values of weights by the sha256 of their file; None where nobody has stored them."""
     kept = [directory / FOLDER / f"{sha256}.json" for directory in weights_.cache_dirs()]
-    recorded = next((json.loads(file.read_text("utf-8")) for file in kept if file.is_file()), {})
-    return _values({**recorded, **_table()["weights"]}, sha256)
+    recorded = next((file.read_text("utf-8") for file in kept if file.is_file()), "{}")
+    return _values({**json.loads(recorded), **_table()["weights"]}, sha256)
 
 
 def record(name: str, checkpoint: Checkpoint) -> Path:

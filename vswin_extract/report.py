@@ -128,8 +128,9 @@ def write_report(
         raise UsageError(f"no id in {features.file.filename} matches {within!r}; vswin inspect lists them")
     embedded = "embedding" in features.names
     near = nearest_videos(features, chosen, NEAREST) if embedded else {}
-    rows = np.unique(np.linspace(0, features.clips - 1, min(spots, features.clips)).astype(int)) if embedded else []
-    pictures = take_pictures(features, videos, _moments(features, chosen, near, rows), on_video)
+    count = min(spots, features.clips) if embedded else 0
+    rows = np.unique(np.linspace(0, features.clips - 1, count).astype(int))
+    pictures = take_pictures(features, videos, _moments(features, chosen, near, rows.tolist()), on_video)
     durations = features.file["videos_table/duration"][:]
     failures = features.failures
     filled = template.generate(
@@ -147,7 +148,7 @@ def write_report(
         within=within,
         embedded=embedded,
         classes=_classes(features),
-        map=make_map(features, np.asarray(rows), pictures) if len(rows) else None,
+        map=make_map(features, rows, pictures) if len(rows) else None,
         spots=len(rows),
         unpictured=len(pictures.missing),
         scripts=Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw if len(rows) else [],
