@@ -359,7 +359,7 @@ function* all(root) {
     if (each.shadowRoot) yield* all(each.shadowRoot)
   }
 }
-const picture = [...all(document.getElementById("map"))].find(each => each.localName === "img")
+const picture = [...all(document.body)].find(each => each.localName === "img" && each.getRootNode() !== document)
 if (!picture) return null
 const tip = picture.parentElement
 return [picture.naturalWidth, tip.innerText, tip.querySelectorAll("img, script").length]

@@ -1,0 +1,42 @@
+"""The examples show what they are there to show: nano's features are worth more than what is simpler."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def printed(name: str, *arguments: object) -> dict[str, list[float]]:
+    """The numbers in each line that an example prints, by what the line begins with."""
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    lines = [re.split(r"\s{2,}|\s(?=recall|mAP|k-NN)", line, maxsplit=1) for line in done.stdout.splitlines()]
+    return {title: [float(number) for number in re.findall(r"(?<![\w@-])\d+(?:\.\d+)?", rest)] for title, rest in lines}
+
+
+def test_retrieval() -> None:
+    found = printed("retrieval", "--videos", 20)
+    recall, precision = ({name: numbers[i] for name, numbers in found.items()} for i in (0, 2))
+    for scores in (recall, precision):
+        assert scores["embeddings"] > max(scores["colour_histogram"], scores["raw_pixels"]) + 0.05
+
+
+def test_localize() -> None:
+    found = printed("localize", "--videos", 12)
+    nano, baseline = (found[name][-1] for name in ("nano", "frame differences"))  # of the only draw
+    assert nano > baseline + 30
+
+
+def test_linear_probe() -> None:
+    found = printed("linear_probe", "--scenes", 10)
+    for i in (0, 1):
+        assert found["embeddings"][i] > max(found["colour histogram"][i], found["raw pixels"][i]) + 0.5
+
+
+def test_they_are_short() -> None:
+    for name in ("retrieval", "localize", "linear_probe"):
+        assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) < 100
