@@ -226,7 +226,8 @@ def test_nearest_videos_are_those_of_the_full_product(
         assert [result.best.video for result in results] == best
         for result in results:
             own, row = np.unravel_index(full[result.best.video].argmax(), full[result.best.video].shape)
-            assert (result.like.video, result.like.start, result.best.start) == (name, asked[own], row)
+            assert (result.like.video, result.like.start) == (name, asked[own])
+            assert result.best.start == row
             assert result.score == pytest.approx(full[result.best.video].max(), abs=2e-6)
 
 

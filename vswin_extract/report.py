@@ -128,7 +128,8 @@ def write_report(
         raise UsageError(f"no id in {features.file.filename} matches {within!r}; vswin inspect lists them")
     embedded = "embedding" in features.names
     near = nearest_videos(features, chosen, NEAREST) if embedded else {}
-    rows = np.unique(np.linspace(0, features.clips - 1, min(spots, features.clips)).astype(int)) if embedded else []
+    count = min(spots, features.clips) if embedded else 0
+    rows = np.unique(np.linspace(0, features.clips - 1, count).astype(int)).tolist()
     pictures = take_pictures(features, videos, _moments(features, chosen, near, rows), on_video)
     durations = features.file["videos_table/duration"][:]
     failures = features.failures
@@ -147,7 +148,7 @@ def write_report(
         within=within,
         embedded=embedded,
         classes=_classes(features),
-        map=make_map(features, np.asarray(rows), pictures) if len(rows) else None,
+        map=make_map(features, rows, pictures) if len(rows) else None,
         spots=len(rows),
         unpictured=len(pictures.missing),
         scripts=Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw if len(rows) else [],
@@ -327,16 +328,17 @@ def principal(features: FeatureFile) -> tuple[NDArray[np.float64], NDArray[np.fl
     return mean, axes, (float(variances[-1]) / whole, float(variances[-2]) / whole)
 
 
-def make_map(features: FeatureFile, rows: NDArray[np.int64], pictures: Pictures) -> dict[str, Any]:
+def make_map(features: FeatureFile, rows: Sequence[int], pictures: Pictures) -> dict[str, Any]:
     """The map of these clips as Bokeh's JSON, the shares of variance of its two axes, and its groups with their
     colours: the videos, or the folders that they are in, if they are few."""
+    from bokeh.core.types import ID
     from bokeh.embed import json_item
     from bokeh.models import ColumnDataSource, HoverTool
     from bokeh.plotting import figure
 
     mean, axes, shares = principal(features)
     points = (unit(features.file["embedding"][rows]) - mean) @ axes
-    names, seconds = _spots(features, rows.tolist())
+    names, seconds = _spots(features, rows)
     folders = [str(PurePosixPath(name).parent) for name in names]
     groups = next((each for each in (names, folders) if len(set(each)) <= len(COLOURS)), ["all videos"] * len(names))
     colours = dict(zip(dict.fromkeys(groups), COLOURS, strict=False))
@@ -371,4 +373,4 @@ def make_map(features: FeatureFile, rows: NDArray[np.int64], pictures: Pictures)
     dots.hover_glyph = dots.glyph.clone(size=14, line_color="#8a8f98", fill_alpha=1)
     tip = '<div style="max-width:170px;overflow-wrap:anywhere">@picture{safe}<div>@video</div><div>@second</div></div>'
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tip, limit=1))
-    return {"item": json_item(plot, "map"), "shares": shares, "groups": colours}
+    return {"item": json_item(plot, ID("map")), "shares": shares, "groups": colours}
