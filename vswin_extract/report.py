@@ -34,7 +34,7 @@ from vswin_extract.thumbnails import thumbnails
 
 TEMPLATE = Path(__file__).with_name("report.html")
 LIMIT, SPOTS = 50, 1000
-"""Videos in detail, and clips on the map, unless more are asked for: 15 MB with their pictures."""
+"""Videos in detail, and clips on the map, unless more are asked for. Of 10,000 videos that makes less than 25 MB."""
 TABLE = 20_000
 """Rows of the table of videos, and of failures, at most: 5 MB."""
 PICTURE = (160, 120)
