@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, run: Run, small_weights: Pa
     """`out.h5` of `videos/`, of which one failed, one is gone since and one is no video any more; `out.html`."""
     here = tmp_path_factory.mktemp("report")
     for name in NAMES:
-        source = VIDEOS / name
+        source = VIDEOS / ("coffee-zoom.webm" if name == EVIL else name)
         path = here / "videos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((source if source.exists() else VIDEOS / "shapes.mkv").read_bytes())
@@ -195,7 +195,7 @@ def test_the_map_is_that_of_all_clips_at_once(tmp_path: Path, monkeypatch: pytes
     _, values, directions = np.linalg.svd(centred, full_matrices=False)
     with open_features(made(tmp_path / "out.h5", videos)) as features:
         mean, axes, shares = principal(features)
-        drawn_map = make_map(features, np.arange(0, 72, 2), report.Pictures({}, {}))
+        drawn_map = make_map(features, range(0, 72, 2), report.Pictures({}, {}))
     assert np.allclose(mean, everything.mean(0), atol=1e-6)
     assert np.allclose(np.abs(axes.T @ directions[:2].T), np.eye(2), atol=1e-5)
     assert np.allclose(shares, (values**2 / (values**2).sum())[:2], atol=1e-6)
@@ -373,7 +373,7 @@ def test_the_map_shows_the_frame_under_the_pointer(folder: Path, browse: Callabl
 
     browser = browse()
     look(browser, folder / "out.html", 1200, "light")
-    for name in (EVIL, "astronaut-pan.mp4", "日本/прогулка é.avi"):
+    for name in (EVIL, "astronaut-pan.mp4"):
         for _ in range(20):  # until it is drawn
             browser.execute_script(POINT, name, "scroll")
             x, y = browser.execute_script(POINT, name)
@@ -381,13 +381,14 @@ def test_the_map_shows_the_frame_under_the_pointer(folder: Path, browse: Callabl
             pointer.pointer_action.move_to_location(5, 5).move_to_location(round(x), round(y))
             pointer.perform()
             time.sleep(0.2)
-            if tip := browser.execute_script(TIP):
+            tip = browser.execute_script(TIP)
+            if tip and tip[1].startswith(name):
                 break
         wide, said, elements = tip
         assert wide == 160
         assert elements == 1
         assert re.search(r"\d\.\d\d s$", said.strip())
-        assert said.splitlines()[0] in NAMES
+        assert said.splitlines()[0] == name
     assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
 
 

@@ -34,7 +34,7 @@ from vswin_extract.thumbnails import thumbnails
 
 TEMPLATE = Path(__file__).with_name("report.html")
 LIMIT, SPOTS = 50, 1000
-"""Videos in detail, and clips on the map, unless more are asked for: 15 MB with their pictures."""
+"""Videos in detail, and clips on the map, unless more are asked for. Of 10,000 videos that makes less than 25 MB."""
 TABLE = 20_000
 """Rows of the table of videos, and of failures, at most: 5 MB."""
 PICTURE = (160, 120)
@@ -328,16 +328,17 @@ def principal(features: FeatureFile) -> tuple[NDArray[np.float64], NDArray[np.fl
     return mean, axes, (float(variances[-1]) / whole, float(variances[-2]) / whole)
 
 
-def make_map(features: FeatureFile, rows: NDArray[np.int64], pictures: Pictures) -> dict[str, Any]:
+def make_map(features: FeatureFile, rows: Sequence[int], pictures: Pictures) -> dict[str, Any]:
     """The map of these clips as Bokeh's JSON, the shares of variance of its two axes, and its groups with their
     colours: the videos, or the folders that they are in, if they are few."""
+    from bokeh.core.types import ID
     from bokeh.embed import json_item
     from bokeh.models import ColumnDataSource, HoverTool
     from bokeh.plotting import figure
 
     mean, axes, shares = principal(features)
     points = (unit(features.file["embedding"][rows]) - mean) @ axes
-    names, seconds = _spots(features, rows.tolist())
+    names, seconds = _spots(features, rows)
     folders = [str(PurePosixPath(name).parent) for name in names]
     groups = next((each for each in (names, folders) if len(set(each)) <= len(COLOURS)), ["all videos"] * len(names))
     colours = dict(zip(dict.fromkeys(groups), COLOURS, strict=False))
@@ -372,4 +373,4 @@ def make_map(features: FeatureFile, rows: NDArray[np.int64], pictures: Pictures)
     dots.hover_glyph = dots.glyph.clone(size=14, line_color="#8a8f98", fill_alpha=1)
     tip = '<div style="max-width:170px;overflow-wrap:anywhere">@picture{safe}<div>@video</div><div>@second</div></div>'
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tip, limit=1))
-    return {"item": json_item(plot, "map"), "shares": shares, "groups": colours}
+    return {"item": json_item(plot, ID("map")), "shares": shares, "groups": colours}
