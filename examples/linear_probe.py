@@ -65,7 +65,7 @@ def linear(x: Tensor, labels: Tensor, half: int) -> float:
 
 
 @click.command()
-@click.option("--scenes", default=30, show_default=True, help="Scenes, with a video of each of 14 motions.")
+@click.option("--scenes", default=12, show_default=True, help="Scenes, with a video of each of 14 motions.")
 @click.option("--seeds", default=1, show_default=True, help="Draws, whose scores are averaged.")
 def main(scenes: int, seeds: int) -> None:
     """Print the accuracy of both probes, for nano and two baselines; chance is 0.071."""

@@ -65,7 +65,7 @@ def average_precision(which: int, answers: list[Found], true: list[list[Action]]
 
 
 @click.command()
-@click.option("--videos", default=36, show_default=True, help="Videos, of which two thirds are for training.")
+@click.option("--videos", default=12, show_default=True, help="Videos, of which two thirds are for training.")
 @click.option("--seeds", default=1, show_default=True, help="Draws, whose scores are averaged.")
 def main(videos: int, seeds: int) -> None:
     """Print mAP at tIoU 0.3 to 0.7 with nano's features and with frame differences."""

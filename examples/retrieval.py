@@ -79,7 +79,7 @@ def scores(vectors: Tensor, names: list[str]) -> tuple[float, float]:
 
 
 @click.command()
-@click.option("--videos", default=60, show_default=True, help="Videos, each with three copies.")
+@click.option("--videos", default=40, show_default=True, help="Videos, each with three copies.")
 @click.option("--seeds", default=1, show_default=True, help="Draws, whose scores are averaged.")
 def main(videos: int, seeds: int) -> None:
     """Print recall@1 and mAP of nano and of two baselines."""

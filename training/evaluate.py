@@ -209,7 +209,7 @@ def main(weights: str, videos: Path, photographs: Path | None, threads: int) -> 
     rows = {name: f"recall@1, {name}, {len(real)} real clips" for name in CHANGES}
     table: dict[str, list[float]] = {title: [] for title in rows.values()}
     drawn_title = f"recall@1, all at once, {len(clips)} drawn clips"
-    motion, order = moving(448, seed=8), moving(448, seed=9, slowing=True)
+    motion, order = moving(280, seed=8), moving(280, seed=9, slowing=True)
     for embed in ways.values():
         gallery = embed(real)
         for name, title in rows.items():

@@ -129,8 +129,8 @@ def write_report(
     embedded = "embedding" in features.names
     near = nearest_videos(features, chosen, NEAREST) if embedded else {}
     count = min(spots, features.clips) if embedded else 0
-    rows = np.unique(np.linspace(0, features.clips - 1, count).astype(int))
-    pictures = take_pictures(features, videos, _moments(features, chosen, near, rows.tolist()), on_video)
+    rows = np.unique(np.linspace(0, features.clips - 1, count).astype(int)).tolist()
+    pictures = take_pictures(features, videos, _moments(features, chosen, near, rows), on_video)
     durations = features.file["videos_table/duration"][:]
     failures = features.failures
     filled = template.generate(

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import (
     fail,
     human_bytes,
@@ -50,7 +51,7 @@ def list_() -> None:
 
 
 @weights.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=weights_names)
 @click.option(
     "--from",
     "source",
@@ -108,7 +109,7 @@ def pull(names: tuple[str, ...], source: str) -> None:
 
 
 @weights.command()
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=weights_names)
 @reports_errors
 def path(name: str) -> None:
     """Print where the file of weights is; exit code 2 where they have not been pulled."""
@@ -144,7 +145,7 @@ def prune(yes: bool) -> None:
 
 
 @weights.command()
-@click.argument("source", metavar="NAME|FILE")
+@click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
 @click.argument("target", type=click.Path(dir_okay=False), metavar="OUT.safetensors")
 @click.option("--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the shapes tell.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.safetensors if it is there.")
@@ -243,7 +244,7 @@ def inflate(source: str, output: str, variant: str | None, window: str, overwrit
 
 
 @weights.command()
-@click.argument("source", metavar="NAME|FILE")
+@click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
 @reports_errors
 def show(source: str, as_json: bool) -> None:
@@ -297,7 +298,7 @@ def _classes(count: int, names: list[str]) -> str:
 
 
 @weights.command()
-@click.argument("sources", nargs=-1, required=True, metavar="NAME|FILE...")
+@click.argument("sources", nargs=-1, required=True, metavar="NAME|FILE...", shell_complete=weights_names)
 @click.option(
     "--record", is_flag=True, help="Store golden features of weights that have none yet, for later comparison."
 )
