@@ -7,9 +7,10 @@ origin in the middle of the frame; times and speeds count source frames, of whic
 Everything random comes from one `torch.Generator`: the same seed draws the same clips.
 """
 
+import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -443,10 +444,21 @@ def untrimmed(source: Source, actions: Sequence[str], side: int, generator: Gene
     return developed(torch.cat(parts, 2), generator)[0], happened
 
 
-def write_video(path: str | os.PathLike[str], frames: Tensor, rate: int = 30) -> None:
-    """Write frames (T, H, W, 3) uint8, H and W even, as H.264."""
-    with av.open(os.fspath(path), "w") as container:
-        stream = container.add_stream("libx264", rate, {"crf": "20", "preset": "veryfast", "threads": "1"})
+def write_videos(folder: str, videos: Mapping[str, Tensor]) -> None:
+    """Write videos by their names, which may begin with a folder's."""
+    for name, frames in videos.items():
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_video(path, frames)
+
+
+def write_video(
+    file: str | os.PathLike[str] | io.BytesIO, frames: Tensor, rate: int = 30, crf: int = 20, preset: str = "veryfast"
+) -> None:
+    """Write frames (T, H, W, 3) uint8, H and W even, as H.264; into memory as Matroska."""
+    where, kind = (file, "matroska") if isinstance(file, io.BytesIO) else (os.fspath(file), None)
+    with av.open(where, "w", format=kind) as container:
+        stream = container.add_stream("libx264", rate, {"crf": str(crf), "preset": preset, "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for pixels in frames.numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))

@@ -5,13 +5,12 @@ are named by the five nearest of the first half (k-NN), and by a linear layer th
 shows in no single frame, so colours and pixels are of little help.
 """
 
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 import torch
 import torch.nn.functional as F
-from drawing import HELD_OUT, MOTIONS, draw_clips, draw_scenes, write_video
+from drawing import HELD_OUT, MOTIONS, draw_clips, draw_scenes, write_videos
 from retrieval import colour_histogram, raw_pixels
 from torch import Generator, Tensor, nn
 
@@ -35,9 +34,7 @@ def draw(scenes: int, seed: int) -> dict[str, Tensor]:
 def embeddings(videos: dict[str, Tensor]) -> Tensor:
     """The embedding of each video, (N, C)."""
     with TemporaryDirectory() as folder:
-        for name, frames in videos.items():
-            (Path(folder) / name).parent.mkdir(exist_ok=True)
-            write_video(Path(folder) / name, frames)
+        write_videos(folder, videos)
         vswin_extract.extract(folder, f"{folder}/out.h5", clip_len=16, size=SIDE, resize=SIDE)
         dataset = vswin_extract.FeatureDataset(f"{folder}/out.h5", ids=videos)
         return torch.stack([item["features"].mean(0) for item in dataset])

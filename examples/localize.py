@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import click
 import torch
 import torch.nn.functional as F
-from drawing import HELD_OUT, TRAIN, Action, untrimmed, write_video
+from drawing import HELD_OUT, TRAIN, Action, untrimmed, write_videos
 from torch import Generator, Tensor, nn
 
 import vswin_extract
@@ -74,8 +74,7 @@ def main(videos: int, seeds: int) -> None:
         generator = Generator().manual_seed(seed)
         drawn = [untrimmed(TRAIN if i < cut else HELD_OUT, ACTIONS, SIDE, generator) for i in range(videos)]
         with TemporaryDirectory() as folder:
-            for i in range(videos):
-                write_video(f"{folder}/{i:03}.mp4", drawn[i][0])
+            write_videos(folder, {f"{i:03}.mp4": frames for i, (frames, _) in enumerate(drawn)})
             vswin_extract.extract(folder, f"{folder}/out.h5", clip_len=16, stride=STRIDE, size=SIDE, resize=SIDE)
             dataset = vswin_extract.FeatureDataset(f"{folder}/out.h5")
             rows, times = zip(*((item["features"], item["times"]) for item in dataset), strict=True)

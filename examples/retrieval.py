@@ -6,13 +6,12 @@ among all others; right are the three that come from the same video.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
 import torch
-from drawing import HELD_OUT, MOTIONS, Scenes, Speeds, draw_path, draw_scenes, draw_shapes, picture, write_video
+from drawing import HELD_OUT, MOTIONS, Scenes, Speeds, draw_path, draw_scenes, draw_shapes, picture, write_videos
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
@@ -44,12 +43,9 @@ def draw(count: int, seed: int) -> dict[str, Tensor]:
 def embeddings(videos: dict[str, Tensor]) -> Tensor:
     """The mean embedding of each video by nano."""
     with TemporaryDirectory() as folder:
-        for name, frames in videos.items():
-            (Path(folder) / name).parent.mkdir(exist_ok=True)
-            write_video(Path(folder) / name, frames)
-        out = Path(folder) / "out.h5"
-        vswin_extract.extract(folder, out, clip_len=16, size=SIDE, resize=SIDE)
-        with vswin_extract.open_features(out) as features:
+        write_videos(folder, videos)
+        vswin_extract.extract(folder, f"{folder}/out.h5", clip_len=16, size=SIDE, resize=SIDE)
+        with vswin_extract.open_features(f"{folder}/out.h5") as features:
             return torch.stack([torch.from_numpy(features[name].embedding[:]).mean(0) for name in videos])
 
 

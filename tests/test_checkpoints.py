@@ -14,6 +14,7 @@ from torch import Tensor
 from vswin_extract import checkpoints, load_model
 from vswin_extract.checkpoints import Checkpoint, tensors_sha256
 from vswin_extract.errors import UsageError, WeightsError
+from vswin_extract.files import file_sha256
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS
@@ -154,7 +155,7 @@ def test_a_converted_file_is_mapped_not_copied(small_weights: Path, tmp_path: Pa
     path = tmp_path / "mapped.safetensors"
     path.write_bytes(small_weights.read_bytes())
     read = checkpoints.read(path)
-    assert read.sha256 == checkpoints.file_sha256(path)
+    assert read.sha256 == file_sha256(path)
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
     assert spans

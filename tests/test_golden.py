@@ -12,6 +12,7 @@ from conftest import ROOT, Run
 from vswin_extract import checkpoints, golden, weights
 from vswin_extract.backbone import Backbone
 from vswin_extract.classes import class_names
+from vswin_extract.files import file_sha256
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS
@@ -79,7 +80,7 @@ def test_golden_features_of_other_weights_are_recorded_once(
     assert not (cache / "golden").exists()
     assert "golden features, recorded" in run("vswin", "weights", "verify", small_weights, "--record").stdout
     [kept] = (cache / "golden").iterdir()
-    assert kept.stem == checkpoints.file_sha256(small_weights)
+    assert kept.stem == file_sha256(small_weights)
     compared = run("vswin", "weights", "verify", small_weights, "--record")
     assert (compared.returncode, "warning" in compared.stdout, "recorded" in compared.stdout) == (0, False, False)
 
@@ -134,7 +135,7 @@ def test_show_says_what_is_known(run: Run, small_weights: Path) -> None:
     assert (shown["variant"], shown["window"], shown["num_classes"]) == ("nano", list(read.variant.window), 3)
     assert shown["classes"] == ["one", "two", "three"]
     assert shown["parameters"] == sum(value.numel() for value in read.state.values())
-    assert shown["sha256"] == checkpoints.file_sha256(small_weights)
+    assert shown["sha256"] == file_sha256(small_weights)
     assert (shown["recipe"]["clip_len"], shown["accuracy"], shown["licence"]) == (8, None, None)
     text = run("vswin", "weights", "show", small_weights).stdout
     for said in ("3: one, two, three", "8 frames 2 apart, short side 32", "accuracy   not known"):
@@ -167,7 +168,7 @@ def test_published_weights_of_kinetics_400_have_class_names(tmp_path: Path, monk
     network.init_weights(torch.Generator().manual_seed(0))
     row = manifest()["t-k400"]
     checkpoints.save(row.file, network.state_dict(), VARIANTS["nano"], Recipe())
-    known = replace(row, sha256=checkpoints.file_sha256(row.file))
+    known = replace(row, sha256=file_sha256(row.file))
     monkeypatch.setitem(manifest(), row.name, known)
     name, checkpoint = weights.load(str(row.file))
     assert (name, checkpoint.classes) == (row.name, class_names("Kinetics-400", 400))

@@ -18,10 +18,10 @@ from vswin_extract.cli.extract import extract
 
 PACKAGE = ROOT / "vswin_extract"
 ORDER = (
-    "errors variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints locks remote download "
-    "classes weights backbone golden verify inflation fetch videos frames store features sequences dataset export "
-    "similarity approximate parts layouts journal job check merge writer pipeline engines search thumbnails page plot "
-    "report doctor cli"
+    "errors files variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints locks remote "
+    "download classes weights backbone golden verify inflation fetch videos frames store features sequences dataset "
+    "export similarity approximate parts layouts journal job check merge writer pipeline engines search thumbnails "
+    "page plot report doctor cli"
 ).split()
 """Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))

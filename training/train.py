@@ -154,8 +154,7 @@ class Lesson:
         return self.shown[str(batch)]
 
     def taught(self, drawn: Drawn) -> Tensor:
-        frames = drawn.frames.to(self.device)[:, :, None] * 255  # pairs 3 1 H W
-        return self.teacher(normalised(frames.permute(0, 2, 3, 4, 1))[:, :, 0])  # type: ignore[no-any-return]
+        return self.teacher(255 * drawn.frames.to(self.device))  # type: ignore[no-any-return]
 
     def losses(self, student: Student, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch, and how often motion and order were named and the other view was the nearest."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.features import FeatureFile
+from vswin_extract.files import publish
 from vswin_extract.similarity import Floats, embeddings, unit_blocks
-from vswin_extract.store import publish
 
 EXACT_BELOW = 10_000
 """Clips up to which the index compares with all of them."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vswin_extract import weights as weights_
-from vswin_extract.checkpoints import Checkpoint
+from vswin_extract.checkpoints import Checkpoint, build
 from vswin_extract.errors import DeviceError, UsageError
 from vswin_extract.fused import FusedSwin, trial
 from vswin_extract.preprocess import Recipe
@@ -56,9 +56,7 @@ class Backbone(nn.Module):
         self.notes = checkpoint.notes
         self.precision = precision
         self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
-        with torch.device("meta"):
-            network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
-        network.load_state_dict(checkpoint.state, strict=True, assign=True)
+        network = build(checkpoint.state, checkpoint.variant, checkpoint.num_classes)
         network.requires_grad_(False)
         self.network: VideoSwin | TiledSwin | FusedSwin = network
         self.compiled_for = 0
@@ -94,7 +92,8 @@ class Backbone(nn.Module):
             raise DeviceError(
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(weights_.cache_dir() / "compiled"))
+        if cache := weights_.writable_cache():
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / weights_.COMPILED))
         plain, self.compiled_for = self.network.compute, len(clips)
         self.network.compute = torch.compile(plain, dynamic=False)
         try:

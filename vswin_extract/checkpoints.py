@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vswin_extract.errors import WeightsError
+from vswin_extract.files import file_sha256
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import PATCH, VARIANTS, Variant
@@ -198,11 +199,6 @@ def inflate(state: State, variant: Variant) -> State:
     return inflated
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """A hash of names, shapes, types and values, whatever file they are in."""
     digest = hashlib.sha256()
@@ -210,6 +206,14 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def build(state: Mapping[str, Tensor], variant: Variant, num_classes: int = 0) -> VideoSwin:
+    """The network that has these very parameters, without a copy of them."""
+    with torch.device("meta"):
+        network = VideoSwin(variant, num_classes)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network
 
 
 def expected_shapes(variant: Variant, num_classes: int) -> dict[str, torch.Size]:

@@ -23,17 +23,17 @@ import torch
 
 from vswin_extract.backbone import find_device, find_precision
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import OutputError, UsageError, VswinError, WeightsError
+from vswin_extract.errors import OutputError, UsageError, VswinError
+from vswin_extract.files import publish
 from vswin_extract.frames import DecoderName
 from vswin_extract.frames.process import DecodedClip, DecoderProcess
 from vswin_extract.frames.worker import Task
 from vswin_extract.journal import claim
 from vswin_extract.preprocess import Geometry
-from vswin_extract.store import publish
 from vswin_extract.tiled import has_bf16
 from vswin_extract.variants import VARIANTS
 from vswin_extract.verify import Check, compare_variant
-from vswin_extract.weights import cache_dir, cache_dirs, manifest
+from vswin_extract.weights import cache_dirs, manifest, writable_cache
 
 NETWORK = (
     "nfs",
@@ -258,10 +258,9 @@ def weights_cache() -> Iterator[Check]:
     folders = ", ".join(_home(folder) for folder in cache_dirs())
     here = [row for row in manifest().values() if row.file.is_file()]
     said = f"{folders}: {', '.join(row.name for row in here) or 'empty'}"
-    try:
-        cache_dir()
+    if writable_cache():
         yield Check("weights cache", "ok", said)
-    except WeightsError:
+    else:
         advice = "what is in it can be used; to pull more, add a directory of your own to VSWIN_WEIGHTS_DIR"
         yield Check("weights cache", "warning", f"{said}; cannot be written", advice)
     for row in here:

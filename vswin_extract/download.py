@@ -28,6 +28,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from vswin_extract import files
 from vswin_extract.errors import WeightsError
 from vswin_extract.remote import PATIENCE, WAITS, passing, public
 
@@ -158,16 +159,9 @@ def remove(part: Path) -> None:
 
 def publish(part: Path, path: Path) -> None:
     """Rename a part that is whole into place, so that it survives a power cut; others may read it."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
     part.chmod(0o644)
-    part.replace(path)
+    files.publish(part, path)
     _beside(part).unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _try(url: str, part: Path, progress: Progress, silent: float) -> None:

@@ -23,14 +23,12 @@ from torch import Tensor
 
 from vswin_extract import weights as weights_
 from vswin_extract.backbone import Backbone
-from vswin_extract.checkpoints import Checkpoint, State, expected_shapes
+from vswin_extract.checkpoints import Checkpoint, State, build, expected_shapes
 from vswin_extract.errors import UsageError
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS, Variant
 
-FOLDER = "golden"
-"""Of the weights' cache: values that were stored on this machine."""
 TABLE = Path(__file__).with_name("golden.json")
 FIRST = 16
 """So many channels of the embedding are stored."""
@@ -93,9 +91,8 @@ def clip() -> Tensor:
 def reference(checkpoint: Checkpoint) -> Values:
     """What is stored: the first values of the clip's embedding, by the plain network in float64."""
     recipe = checkpoint.recipe or Recipe()
-    with torch.device("meta"):
-        network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
-    network.load_state_dict({name: value.double() for name, value in checkpoint.state.items()}, assign=True)
+    state = {name: value.double() for name, value in checkpoint.state.items()}
+    network = build(state, checkpoint.variant, checkpoint.num_classes)
     mean, std = (torch.tensor(of_rgb, dtype=torch.float64) for of_rgb in (recipe.mean, recipe.std))
     pixels = ((clip().double() - mean) / std).permute(0, 4, 1, 2, 3)  # N 3 T H W
     with torch.inference_mode():
@@ -120,7 +117,7 @@ def of_variant(variant: Variant) -> Values | None:
 
 def of_weights(sha256: str) -> Values | None:
     """The values of weights by the sha256 of their file; None where nobody has stored them."""
-    kept = [directory / FOLDER / f"{sha256}.json" for directory in weights_.cache_dirs()]
+    kept = [directory / weights_.GOLDEN / f"{sha256}.json" for directory in weights_.cache_dirs()]
     recorded = next((file.read_text("utf-8") for file in kept if file.is_file()), "{}")
     return _values({**json.loads(recorded), **_table()["weights"]}, sha256)
 
@@ -137,7 +134,7 @@ def record(name: str, checkpoint: Checkpoint) -> Path:
         _write_table({**_table(), "weights": values})
         record_variants([checkpoint.variant.name])
         return TABLE
-    kept = weights_.cache_dir() / FOLDER / f"{checkpoint.sha256}.json"
+    kept = weights_.cache_dir() / weights_.GOLDEN / f"{checkpoint.sha256}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(values) + "\n", "utf-8")
     return kept

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vswin_extract.checkpoints import Checkpoint, State, inflate
+from vswin_extract.checkpoints import Checkpoint, State, build, inflate
 from vswin_extract.errors import WeightsError
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import PATCH, Variant
@@ -73,7 +73,4 @@ def flat_maps(state: State, variant: Variant, picture: Tensor) -> dict[int, Tens
 
 
 def _network(state: State, variant: Variant) -> VideoSwin:
-    with torch.device("meta"):
-        network = VideoSwin(variant)
-    network.load_state_dict({name: value.double() for name, value in state.items()}, strict=True, assign=True)
-    return network.eval()
+    return build({name: value.double() for name, value in state.items()}, variant)

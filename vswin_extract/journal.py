@@ -31,11 +31,12 @@ from typing import Any
 
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
+from vswin_extract.files import file_sha256, publish
 from vswin_extract.layouts import Layout, make_output
-from vswin_extract.parts import SUFFIX, Entry, Part, file_sha256, join, read_rows, record_type
+from vswin_extract.parts import SUFFIX, Entry, Part, join, read_rows, record_type
 from vswin_extract.remote import Address, alike, is_remote
 from vswin_extract.schedule import WHOLE, Span, without
-from vswin_extract.store import Arrays, VideoRecord, publish, read_attributes, write_json
+from vswin_extract.store import Arrays, VideoRecord, read_attributes, write_json
 from vswin_extract.videos import Video
 
 PACK = 256

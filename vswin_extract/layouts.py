@@ -17,12 +17,12 @@ import numpy as np
 from h5py import h5p, h5t
 
 from vswin_extract.features import linked_files
+from vswin_extract.files import publish
 from vswin_extract.store import (
     Arrays,
     Rows,
     VideoRecord,
     disk_errors,
-    publish,
     row_types,
     write_attributes,
     write_output,

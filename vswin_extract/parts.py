@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import OutputError
-from vswin_extract.store import BLOCK_BYTES, Arrays, VideoRecord, publish, row_types
+from vswin_extract.files import publish
+from vswin_extract.store import BLOCK_BYTES, Arrays, VideoRecord, row_types
 
 SUFFIX = ".rows"
 
@@ -95,8 +96,3 @@ def read_records(entry: Entry, arrays: Arrays) -> Iterator[NDArray[np.void]]:
 
 def record_type(arrays: Arrays) -> np.dtype[np.void]:
     return np.dtype([(name, dtype, shape) for name, (shape, dtype) in row_types(arrays).items()])
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

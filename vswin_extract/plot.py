@@ -9,8 +9,8 @@ import numpy as np
 
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.features import FeatureFile
+from vswin_extract.files import publish
 from vswin_extract.similarity import boundaries, embeddings, novelty, self_similarity
-from vswin_extract.store import publish
 
 SIDE = 7.0
 """Inches of the picture's width."""

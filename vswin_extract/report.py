@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError, VideoError, needs
 from vswin_extract.features import FeatureFile, VideoFeatures
+from vswin_extract.files import publish
 from vswin_extract.page import find_video, open_template
 from vswin_extract.plot import measure
 from vswin_extract.search import Result, nearest_videos
 from vswin_extract.similarity import unit, unit_blocks
-from vswin_extract.store import publish
 from vswin_extract.thumbnails import thumbnails
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -77,9 +77,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Section:
-    """A video in detail. Times in seconds; `begin` and `end` are the ends of its time axis. `shape`: width
-    by height of its pictures. `matrix`: a PNG in a data
-    URI, whose colours go from the cosine `lowest` to 1; None where the file has no embedding."""
+    """A video in detail. Times in seconds; `begin` and `end` are the ends of its time axis. `shape`: width by height of
+    its pictures. `matrix`: a PNG in a data URI, whose colours go from the cosine `lowest` to 1; None where the file has
+    no embedding."""
 
     id: str
     row: int

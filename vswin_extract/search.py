@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vswin_extract.approximate import Index, candidates
 from vswin_extract.errors import UsageError, VswinError, WeightsError
 from vswin_extract.features import FeatureFile, VideoFeatures, open_features
+from vswin_extract.files import file_sha256
 from vswin_extract.similarity import DIGITS, ROWS, Floats, cosines, embeddings, unit, unit_blocks
 
 if TYPE_CHECKING:
@@ -193,7 +194,6 @@ def extract_like(
 def weights_of(features: FeatureFile, given: str | None) -> Path:
     """The file of the weights that an output was made with: by the name it records, in the cache, or as `given`. Its
     sha256 must be the recorded one. Raises WeightsError."""
-    from vswin_extract.checkpoints import file_sha256  # torch, which takes a second, and only videos need
     from vswin_extract.weights import find
 
     info = features.info

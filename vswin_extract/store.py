@@ -21,6 +21,7 @@ import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
+from vswin_extract.files import publish
 from vswin_extract.schedule import WHOLE, Span
 from vswin_extract.videos import as_text
 
@@ -352,18 +353,3 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(json.dumps(value), "utf-8")
     publish(unfinished, path)
-
-
-def publish(unfinished: Path, path: Path) -> None:
-    """Rename a finished file into place so that it survives a power cut."""
-    _sync(unfinished)
-    unfinished.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

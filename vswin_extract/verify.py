@@ -8,9 +8,10 @@ import torch
 
 from vswin_extract import golden
 from vswin_extract.backbone import Backbone
-from vswin_extract.checkpoints import Checkpoint, file_sha256, read
+from vswin_extract.checkpoints import Checkpoint, read
 from vswin_extract.classes import class_names
 from vswin_extract.errors import WeightsError
+from vswin_extract.files import file_sha256
 from vswin_extract.preprocess import Recipe
 from vswin_extract.variants import Variant
 from vswin_extract.weights import BUNDLED, Published, check, find, known_by_hash, load, manifest

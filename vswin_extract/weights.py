@@ -10,7 +10,6 @@ be written. Beside a file there may lie
 """
 
 import difflib
-import hashlib
 import os
 import time
 import tomllib
@@ -26,6 +25,7 @@ from vswin_extract import locks
 from vswin_extract.classes import class_names
 from vswin_extract.download import PATIENT, Patience, Progress, Say, copy, download, publish, read_state, remove
 from vswin_extract.errors import UsageError, WeightsError
+from vswin_extract.files import file_sha256
 from vswin_extract.remote import public
 
 if TYPE_CHECKING:  # torch, which takes seconds, and only reading them needs
@@ -34,8 +34,8 @@ if TYPE_CHECKING:  # torch, which takes seconds, and only reading them needs
 
 BUNDLED = "nano"
 """The weights that ship with this package, and the default."""
-OURS = ("compiled", "golden")
-"""Folders of a cache that other modules keep there."""
+COMPILED, GOLDEN = "compiled", "golden"
+"""Folders of a cache for what compilers and `weights verify` keep."""
 MIRROR = "VSWIN_WEIGHTS_MIRROR"
 """The variable that says where `pull` finds files instead of at the manifest's addresses."""
 TOUCH_EVERY = 10.0
@@ -70,8 +70,10 @@ class Published:
     @property
     def file(self) -> Path:
         """Where a cache has it, or else where a download would put it."""
-        there = (directory / self.filename for directory in cache_dirs())
-        return next((path for path in there if os.path.isfile(path)), (_writable() or cache_dirs()[0]) / self.filename)
+        for directory in cache_dirs():
+            if os.path.isfile(directory / self.filename):
+                return directory / self.filename
+        return (writable_cache() or cache_dirs()[0]) / self.filename
 
     @property
     def record(self) -> Path:
@@ -101,7 +103,7 @@ def cache_dirs() -> list[Path]:
 
 def cache_dir() -> Path:
     """The cache that downloads go to. Raises WeightsError where none can be written."""
-    if directory := _writable():
+    if directory := writable_cache():
         return directory
     raise WeightsError(
         f"nothing can be written to the weights cache {_names(cache_dirs())}; add a directory of your own, as in: "
@@ -109,7 +111,8 @@ def cache_dir() -> Path:
     )
 
 
-def _writable() -> Path | None:
+def writable_cache() -> Path | None:
+    """The cache that downloads go to, if one can be written."""
     return next(filter(_is_writable, cache_dirs()), None)
 
 
@@ -204,7 +207,7 @@ def pull(
     rename. Raises UsageError, WeightsError, and OSError where the disk is full.
     """
     row = published(name)
-    told = None
+    told = sha256 = None
     while not row.file.is_file():
         origin = _origin(row, source)
         target = cache_dir() / row.filename
@@ -219,15 +222,15 @@ def pull(
         with locks.held(lock, TOUCH_EVERY):
             if not target.is_file():
                 try:
-                    _fill(row, target, origin, progress, say, patience)
+                    sha256 = _fill(row, target, origin, progress, say, patience)
                 except FileNotFoundError:  # another, who took this process for dead, was through before
                     if not target.is_file():
                         raise
-    return row.file, check(_sha256(row.file), row)
+    return row.file, check(sha256 or file_sha256(row.file), row)
 
 
-def _fill(row: Published, target: Path, origin: str | Path, progress: Progress, say: Say, patience: Patience) -> None:
-    """Bring a file into the cache, for who has its lock."""
+def _fill(row: Published, target: Path, origin: str | Path, progress: Progress, say: Say, patience: Patience) -> str:
+    """Bring a file into the cache, for who has its lock; its sha256."""
     part = _beside(target, ".part")
     continued = True
     while continued:
@@ -242,12 +245,12 @@ def _fill(row: Published, target: Path, origin: str | Path, progress: Progress, 
                 f"cannot download {public(str(origin))}: {error}; on a machine without that network, have the file in "
                 f"a directory and: vswin weights pull {row.name} --from DIRECTORY; or put it into {target.parent}"
             ) from error
-        expected, sha256, size = expected_sha256(row), _sha256(part), part.stat().st_size
+        expected, sha256, size = expected_sha256(row), file_sha256(part), part.stat().st_size
         if sha256.startswith(expected):
             if not expected:
                 row.record.write_text(f"{sha256}  {row.filename}\n")
             publish(part, target)
-            return
+            return sha256
         remove(part)  # what was there before may have been spoiled, by a power cut: once more, all of it
     raise WeightsError(
         f"{public(str(origin))} has {size} bytes of sha256 {sha256} where {expected} is expected: it is another file, "
@@ -276,11 +279,6 @@ def _origin(row: Published, source: str) -> str | Path:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def expected_sha256(row: Published) -> str:
@@ -338,7 +336,7 @@ def leftovers() -> Leftovers:
             rest = path.name.removeprefix(name)
             if name and rest.endswith((".part", ".part.json", ".tmp")):
                 unfinished += [] if name in busy else [path]
-            elif path.name not in OURS and (not name or rest not in ("", ".sha256", ".lock")):
+            elif path.name not in (COMPILED, GOLDEN) and (not name or rest not in ("", ".sha256", ".lock")):
                 foreign.append(path)
     return Leftovers(unfinished, going, foreign)
 

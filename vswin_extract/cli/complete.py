@@ -1,19 +1,14 @@
 """What a shell completes: names of weights, ids of a file's videos. Nothing that imports torch."""
 
-from pathlib import Path
-
 import click
 from click.shell_completion import CompletionItem
-
-import vswin_extract
 
 
 def weights_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """The bundled and the published weights; where none begins so, files."""
-    import tomllib
+    from vswin_extract.weights import BUNDLED, manifest
 
-    published = tomllib.loads(Path(vswin_extract.__file__).with_name("weights.toml").read_text("utf-8"))
-    names = [name for name in ("nano", *published) if name.startswith(begun)]
+    names = [name for name in (BUNDLED, *manifest()) if name.startswith(begun)]
     return [CompletionItem(begun, type="file"), *map(CompletionItem, names)]
 
 

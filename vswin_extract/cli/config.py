@@ -97,8 +97,8 @@ def write_config(context: click.Context, output: Path) -> str:
     import tomli_w
 
     from vswin_extract import __version__
+    from vswin_extract.files import publish
     from vswin_extract.remote import is_remote, public
-    from vswin_extract.store import publish
 
     path = output.with_suffix(".toml")
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(HEADER.encode())):
@@ -122,7 +122,9 @@ def write_config(context: click.Context, output: Path) -> str:
 
 
 def _is_file_of_weights(name: str) -> bool:
-    return name != "nano" and os.path.isfile(name)
+    from vswin_extract.weights import BUNDLED
+
+    return name != BUNDLED and os.path.isfile(name)
 
 
 def absolute(path: str) -> str:
