@@ -50,8 +50,7 @@ def by_model(model: Backbone, clips: Tensor) -> Tensor:
 
 def by_colour(clips: Tensor) -> Tensor:
     """Roots of histograms of 8x8x8 colours over all pixels."""
-    bins = (clips.long() // 32).flatten(1, 3)  # N pixels 3
-    codes = bins[..., 0] * 64 + bins[..., 1] * 8 + bins[..., 2]
+    codes = [(clip // 32).flatten(0, 2).long() @ torch.tensor([64, 8, 1]) for clip in clips]  # T*H*W
     return torch.stack([torch.bincount(code, minlength=512).float().sqrt() for code in codes])
 
 
