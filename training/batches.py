@@ -1,7 +1,7 @@
 """The clips that nano learns from, drawn as they are needed, with all that is known of them.
 
 A batch is made of pairs: one scene and motion seen twice, at other speeds, through other views, cameras and codecs.
-Two pairs show each scene, in different motion, so what tells them apart is not what they show.
+Two pairs of clips show each scene, in different motion, so what tells them apart is not what they show.
 """
 
 import io
@@ -19,20 +19,24 @@ STEADY, SLOWING, SPEEDING, SHUFFLED = range(4)
 TEACHER_SIDE = 224
 NO_ORDER = [MOTIONS.index(name) for name in ("still", "shake")]
 OPPOSITES = [("left", "right"), ("up", "down"), ("in", "out"), ("clockwise", "anticlockwise")]
-RECOMPRESSED = 0.25
-"""The part of the clips that goes through a codec."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`pairs` scenes in motion seen twice each, in clips of `frames` x `side` x `side`."""
+    """`pairs` scenes in motion seen twice each, in clips of `frames` x `side` x `side`; a share of these goes through
+    a codec. Two frames are a picture: they tell where it goes, not what kind of motion or order it is."""
 
     frames: int
     side: int
     pairs: int
+    recompressed: float = 0.25
 
     def __str__(self) -> str:
         return f"{self.frames}x{self.side}"
+
+    @property
+    def is_picture(self) -> bool:
+        return self.frames == 2
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class Drawn:
     """N = 2 * pairs clips, second views behind the first.
 
     `pixels`: (N, T, H, W, 3) uint8. `motions`: (N,) numbers of MOTIONS. `order`: (N,), steady to shuffled.
-    `flow`: see `drawing.Clips`. `frames`: (pairs, 3, 224, 224) in [0, 1], the middle frame of first views in full.
+    `slowing`: (N,), see `drawing.draw_path`. `flow`: see `drawing.Clips`. `frames`: (pairs, 3, 224, 224) in [0, 1], the
+    middle frame of first views in full.
     """
 
     pixels: Tensor
     motions: Tensor
     order: Tensor
+    slowing: Tensor
     flow: Tensor
     frames: Tensor
 
@@ -55,6 +61,7 @@ class Drawn:
             self.pixels.flip(3),
             renamed(self.motions, OPPOSITES[0], OPPOSITES[3]),
             self.order,
+            self.slowing,
             self.flow.flip(3) * torch.tensor([-1.0, 1.0]),
             self.frames.flip(3),
         )
@@ -63,7 +70,7 @@ class Drawn:
         """From the last frame to the first."""
         order = torch.tensor([STEADY, SPEEDING, SLOWING, SHUFFLED])[self.order]
         motions = renamed(self.motions, *OPPOSITES)
-        return Drawn(self.pixels.flip(1), motions, order, -self.flow.flip(1), self.frames)
+        return Drawn(self.pixels.flip(1), motions, order, -self.slowing, -self.flow.flip(1), self.frames)
 
 
 def renamed(motions: Tensor, *opposites: tuple[str, str]) -> Tensor:
@@ -74,9 +81,9 @@ def renamed(motions: Tensor, *opposites: tuple[str, str]) -> Tensor:
 
 
 def draw(batch: Batch, source: Source, generator: Generator) -> Drawn:
-    n = batch.pairs
-    scenes = drawing.draw_scenes(-(-n // 2), TEACHER_SIDE, source, generator)
-    scenes = Scenes(*(x.repeat_interleave(2, 0)[:n] for x in (scenes.background, scenes.foreground)))
+    n, each = batch.pairs, 1 if batch.is_picture else 2  # pictures of one scene tell nothing apart
+    scenes = drawing.draw_scenes(-(-n // each), TEACHER_SIDE, source, generator)
+    scenes = Scenes(*(x.repeat_interleave(each, 0)[:n] for x in (scenes.background, scenes.foreground)))
     motions = torch.randint(len(MOTIONS), (n,), generator=generator)
     order = torch.multinomial(torch.tensor([0.35, 0.26, 0.26, 0.13]), n, True, generator=generator)
     order = torch.where(torch.isin(motions, torch.tensor(NO_ORDER)) & (order != SHUFFLED), STEADY, order)
@@ -94,13 +101,14 @@ def draw(batch: Batch, source: Source, generator: Generator) -> Drawn:
     flow = torch.cat([drawing.flow(view, shapes, size) for view in (path, again)])
     middle = path.part(slice(batch.frames // 2, batch.frames // 2 + 1))
     pixels = filmed(pixels, generator)
-    order = order.repeat(2)
+    order, slowing = order.repeat(2), slowing.repeat(2)
     for i in (order == SHUFFLED).nonzero()[:, 0].tolist():
         pixels[i] = pixels[i, torch.randperm(batch.frames, generator=generator)]
     for i in range(2 * n):
-        if between((0, 1), generator) < RECOMPRESSED:
-            pixels[i] = recompressed(pixels[i], integer(28, 46, generator))
-    return Drawn(pixels, motions.repeat(2), order, flow, seen(scenes, middle, shapes, (TEACHER_SIDE,) * 2)[:, :, 0])
+        if between((0, 1), generator) < batch.recompressed:
+            pixels[i] = recompressed(pixels[i], integer(28, 48, generator))
+    frames = seen(scenes, middle, shapes, (TEACHER_SIDE,) * 2)[:, :, 0]
+    return Drawn(pixels, motions.repeat(2), order, slowing, flow, frames)
 
 
 def seen(scenes: Scenes, path: Path, shapes: Shapes, size: tuple[int, int]) -> Tensor:
@@ -126,7 +134,7 @@ def filmed(pixels: Tensor, generator: Generator) -> Tensor:
 
 
 def recompressed(clip: Tensor, crf: int) -> Tensor:
-    """A clip (T, H, W, 3) uint8 through H.264 at a quality from 28 (fair) to 45 (awful)."""
+    """A clip (T, H, W, 3) uint8 through H.264 at a quality from 28 (fair) to 47 (awful)."""
     file = io.BytesIO()
     drawing.write_video(file, clip, 25, crf, "ultrafast")
     file.seek(0)

@@ -1,9 +1,10 @@
 """Photographs to make scenes of: those of scikit-image's wheel and of a few Debian packages, by their owners' licences.
 
-    apt-get install lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds plasma-workspace-wallpapers \
-        tuxpaint-stamps-default
+    apt-get install lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds openclipart-png \
+        plasma-workspace-wallpapers scratch tuxpaint-stamps-default ukui-wallpapers
 
-Landscapes, plants and abstract pictures are backgrounds; the stamps, things and animals cut out, are pasted on them.
+Landscapes, places, plants and abstract pictures are backgrounds; the stamps, things and animals cut out, some of them
+photographed and most of them drawn, are pasted on them.
 """
 
 from pathlib import Path
@@ -14,10 +15,14 @@ from drawing import TRAIN, Source, Texture, between, integer
 from PIL import Image
 from torch import Generator, Tensor
 
+Image.MAX_IMAGE_PIXELS = None  # so that sizes can be looked at
 SHORT_SIDE = 900
-STAMP_SIDE = 320
-BACKGROUNDS = ("backgrounds", "wallpapers")
-STAMPS = "tuxpaint/stamps"
+STAMP_SIDE = 224
+LARGEST_STAMP = 1_000_000
+"""Pixels: some drawings are huge, for no gain."""
+BACKGROUNDS = ("backgrounds", "wallpapers", "scratch/Media/Backgrounds")
+CLIPART = ("animals", "buildings", "containers", "food", "people", "plants", "recreation", "tools", "transportation")
+STAMPS = ("tuxpaint/stamps", *(f"openclipart/png/{kind}" for kind in CLIPART))
 NO_THINGS = ("alphabets", "math", "operators")
 """Folders of stamps that are letters and digits."""
 
@@ -29,7 +34,8 @@ def real_source(root: Path) -> Source:
     """
     pictures = [picture(path) for folder in BACKGROUNDS for path in files(root / folder)]
     pictures = [pixels for pixels in pictures if pixels.float().std() > 12]  # plain surfaces teach nothing
-    stamps = [stamp(path) for path in files(root / STAMPS) if not set(path.parts) & set(NO_THINGS)]
+    cut_out = [path for folder in STAMPS for path in files(root / folder) if not set(path.parts) & set(NO_THINGS)]
+    stamps = [stamp(path) for path in cut_out if pixel_count(path) < LARGEST_STAMP]
     return Source((*[collage(pixels, stamps) for pixels in pictures], *TRAIN.photos), TRAIN.textures, 0.75)
 
 
@@ -40,6 +46,11 @@ def files(folder: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"no pictures below {folder}: install the Debian packages that {__name__} names")
     return found
+
+
+def pixel_count(path: Path) -> int:
+    with Image.open(path) as image:  # reads no more than the size
+        return image.width * image.height
 
 
 def picture(path: Path) -> Tensor:

@@ -1,14 +1,19 @@
-"""Train `nano`, the network that ships with the package: `python -m training.train --photographs /usr/share`.
+"""Train `nano`, the network that ships with the package, in two sittings:
+
+    python -m training.train motion --photographs /usr/share --out motion.safetensors
+    python -m training.train appearance --photographs /usr/share --start motion.safetensors
 
 Everything shares the embedding. Appearance: a linear layer on it is to give the features of a pretrained image network
 (`teacher`). Motion: the head that is kept names it, and for every token of stage 4 a layer says where the picture
-moves. Order: whether a clip slows down, speeds up (which is the same backwards) or is shuffled. Invariance: two views
-of one scene in one motion are to be nearer than all else, by the cosine that users search with.
+moves. Order: whether a clip slows down, speeds up (which is the same backwards) or is shuffled, and by how much it
+slows. Invariance: two views of one scene in one motion are to be nearer than all else, by the cosine that users search
+with.
 """
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -28,24 +33,62 @@ from vswin_extract.swin3d import Block, VideoSwin, WindowAttention
 from vswin_extract.variants import VARIANTS
 
 RECIPE = Recipe(size=224, resize=224, clip_len=32, frame_interval=2)
-LEARNING_RATE = 1.5e-3
 TABLE_RATE = 10.0
 """How much faster the position bias tables learn, which alone tell a token where another lies."""
-TABLE_EVERY = 24
+TABLE_EVERY = 26
 """Tables learn in one step of so many: attention that owes its bias no gradient is many times faster on a CPU."""
-WEIGHTS = {"motion": 1.0, "flow": 3.0, "order": 0.7, "pairs": 0.5, "teacher": 2.0}
-LATER = {"pairs": (0.05, 0.2), "teacher": (0.02, 0.1)}
-"""The part of the steps over which a weight rises from nothing. Appearance is the easy task: learned first, it leaves a
-network that looks at what stands still, and motion is found late or never."""
 TEMPERATURE = 0.1
-SMALL_PART = 0.55
-"""The part of the steps after which clips of 224 pixels join in."""
 SMALL, LARGE, LONG = Batch(16, 112, 24), Batch(16, 224, 6), Batch(32, 224, 3)
-EARLY, LATE = (SMALL,), (LARGE, SMALL, LARGE, LONG)
-"""Batches taken in turn. Small clips are cheap, but their 4x4 map in stage 4 shrinks its 7x7 windows, so only the
-others train its tables as they will be used: `TABLE_EVERY` falls on the first late turn, a large one."""
+PICTURES = Batch(2, 224, 32, recompressed=0.5)
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """`turns`: batches taken in turn, from which part of the steps on. `weights`: of the losses. `later`: the part of
+    the steps over which a weight rises from nothing. `rate`: the highest learning rate."""
+
+    steps: int
+    rate: float
+    turns: Mapping[float, tuple[Batch, ...]]
+    weights: Mapping[str, float]
+    later: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def batch(self, step: int) -> Batch:
+        turns = self.turns[max(start for start in self.turns if step >= start * self.steps)]
+        return turns[step % len(turns)]
+
+    def weight(self, name: str, step: int) -> float:
+        start, end = self.later.get(name, (-1.0, 0.0))
+        return self.weights.get(name, 0.0) * min(1.0, max(0.0, (step / self.steps - start) / (end - start)))
+
+    def learning_rate(self, step: int) -> float:
+        """A linear rise over the first twentieth, then half a cosine down to nothing."""
+        warm = max(1, self.steps // 20)
+        return self.rate * min((step + 1) / warm, (1 + math.cos(math.pi * step / self.steps)) / 2)
+
+
+SITTINGS = {
+    # Appearance is the easy task: learned first, it leaves a network that looks at what stands still, and motion is
+    # found late or never. Small clips are cheap, but their 4x4 map in stage 4 shrinks its 7x7 windows, so the large
+    # ones, which come later, train its tables as they will be used: TABLE_EVERY falls on these.
+    "motion": Sitting(
+        steps=1000,
+        rate=1.5e-3,
+        turns={0.0: (SMALL,), 0.55: (LARGE, SMALL, LARGE, LONG)},
+        weights={"motion": 1.0, "flow": 3.0, "order": 0.7, "pairs": 0.5, "teacher": 2.0},
+        later={"pairs": (0.05, 0.2), "teacher": (0.02, 0.1)},
+    ),
+    # Pictures cost a tenth of clips. What they teach holds for clips, since attention to the same picture at other
+    # times adds nothing; clips between them keep the motion.
+    "appearance": Sitting(
+        steps=2400,
+        rate=1e-3,
+        turns={0.0: (replace(LARGE, recompressed=0.5), PICTURES, replace(LONG, recompressed=0.5), PICTURES)},
+        weights={"motion": 1.0, "flow": 2.0, "order": 1.0, "slowing": 1.0, "pairs": 1.0, "teacher": 4.0},
+    ),
+}
 SAMPLED = 16
-"""Batches from which the mean and spread of the teacher's features are taken."""
+"""Batches from which the mean of the teacher's features is taken."""
 REMEMBERED = 256
 """So many embeddings of earlier clips of the same size are told apart, too: large batches hold but few."""
 
@@ -58,7 +101,7 @@ class Student(nn.Module):
         self.net = net
         width = net.variant.channels(4)
         self.flow = nn.Linear(width, 2)
-        self.order = nn.Linear(width, 4)
+        self.order = nn.Linear(width, 5)
         self.appearance = nn.Linear(width, WIDTH)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,11 +188,12 @@ class Lesson:
         self.memory: dict[str, Tensor] = {}
         self.shown: dict[str, Drawn] = {}
         sample = torch.cat([self.taught(draw(SMALL, source, generator)) for _ in range(SAMPLED)])
-        self.mean, self.std = sample.mean(0), sample.std(0) + 0.05
+        self.mean = sample.mean(0)
 
     def next(self, batch: Batch) -> Drawn:
         if (before := self.shown.pop(str(batch), None)) is not None:
-            return before.mirrored() if integer(0, 2, self.generator) else before.backwards()
+            backwards = integer(0, 2, self.generator) and not batch.is_picture
+            return before.backwards() if backwards else before.mirrored()
         self.shown[str(batch)] = draw(batch, self.source, self.generator)
         return self.shown[str(batch)]
 
@@ -159,26 +203,33 @@ class Lesson:
     def losses(self, student: Student, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch, and how often motion and order were named and the other view was the nearest."""
         drawn = self.next(batch)
-        wanted = (self.taught(drawn) - self.mean) / self.std  # pairs 1280
-        motions, order, flow = (x.to(self.device) for x in (drawn.motions, drawn.order, drawn.flow))
-        stage4, embedding = student(normalised(drawn.pixels.to(self.device)))
-        assert student.net.head is not None
-        named, told = student.net.head(embedding), student.order(embedding)
+        wanted = self.taught(drawn) - self.mean  # pairs 1280
+        motions, order, flow, slowing = (
+            x.to(self.device) for x in (drawn.motions, drawn.order, drawn.flow, drawn.slowing)
+        )
         whole = order != SHUFFLED
+        stage4, embedding = student(normalised(drawn.pixels.to(self.device)))
         unit = F.normalize(embedding, dim=1)
         alike = self.scores(unit, str(batch))
         other = torch.arange(len(unit), device=unit.device).roll(batch.pairs)
         moved = F.smooth_l1_loss(student.flow(stage4), flow * 50, reduction="none").mean((1, 2, 3, 4))  # 0.02 is much
         appearance = F.cosine_similarity(student.appearance(embedding), wanted.repeat(2, 1), dim=1)
-        return {
-            "motion": F.cross_entropy(named[whole], motions[whole], label_smoothing=0.05),
+        found = {
             "flow": (moved * whole).sum() / whole.sum(),
-            "order": F.cross_entropy(told, order),
             "pairs": F.cross_entropy(alike, other),
             "teacher": 1 - appearance.mean(),
-            "named": (named.argmax(1) == motions)[whole].float().mean(),
-            "ordered": (told.argmax(1) == order).float().mean(),
             "found": (alike.argmax(1) == other).float().mean(),
+        }
+        if batch.is_picture:
+            return found
+        assert student.net.head is not None
+        named, told = student.net.head(embedding), student.order(embedding)
+        return found | {
+            "motion": F.cross_entropy(named[whole], motions[whole], label_smoothing=0.05),
+            "order": F.cross_entropy(told[:, :4], order),
+            "slowing": F.smooth_l1_loss(told[whole, 4], slowing[whole] / 2),
+            "named": (named.argmax(1) == motions)[whole].float().mean(),
+            "ordered": (told[:, :4].argmax(1) == order).float().mean(),
         }
 
     def scores(self, unit: Tensor, size: str) -> Tensor:
@@ -187,11 +238,6 @@ class Lesson:
         self.memory[size] = torch.cat((unit.detach(), old))[:REMEMBERED]
         scores = unit @ torch.cat((unit, old)).T / TEMPERATURE
         return scores.masked_fill(torch.eye(*scores.shape, dtype=torch.bool, device=unit.device), -torch.inf)
-
-
-def batch_of(step: int, steps: int) -> Batch:
-    turns = EARLY if step < SMALL_PART * steps else LATE
-    return turns[step % len(turns)]
 
 
 def optimizer(student: Student) -> torch.optim.Optimizer:
@@ -209,32 +255,38 @@ def optimizer(student: Student) -> torch.optim.Optimizer:
     )
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """A linear rise over the first twentieth, then half a cosine down to nothing."""
-    warm = max(1, steps // 20)
-    return LEARNING_RATE * min((step + 1) / warm, (1 + math.cos(math.pi * step / steps)) / 2)
-
-
-def weight(name: str, step: int, steps: int) -> float:
-    start, end = LATER.get(name, (-1.0, 0.0))
-    return WEIGHTS[name] * min(1.0, max(0.0, (step / steps - start) / (end - start)))
-
-
 @click.command()
+@click.argument("sitting", type=click.Choice(list(SITTINGS)))
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Weights to begin with; else random ones.")
 @click.option("--photographs", default="/usr/share", show_default=True, type=click.Path(path_type=Path))
-@click.option("--steps", default=2000, show_default=True, help="Steps of training.")
+@click.option("--steps", type=int, help="Steps of training; where not given, the sitting's own.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the weights and of everything drawn.")
 @click.option("--out", default="weights/nano.safetensors", show_default=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=2, show_default=True, help="CPU threads; sums, and so the result, depend on it.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--state", type=click.Path(path_type=Path), help="Kept in this file every 100 steps; gone on from there.")
-def main(photographs: Path, steps: int, seed: int, out: Path, threads: int, device: str, state: Path | None) -> None:
+def main(
+    sitting: str,
+    start: Path | None,
+    photographs: Path,
+    steps: int | None,
+    seed: int,
+    out: Path,
+    threads: int,
+    device: str,
+    state: Path | None,
+) -> None:
     """Train nano on drawn clips, and write its weights and, beside them, a log."""
+    plan = SITTINGS[sitting] if steps is None else replace(SITTINGS[sitting], steps=steps)
+    steps = plan.steps
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     student = Student(VideoSwin(VARIANTS["nano"], len(MOTIONS)))
-    initialise(student.net, generator)
+    if start is None:
+        initialise(student.net, generator)
+    else:
+        student.net.load_state_dict(checkpoints.read(start).state)
     student.to(device)
     adam = optimizer(student)
     lesson = Lesson(real_source(photographs), device, generator)
@@ -251,13 +303,13 @@ def main(photographs: Path, steps: int, seed: int, out: Path, threads: int, devi
     with open(out.with_suffix(".log"), "a" if first else "w", encoding="utf-8") as log:
         for step in tqdm(range(first, steps), initial=first, total=steps, disable=None):
             for group in adam.param_groups:
-                group["lr"] = group["rate"] * learning_rate(step, steps)
+                group["lr"] = group["rate"] * plan.learning_rate(step)
             for table in tables:
                 table.requires_grad_(step % TABLE_EVERY == 0)
-            batch = batch_of(step, steps)
+            batch = plan.batch(step)
             values = lesson.losses(student, batch)
             adam.zero_grad()
-            total = torch.stack([weight(name, step, steps) * values[name] for name in WEIGHTS]).sum()
+            total = torch.stack([plan.weight(name, step) * value for name, value in values.items()]).sum()
             torch.autograd.backward(total)
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             adam.step()
