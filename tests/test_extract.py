@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ import vswin_extract
 from vswin_extract import open_features
 from vswin_extract.backbone import Backbone, find_precision
 from vswin_extract.check import check
+from vswin_extract.cli.console import Interrupted, StopSignals
 from vswin_extract.clips import Sampling
 from vswin_extract.job import Finished, Notice, Profile
 from vswin_extract.preprocess import Geometry
@@ -336,10 +338,28 @@ def test_a_second_signal_or_the_end_of_grace_stops_at_once(
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert time.monotonic() - begun < 10
     assert "Traceback" not in said
     assert not out.with_name("out.h5.parts").exists()  # no video got through
+
+
+def test_a_stop_at_once_is_one_whatever_error_it_becomes_on_its_way() -> None:
+    said: list[str] = []
+
+    def stopped(by: int) -> None:
+        with StopSignals(0, said.append):
+            try:
+                signal.raise_signal(by)
+                time.sleep(1)
+            finally:
+                threading.Lock().release()  # as `with` does where it was interrupted before it had the lock
+
+    with pytest.raises(Interrupted):
+        stopped(signal.SIGINT)
+    assert len(said) == 1
+    with pytest.raises(RuntimeError, match="unlocked"):  # nobody wanted to stop
+        stopped(signal.SIGWINCH)
 
 
 def test_two_runs_on_one_output(

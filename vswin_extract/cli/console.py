@@ -74,13 +74,18 @@ class Interrupted(BaseException):
 
 class StopSignals:
     """Turns the first SIGINT, SIGTERM or SIGUSR1 into `stopping`; raises Interrupted at the second, or `grace` seconds
-    later. `say` tells the user. SIGUSR1 is what Slurm can send before it ends a job."""
+    later. `say` tells the user. SIGUSR1 is what Slurm can send before it ends a job.
+
+    Interrupted can arise between any two instructions, between taking a lock and noting that it is taken, too: so
+    whatever error it has become on its way out leaves as Interrupted again.
+    """
 
     def __init__(self, grace: float, say: Callable[[str], None]) -> None:
         self.grace = grace
         self.say = say
         self.stopping = threading.Event()
         self.code = 0
+        self.raised = False
 
     def __enter__(self) -> Self:
         self.previous = {
@@ -89,13 +94,16 @@ class StopSignals:
         }
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+        if self.raised and isinstance(error, Exception):
+            raise Interrupted from error
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGALRM or self.stopping.is_set():
+            self.raised = True
             raise Interrupted
         self.code = 130 if number == signal.SIGINT else 143
         self.stopping.set()
