@@ -1,5 +1,6 @@
 """The bundled `nano` has learned: what it tells of clips it has not seen, random weights of its network do not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ import drawing
 from drawing import HELD_OUT, MOTIONS
 from torch import Generator, Tensor
 
-from training import batches, evaluate, train
+from training import batches, evaluate, photographs, train
 from training.batches import SHUFFLED, SLOWING, SPEEDING, Batch
-from vswin_extract import Backbone, load_model
+from vswin_extract import Backbone, checkpoints, load_model
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,9 @@ def nano() -> Backbone:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """What the Debian packages of photographs install, in small."""
-    for name, mode in (("backgrounds/a.jpg", "RGB"), ("wallpapers/b/c.png", "RGB"), ("tuxpaint/stamps/d.png", "RGBA")):
+    files = [(f"{folder}/a.jpg", "RGB") for folder in photographs.BACKGROUNDS]
+    files += [(f"{folder}/b/c.png", "RGBA") for folder in photographs.STAMPS]
+    for name, mode in files:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = torch.randint(256, (64, 80, len(mode)), generator=Generator().manual_seed(0), dtype=torch.uint8)
@@ -99,18 +102,26 @@ def test_what_slows_down_moves_less_at_the_end() -> None:
     torch.testing.assert_close(faster.centre[:, :, 0].diff(dim=1), 2 * steps)
 
 
-def test_two_steps_of_training_write_weights(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Batch(16, 112, 2)
-    for name, value in (("SMALL", small), ("EARLY", (small,)), ("LATE", (small,)), ("SAMPLED", 2)):
-        monkeypatch.setattr(train, name, value)
-    out = tmp_path / "nano.safetensors"
-    arguments = ["--photographs", str(pictures), "--steps", "2", "--out", str(out), "--state", str(tmp_path / "state")]
+def test_two_steps_of_each_sitting_write_weights(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = {0.0: (Batch(16, 112, 2), Batch(2, 112, 2))}
+    short = {name: replace(sitting, steps=2, turns=turns) for name, sitting in train.SITTINGS.items()}
+    monkeypatch.setattr(train, "SITTINGS", short)
+    monkeypatch.setattr(train, "SAMPLED", 2)
     threads = torch.get_num_threads()
-    done = CliRunner().invoke(train.main, arguments, catch_exceptions=False)
+    motion, appearance = tmp_path / "motion.safetensors", tmp_path / "appearance.safetensors"
+    for arguments in (
+        ["motion", "--out", motion, "--state", tmp_path / "state"],
+        ["appearance", "--start", motion, "--out", appearance, "--seed", 1],
+    ):
+        words = [*map(str, arguments), "--photographs", str(pictures)]
+        assert CliRunner().invoke(train.main, words, catch_exceptions=False).exit_code == 0
     torch.set_num_threads(threads)
-    assert done.exit_code == 0
-    assert "step 2/2" in out.with_suffix(".log").read_text()
-    assert load_model(str(out), device="cpu").classes == MOTIONS
+    assert "step 2/2" in motion.with_suffix(".log").read_text()
+    assert load_model(str(appearance), device="cpu").classes == MOTIONS
+    one, other = (checkpoints.read(path).state["stages.3.blocks.1.mlp.fc1.weight"] for path in (motion, appearance))
+    assert 0 < (one - other).abs().max() < 3 * short["appearance"].rate  # two steps of Adam from where the first ended
 
 
 def test_scores_of_the_evaluation(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Nothing here was seen in training: real videos from DIR, photographs and kinds o
 nano stand the same network untrained, colour histograms, and the teacher's features averaged over eight frames.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -200,20 +201,26 @@ def main(weights: str, videos: Path, photographs: Path | None, threads: int) -> 
     real = torch.stack([piece.clip() for piece in pieces])
     queries = [changed(piece) for piece in pieces]
     clips, again = held_out_pairs(120, seed=7)
-    rows = {name: f"recall@1, {name}, {len(real)} real clips" for name in CHANGES}
-    table: dict[str, list[float]] = {title: [] for title in rows.values()}
-    drawn_title = f"recall@1, all at once, {len(clips)} drawn clips"
     motion, order = moving(280, seed=8), moving(280, seed=9, slowing=True)
+    table: dict[str, list[str]] = {}
+
+    def note(title: str, figure: str) -> None:
+        table.setdefault(title, []).append(figure)
+
     for embed in ways.values():
+        begun = time.monotonic()
         gallery = embed(real)
-        for name, title in rows.items():
-            table[title].append(recall(embed(torch.stack([each[name] for each in queries])), gallery))
-        table.setdefault(drawn_title, []).append(recall(embed(again), embed(clips)))
-        table.setdefault("motion of 14, linear probe, drawn", []).append(probe(embed(motion[0]), motion[1]))
-        table.setdefault("slowing or speeding, linear probe, drawn", []).append(probe(embed(order[0]), order[1]))
+        seconds = time.monotonic() - begun
+        for name in CHANGES:
+            found = recall(embed(torch.stack([each[name] for each in queries])), gallery)
+            note(f"recall@1, {name}, {len(real)} real clips", f"{found:.1%}")
+        note(f"recall@1, all at once, {len(clips)} drawn clips", f"{recall(embed(again), embed(clips)):.1%}")
+        note("motion of 14, linear probe, drawn", f"{probe(embed(motion[0]), motion[1]):.1%}")
+        note("slowing or speeding, linear probe, drawn", f"{probe(embed(order[0]), order[1]):.1%}")
+        note(f"clips of 32x224x224 a second, {threads} threads", f"{len(real) / seconds:.1f}")
     click.echo("| | " + " | ".join(ways) + " |\n|---|" + "---|" * len(ways))
-    for title, shares in table.items():
-        click.echo(f"| {title} | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + " |")
+    for title, figures in table.items():
+        click.echo(f"| {title} | " + " | ".join(figures) + " |")
     if photographs is not None:
         cosine, constant = agreement(ways["nano"], teacher, real, real_source(photographs))
         click.echo(f"\nCosine with the teacher's features of real frames: {cosine:.3f}; of a constant: {constant:.3f}.")

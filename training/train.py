@@ -39,7 +39,7 @@ TABLE_EVERY = 26
 """Tables learn in one step of so many: attention that owes its bias no gradient is many times faster on a CPU."""
 TEMPERATURE = 0.1
 SMALL, LARGE, LONG = Batch(16, 112, 24), Batch(16, 224, 6), Batch(32, 224, 3)
-PICTURES = Batch(2, 224, 32, recompressed=0.5)
+PICTURES = Batch(2, 224, 48, recompressed=0.5)
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,14 @@ SITTINGS = {
     # Pictures cost a tenth of clips. What they teach holds for clips, since attention to the same picture at other
     # times adds nothing; clips between them keep the motion.
     "appearance": Sitting(
-        steps=2400,
-        rate=1e-3,
+        steps=2300,
+        rate=2e-3,
         turns={0.0: (replace(LARGE, recompressed=0.5), PICTURES, replace(LONG, recompressed=0.5), PICTURES)},
         weights={"motion": 1.0, "flow": 2.0, "order": 1.0, "slowing": 1.0, "pairs": 1.0, "teacher": 4.0},
     ),
 }
 SAMPLED = 16
 """Batches from which the mean of the teacher's features is taken."""
-REMEMBERED = 256
-"""So many embeddings of earlier clips of the same size are told apart, too: large batches hold but few."""
 
 
 class Student(nn.Module):
@@ -185,32 +183,34 @@ class Lesson:
     def __init__(self, source: Source, device: str, generator: Generator) -> None:
         self.source, self.device, self.generator = source, device, generator
         self.teacher = Teacher().to(device)
-        self.memory: dict[str, Tensor] = {}
-        self.shown: dict[str, Drawn] = {}
-        sample = torch.cat([self.taught(draw(SMALL, source, generator)) for _ in range(SAMPLED)])
-        self.mean = sample.mean(0)
+        self.shown: dict[str, tuple[Drawn, Tensor]] = {}
+        self.mean = torch.zeros(())
+        self.mean = torch.cat([self.new(SMALL)[1] for _ in range(SAMPLED)]).mean(0)
 
-    def next(self, batch: Batch) -> Drawn:
+    def next(self, batch: Batch) -> tuple[Drawn, Tensor]:
+        """Clips, and what is to be said of each scene's appearance (pairs, 1280), however it is turned."""
         if (before := self.shown.pop(str(batch), None)) is not None:
+            drawn, wanted = before
             backwards = integer(0, 2, self.generator) and not batch.is_picture
-            return before.backwards() if backwards else before.mirrored()
-        self.shown[str(batch)] = draw(batch, self.source, self.generator)
+            return drawn.backwards() if backwards else drawn.mirrored(), wanted
+        self.shown[str(batch)] = self.new(batch)
         return self.shown[str(batch)]
 
-    def taught(self, drawn: Drawn) -> Tensor:
-        return self.teacher(255 * drawn.frames.to(self.device))  # type: ignore[no-any-return]
+    def new(self, batch: Batch) -> tuple[Drawn, Tensor]:
+        drawn = draw(batch, self.source, self.generator)
+        return drawn, self.teacher(255 * drawn.frames.to(self.device)) - self.mean
 
     def losses(self, student: Student, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch, and how often motion and order were named and the other view was the nearest."""
-        drawn = self.next(batch)
-        wanted = self.taught(drawn) - self.mean  # pairs 1280
+        drawn, wanted = self.next(batch)
         motions, order, flow, slowing = (
             x.to(self.device) for x in (drawn.motions, drawn.order, drawn.flow, drawn.slowing)
         )
         whole = order != SHUFFLED
         stage4, embedding = student(normalised(drawn.pixels.to(self.device)))
         unit = F.normalize(embedding, dim=1)
-        alike = self.scores(unit, str(batch))
+        itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+        alike = (unit @ unit.T / TEMPERATURE).masked_fill(itself, -torch.inf)
         other = torch.arange(len(unit), device=unit.device).roll(batch.pairs)
         moved = F.smooth_l1_loss(student.flow(stage4), flow * 50, reduction="none").mean((1, 2, 3, 4))  # 0.02 is much
         appearance = F.cosine_similarity(student.appearance(embedding), wanted.repeat(2, 1), dim=1)
@@ -231,13 +231,6 @@ class Lesson:
             "named": (named.argmax(1) == motions)[whole].float().mean(),
             "ordered": (told[:, :4].argmax(1) == order).float().mean(),
         }
-
-    def scores(self, unit: Tensor, size: str) -> Tensor:
-        """Cosines over the temperature of each clip with all others, then with the remembered: (N, N + remembered)."""
-        old = self.memory.get(size, unit[:0].detach())
-        self.memory[size] = torch.cat((unit.detach(), old))[:REMEMBERED]
-        scores = unit @ torch.cat((unit, old)).T / TEMPERATURE
-        return scores.masked_fill(torch.eye(*scores.shape, dtype=torch.bool, device=unit.device), -torch.inf)
 
 
 def optimizer(student: Student) -> torch.optim.Optimizer:
@@ -298,7 +291,7 @@ def main(
         student.load_state_dict(kept["student"])
         adam.load_state_dict(kept["adam"])
         generator.set_state(kept["generator"])
-        lesson.memory, first, before = kept["memory"], kept["step"], kept["seconds"]
+        first, before = kept["step"], kept["seconds"]
     started = time.monotonic() - before
     with open(out.with_suffix(".log"), "a" if first else "w", encoding="utf-8") as log:
         for step in tqdm(range(first, steps), initial=first, total=steps, disable=None):
@@ -326,7 +319,6 @@ def main(
                             "student": student.state_dict(),
                             "adam": adam.state_dict(),
                             "generator": generator.get_state(),
-                            "memory": lesson.memory,
                             "step": step + 1,
                             "seconds": time.monotonic() - started,
                         },
