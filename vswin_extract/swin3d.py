@@ -203,8 +203,9 @@ def patches(x: Tensor) -> Tensor:
 def neighbours(x: Tensor) -> Tensor:
     """Two by two neighbours in space side by side: (N, T, H, W, C) to (N, T, H/2, W/2, 4C)."""
     x = _pad_to_multiple(x, (1, 2, 2))
-    even, odd = x[:, :, 0::2], x[:, :, 1::2]
-    return torch.cat((even[..., 0::2, :], odd[..., 0::2, :], even[..., 1::2, :], odd[..., 1::2, :]), -1)
+    n, t, h, w, c = x.shape
+    x = x.reshape(n, t, h // 2, 2, w // 2, 2, c)
+    return x.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)  # upper left, lower left, upper right, lower right
 
 
 def fit_window(size: Size3, window: Size3, shifted: bool) -> tuple[Size3, Size3]:
