@@ -1,7 +1,7 @@
 # vswin-extract with all that it needs on a GPU but the driver:
 #
 #   docker build --build-arg WEIGHTS="t-k400" --tag vswin-extract .
-#   docker run --rm --gpus all -v "$PWD:/data" vswin-extract videos/ out.h5 --weights t-k400
+#   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/data" vswin-extract videos/ out.h5 --weights t-k400
 #
 # Not on nvidia/cuda: PyTorch's wheels bring the CUDA runtime that they were built with, and a second one would lie
 # beside it for gigabytes, unused. This image has Python's headers, too, which Triton compiles against on its first use.

@@ -149,6 +149,9 @@ def test_one_that_stops_again_and_again_is_given_up_and_continued_later(offer: O
         pull("there", patience=QUICK)
     assert names(store) == ["weights.pth.part", "weights.pth.part.json"]
     assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]
+    with pytest.raises(WeightsError, match="cannot be reached"):
+        pull("there", source="http://127.0.0.1:9", patience=QUICK)
+    assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]  # whoever else has nothing takes nothing away
     seen: list[int] = []
     path, _ = pull("there", lambda done, total: seen.append(done))
     assert path.read_bytes() == CONTENT
@@ -314,6 +317,10 @@ def test_mirrors(offer: Offer, web: Web, store: Path, tmp_path: Path, monkeypatc
         pull("there", source="nowhere")
     with pytest.raises(UsageError, match="begins with http://, https:// or file:///, not s3://bucket"):
         pull("there", source="s3://bucket")
+    with pytest.raises(UsageError, match=r"--from is no address: Invalid IPv6 URL: http://\[x"):
+        pull("there", source="http://[x")
+    with pytest.raises(WeightsError, match=r"a\.\.b is no name that a host can have"):
+        pull("there", source="https://a..b")
     assert pull("there")[0].read_bytes() == CONTENT
     assert pull("there", source="nowhere")[0] == row.file  # which is there, so nothing is looked for
 

@@ -1,6 +1,7 @@
 """The whole trip by the command line: what is in the file, resuming, failures, wrong usage."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -205,7 +206,7 @@ def finished_parts(out: Path) -> dict[str, float]:
     return {
         path.name: path.stat().st_mtime_ns
         for path in out.with_name(out.name + ".parts").glob("*.json")
-        if path.name != "job.json"
+        if path.name not in ("job.json", "videos.json")
     }
 
 
@@ -234,6 +235,8 @@ def test_kill_9_and_the_same_command_again(
         assert done.items() <= now.items()  # what was finished is not computed again
         assert len(now) > len(done)
         done = now
+    early = run("vswin", "merge", out)
+    assert (early.returncode, "not through; the same commands" in early.stderr) == (2, True)
     last = run("vswin-extract", arguments[0], out, *arguments[1:])
     assert last.returncode == 0, last.stderr
     assert f"30 videos, {len(done)} of them done before" in last.stderr
@@ -358,6 +361,9 @@ def test_a_stop_at_once_is_one_whatever_error_it_becomes_on_its_way() -> None:
     with pytest.raises(Interrupted):
         stopped(signal.SIGINT)
     assert len(said) == 1
+    with StopSignals(math.inf, said.append) as signals:
+        signal.raise_signal(signal.SIGINT)
+    assert signals.stopping.is_set()
     with pytest.raises(RuntimeError, match="unlocked"):  # nobody wanted to stop
         stopped(signal.SIGWINCH)
 

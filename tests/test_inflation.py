@@ -16,6 +16,7 @@ from vswin_extract import checkpoints, golden, load_model
 from vswin_extract.checkpoints import State, expected_shapes
 from vswin_extract.errors import WeightsError
 from vswin_extract.inflation import check_still, flat_maps, still
+from vswin_extract.preprocess import Recipe
 from vswin_extract.variants import VARIANTS
 
 SMALL = VARIANTS["nano"]
@@ -89,6 +90,20 @@ def test_a_window_that_is_resized_is_said(microsoft: Path) -> None:
     assert not any("resized" in note for note in checkpoints.read(microsoft).notes)
     resized = checkpoints.read(microsoft, window=(8, 12, 12))
     assert any("7x7 tokens is resized to 12x12" in note for note in resized.notes)
+
+
+def test_the_name_of_its_variant_does_not_change_what_a_file_says(microsoft: Path, tmp_path: Path) -> None:
+    inflated, out = checkpoints.read(microsoft, window=(8, 12, 12)), tmp_path / "inflated.safetensors"
+    checkpoints.save(out, inflated.state, inflated.variant, Recipe(), (), "drawn")
+    assert checkpoints.read(out, variant="nano").variant == inflated.variant
+
+
+def test_a_2d_backbone_of_a_detector_is_one_too(microsoft: Path, tmp_path: Path) -> None:
+    state = torch.load(microsoft, weights_only=True)["model"]
+    path = tmp_path / "detector.pth"
+    torch.save({f"backbone.{name}": value for name, value in state.items() if "head" not in name}, path)
+    inflated = checkpoints.read(path)
+    assert all(torch.equal(value, inflated.state[name]) for name, value in checkpoints.read(microsoft).state.items())
 
 
 def test_the_2d_network_is_swin_as_the_paper_has_it() -> None:

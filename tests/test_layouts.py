@@ -1,5 +1,6 @@
 """Shards behind an index: whatever the layout, it reads as one file, and what is lost or replaced is never made up."""
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,18 @@ def test_a_failure_midway_keeps_the_old_and_drops_the_new(tmp_path: Path, monkey
     monkeypatch.undo()
     with open_journal(out, {"settings": 1}, ARRAYS, True, names(COUNT)) as journal:  # nothing was lost
         journal.publish(names(COUNT), ATTRIBUTES, (), "single")
+    expect_whole(out, COUNT)
+
+
+def test_shards_stay_while_their_index_cannot_be_read(tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(out)
+    shards, index = linked_files(out), out.read_bytes()
+    with contextlib.suppress(KeyboardInterrupt), layouts._appearing(out, tmp_path / "unfinished"):
+        out.write_bytes(b"as if another process had it locked")
+        raise KeyboardInterrupt
+    out.write_bytes(index)
+    assert linked_files(out) == shards
     expect_whole(out, COUNT)
 
 

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from vswin_extract.errors import UsageError
-from vswin_extract.videos import Video, find
+from vswin_extract.videos import EXTENSIONS, Video, find
 
 
 @pytest.fixture
@@ -24,6 +25,11 @@ def ids(videos: tuple[Video, ...]) -> list[str]:
 
 def test_a_directory_is_walked_in_order(tree: Path) -> None:
     assert ids(find([tree])) == ["a/UPPER.MP4", "a/x.mkv", "b.mp4", "c/x.mkv", "c d/é\n.webm"]
+
+
+def test_the_conventions_list_what_counts_as_a_video() -> None:
+    said = (ROOT / "docs" / "conventions.md").read_text("utf-8").split("is a video: ")[1].split(". Hidden")[0]
+    assert {f".{name}" for name in said.split()} == EXTENSIONS
 
 
 def test_links_that_loop_are_walked_once(tree: Path) -> None:

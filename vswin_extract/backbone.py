@@ -173,7 +173,7 @@ def load_model(
         >>> model = vswin_extract.load_model("nano", device="cpu")
         >>> features = model(torch.zeros(1, 32, 224, 224, 3, dtype=torch.uint8), stages=[4])
         >>> features.embedding.shape, features.stages[4].shape
-        (torch.Size([1, 256]), torch.Size([1, 16, 7, 7, 256]))
+        (torch.Size([1, 128]), torch.Size([1, 16, 7, 7, 128]))
     """
     where = find_device(device)
     how = find_precision(precision, where)

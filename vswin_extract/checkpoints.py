@@ -54,7 +54,7 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         (r"\.mlp\.0\.", ".mlp.fc1."),
         (r"\.mlp\.3\.", ".mlp.fc2."),
     ),
-    "swin2d": (_BLOCKS, (r"layers\.(\d)\.downsample\.", r"stages.\1+1.merge.")),
+    "swin2d": ((r"^backbone\.", ""), _BLOCKS, (r"layers\.(\d)\.downsample\.", r"stages.\1+1.merge.")),
     "timm": (
         _BLOCKS,
         (r"layers\.(\d)\.downsample\.", r"stages.\1.merge."),
@@ -114,6 +114,8 @@ def read(path: Path, variant: str | None = None, window: tuple[int, int, int] | 
         layout = _layout(tensors, path)
         names = {_our_name(name, layout): name for name in tensors if not name.endswith(DERIVED)}
         state = {ours: tensors[name] for ours, name in names.items()}
+        if ours and variant == ours.variant.name:
+            variant = None  # its file says more than the name, as its window
         sizes = ours.variant if ours and not variant else _closest(state, variant, path)
         notes, flat = [], {}
         if layout in FLAT:

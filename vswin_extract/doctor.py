@@ -181,8 +181,14 @@ def open_files() -> Check:
 def devices() -> Iterator[Check]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for index in range(count):
-        about = torch.cuda.get_device_properties(index)
-        free, total = torch.cuda.mem_get_info(index)
+        try:
+            about = torch.cuda.get_device_properties(index)
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            advice = "look at what nvidia-smi says, and leave it out: --device"
+            yield Check(f"device cuda:{index}", "failed", said, advice)
+            continue
         found = f"{about.name}, compute capability {about.major}.{about.minor}, {_gb(free)} of {_gb(total)} free"
         precision = find_precision("auto", torch.device("cuda", index))
         yield Check(f"device cuda:{index}", "ok", f"{found}; --precision auto is {precision}")

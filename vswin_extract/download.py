@@ -15,7 +15,7 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -108,8 +108,7 @@ def download(
             # a machine without a network need not be told so five times
             last = tries >= (len(patience.pauses) if reached else 1)
             if failure.final or last or failure.pause > patience.longest:
-                if not at:
-                    remove(part)
+                _drop(part, url)
                 after = f", and wants to be asked again in {failure.pause:.0f} s" if failure.pause else ""
                 raise WeightsError(f"{failure}{after}" + (f"; {_megabytes(at)} are kept" if at else "")) from failure
             pause = max(patience.pauses[tries], failure.pause)
@@ -117,10 +116,8 @@ def download(
             time.sleep(pause)
             tries += 1
         except OSError as error:
-            at = kept(part, url)
-            if not at:
-                remove(part)
-            raise _explained(error, part, at) from None
+            _drop(part, url)
+            raise _explained(error, part, kept(part, url)) from None
 
 
 def copy(source: Path, part: Path, progress: Progress = lambda done, total: None) -> None:
@@ -142,6 +139,13 @@ def kept(part: Path, url: str) -> int:
     return part.stat().st_size if state and state.url == public(url) and state.validator else 0
 
 
+def _drop(part: Path, url: str) -> None:
+    """Remove a part that nobody can continue: another address's may be continued from there."""
+    state = read_state(part)
+    if state is None or (state.url == public(url) and not state.validator):
+        remove(part)
+
+
 def read_state(part: Path) -> State | None:
     """What a part is of; None where it is not there, or nothing tells."""
     try:
@@ -159,7 +163,8 @@ def remove(part: Path) -> None:
 
 def publish(part: Path, path: Path) -> None:
     """Rename a part that is whole into place, so that it survives a power cut; others may read it."""
-    part.chmod(0o644)
+    with suppress(PermissionError):  # another user began it
+        part.chmod(0o644)
     files.publish(part, path)
     _beside(part).unlink(missing_ok=True)
 
@@ -221,6 +226,8 @@ def _ask(url: str, at: int, validator: str, silent: float) -> HTTPResponse:
         raise _Failure(f"{host} cannot be reached{by}: {said}", reached=False) from error
     except (OSError, HTTPException) as error:
         raise _broken(error, silent) from error
+    except ValueError as error:
+        raise _Failure(f"{host} is no name that a host can have", final=True) from error
 
 
 class _Redirects(HTTPRedirectHandler):

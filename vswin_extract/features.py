@@ -28,9 +28,17 @@ CHUNK_CACHE = 1 << 20
 def linked_files(path: str | os.PathLike[str]) -> list[Path]:
     """The files that an index links to; none where there is no index."""
     try:
+        return read_links(path)
+    except OSError:
+        return []
+
+
+def read_links(path: str | os.PathLike[str]) -> list[Path]:
+    """The same; none where nothing is there. Raises OSError for what cannot be read."""
+    try:
         with h5py.File(path, "r") as file:
             return _linked(file, Path(path)) if "linked" in file else []
-    except OSError:
+    except FileNotFoundError:
         return []
 
 

@@ -2,7 +2,7 @@
 
     out.h5.parts/
       job.json             the settings that all parts share, an id of the run, and what else the output will say
-      videos.json          the videos, and about how many clips each has; where several devices or tasks share them
+      videos.json          the videos; where several devices or tasks share them, about how many clips each has
       lock                 host and process of the run that is going on
       <key>.rows           the rows of a finished video or span; <key> is a hash of the video's id and the span
       <key>.json           what became of the video, and the sha256 of its rows' file
@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -45,7 +44,7 @@ PASSING = ("VideoMissing", "VideoChanged", "VideoUnreachable", "DecoderTimeout",
 """Failures that may pass."""
 TOUCH_EVERY = 30.0
 DEAD_AFTER = 600.0
-"""Seconds: how often a run touches its lock, and when one of another host is taken for dead."""
+"""Seconds: how often a lock is touched while it is held, and when one of another host is taken for dead."""
 
 
 State = tuple[str, float | None, float | None, int, str, float]
@@ -71,12 +70,16 @@ class Journal:
     wanted: dict[str, State] = field(default_factory=dict)
     """What was asked for, and the files as they were, by video id; see `missing`."""
     notes: list[str] = field(default_factory=list)
-    touched: float = 0.0
+    holding: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self.holding:
+            self._clean()
+
+    def _clean(self) -> None:
         if not self.directory.is_dir():  # published, or removed by hand
             return
         for unfinished in self.directory.glob("*.tmp"):
@@ -88,8 +91,7 @@ class Journal:
             return
         for written in self.root.glob("branch-*"):
             _remove_if_empty(written)
-        (self.root / "lock").unlink(missing_ok=True)
-        if not set(os.listdir(self.root)) - {"job.json", "videos.json"}:  # no video got through
+        if not set(os.listdir(self.root)) - {"job.json", "videos.json", "lock"}:  # no video got through
             shutil.rmtree(self.root)
 
     def missing(self, video: Video, size: int, mtime: float, etag: str = "") -> list[Span]:
@@ -111,12 +113,6 @@ class Journal:
             return [video.span]
         return without(video.span, [entry.record.span for entry in entries])
 
-    def touch(self) -> None:
-        """Tell other hosts that this run is alive; call it often."""
-        if self.directory == self.root and time.monotonic() - self.touched > TOUCH_EVERY:
-            os.utime(self.directory / "lock")
-            self.touched = time.monotonic()
-
     def part(self, video: Video) -> Part:
         """A new part for a video, to be given to `commit` when it has all rows."""
         return Part(self._file(video.id, video.span, SUFFIX), self.arrays)
@@ -129,8 +125,10 @@ class Journal:
         sha256 = part.digest.hexdigest() if part is not None else ""
         write_json(rows.with_suffix(".json"), {"videos": [asdict(record)], "sha256": sha256})
         entry = Entry(record, rows)
-        self.entries.setdefault(record.id, []).append(entry)
-        self.singles.append(entry)
+        entries = self.entries.setdefault(record.id, [])
+        for others in (entries, self.singles):  # of the file as it was before, whose rows are overwritten
+            others[:] = [other for other in others if other.file != rows]
+            others.append(entry)
         if len(self.singles) >= PACK:
             self._pack()
 
@@ -224,23 +222,31 @@ class Extracted:
 def assemble(entries: Sequence[Entry]) -> Extracted | None:
     """The video that these entries of it are, or None where some of it is missing.
 
-    Entries that were made when its file was another do not go together; the latest that is whole counts. A span that
-    failed is a video that failed.
+    Entries that were made when its file was another do not go together; those count that were written last and are
+    whole. A span that failed is a video that failed.
     """
-    failed: VideoRecord | None = None
-    states: dict[Any, list[Entry]] = {}
+    states: dict[State, list[Entry]] = {}
     for entry in entries:
-        if entry.record.status == "failed":
-            failed = replace(entry.record, span=WHOLE)
-        else:
-            states.setdefault(_state(entry.record), []).append(entry)
-    for state in sorted(states, key=lambda state: float(state[-1]), reverse=True):
-        if pieces := _chain(states[state]):
+        states.setdefault(_state(entry.record), []).append(entry)
+    latest = sorted(states.values(), key=lambda them: max(map(_written, them)), reverse=True)
+    for them in latest if len(states) > 1 else states.values():
+        if pieces := _chain([entry for entry in them if entry.record.status != "failed"]):
             last, clips = pieces[-1].record, sum(piece.record.clips for piece in pieces)
             first = pieces[0].record
             whole = replace(last, span=WHOLE, clips=clips, width=first.width, height=first.height)
             return Extracted(whole, tuple(pieces))
-    return Extracted(failed) if failed else None
+        for entry in them:
+            if entry.record.status == "failed":
+                return Extracted(replace(entry.record, span=WHOLE))
+    return None
+
+
+def _written(entry: Entry) -> int:
+    """When, by the file server's clock: the time of a video's file tells its age, and not when it was put there."""
+    try:
+        return entry.file.with_suffix(".json").stat().st_mtime_ns
+    except FileNotFoundError:  # its branch has packed it meanwhile
+        return 0
 
 
 def _chain(entries: Sequence[Entry]) -> list[Entry]:
@@ -313,7 +319,7 @@ def open_journal(
     settings: dict[str, Any],
     arrays: Arrays,
     overwrite: bool,
-    video_ids: Collection[str],
+    video_ids: Sequence[str],
     facts: Mapping[str, Any] | None = None,
     storage: Path | None = None,
 ) -> Journal:
@@ -327,16 +333,18 @@ def open_journal(
     root = journal_directory(output, storage)
     _check_root(root)
     root.mkdir(exist_ok=True)
-    _lock(root / "lock", output)
-    begun = read_job(root)
-    try:
+    with contextlib.ExitStack() as holding:
+        holding.enter_context(claim(root / "lock", output))
+        begun = read_job(root)
+        if begun:
+            _check_output(root, begun, output)
         if begun and begun["settings"] != settings:
             if not overwrite:
                 raise _other_settings(root, begun["settings"], settings)
             begun = None
         if begun is None:
             _empty(root, ("lock",))
-            begun = _begin(root, settings, arrays, facts)
+            begun = _begin(root, output, settings, arrays, facts)
         journal = Journal(output, root, root, arrays, begun["run"])
         journal.load()
         dropped = sorted(journal.entries.keys() - set(video_ids))
@@ -346,9 +354,9 @@ def open_journal(
                 f"{root} holds finished videos that are not among those named now: {names}; "
                 "name them too, or --overwrite to drop them"
             )
-    except OutputError:
-        (root / "lock").unlink()
-        raise
+        if list(known := read_list(root)) != list(video_ids):
+            write_list(root, {video_id: known.get(video_id) for video_id in video_ids})
+        journal.holding = holding.pop_all()
     return journal
 
 
@@ -365,9 +373,10 @@ def join_journal(
     root.mkdir(exist_ok=True)
     if holder := locks.holder(root / "lock", DEAD_AFTER):
         raise _in_use(output, holder, root / "lock")
-    begun = read_job(root) or _begin(root, settings, arrays, facts)
+    begun = read_job(root) or _begin(root, output, settings, arrays, facts)
+    _check_output(root, begun, output)
     if begun["settings"] != settings:
-        raise _other_settings(root, begun["settings"], settings)
+        raise _other_settings(root, begun["settings"], settings, f"delete {root}")
     journal = branch(output, root, arrays, begun["run"])
     journal.load(verify=False)  # which is left to `merge`, not to every task for what all of them wrote
     return journal
@@ -375,12 +384,10 @@ def join_journal(
 
 @contextlib.contextmanager
 def claim(lock: Path, output: Path) -> Iterator[None]:
-    """Hold a lock beside the journal's own. Raises OutputError where a living process has it."""
+    """Hold the lock of a journal, or one beside it. Raises OutputError where a living process has it."""
     _lock(lock, output)
-    try:
+    with locks.held(lock, TOUCH_EVERY):
         yield
-    finally:
-        lock.unlink(missing_ok=True)
 
 
 def branch(output: Path, root: Path, arrays: Arrays, run: str) -> Journal:
@@ -407,13 +414,15 @@ def _check_root(root: Path) -> None:
         raise OutputError(f"no directory {root.parent} to keep {root.name} in")
 
 
-def _begin(root: Path, settings: dict[str, Any], arrays: Arrays, facts: Mapping[str, Any] | None) -> dict[str, Any]:
+def _begin(
+    root: Path, output: Path, settings: dict[str, Any], arrays: Arrays, facts: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Write job.json, unless another process does so first; what it says."""
     said = {"settings": settings, "run": uuid.uuid4().hex, "arrays": asdict(arrays), **(facts or {})}
     candidate = root / f"job.{uuid.uuid4().hex}.tmp"
-    write_json(candidate, said)
+    write_json(candidate, {**said, "output": os.path.abspath(output)})
     with contextlib.suppress(FileExistsError):
-        os.link(candidate, root / "job.json")
+        locks.create(candidate, root / "job.json")
     candidate.unlink()
     begun = read_job(root)
     if begun is None:
@@ -436,15 +445,26 @@ def _remove_if_empty(written: Path) -> None:
         shutil.rmtree(written)
 
 
-def _other_settings(root: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> OutputError:
+def _check_output(root: Path, begun: Mapping[str, Any], output: Path) -> None:
+    """Raise OutputError where the run is another output's: two of one name may be given one --storage. A journal beside
+    its output may have been moved with it."""
+    before, now = begun["output"], os.path.abspath(output)
+    if before not in (None, now) and root.parent != output.parent:
+        raise OutputError(f"{root} holds a run for {before}, not for {now}; choose another name, or another --storage")
+
+
+def _other_settings(
+    root: Path, before: Mapping[str, Any], now: Mapping[str, Any], drop: str = "--overwrite"
+) -> OutputError:
     return OutputError(
         f"{root} holds a run that was stopped, with other settings: {describe_difference(before, now)}; "
-        "give the old ones to continue it, or --overwrite to drop it"
+        f"give the old ones to continue it, or {drop} to drop it"
     )
 
 
-def read_list(root: Path) -> dict[str, int]:
-    """The videos of a run in order, and about how many clips each has, by videos.json; empty where there is none."""
+def read_list(root: Path) -> dict[str, int | None]:
+    """The videos of a run in order, and about how many clips each has, if somebody looked, by videos.json; empty where
+    there is none."""
     try:
         said = json.loads((root / "videos.json").read_text("utf-8"))
         return dict(zip(said["ids"], said["clips"], strict=True))
@@ -454,7 +474,7 @@ def read_list(root: Path) -> dict[str, int]:
         raise OutputError(f"{root / 'videos.json'} is damaged; delete it, and give the same command again") from error
 
 
-def write_list(root: Path, clips: Mapping[str, int]) -> None:
+def write_list(root: Path, clips: Mapping[str, int | None]) -> None:
     candidate = root / f"videos.{uuid.uuid4().hex}.tmp"
     write_json(candidate, {"ids": list(clips), "clips": list(clips.values())})
     publish(candidate, root / "videos.json")
@@ -517,7 +537,7 @@ def read_job(directory: Path) -> dict[str, Any] | None:
     try:
         said: dict[str, Any] = json.loads(job.read_text("utf-8"))
         known = {"settings": said["settings"], "run": said["run"]}
-        return {"arrays": None, "attributes": {}, "classes": [], **said, **known}
+        return {"arrays": None, "attributes": {}, "classes": [], "output": None, **said, **known}
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{job} is damaged; delete {directory} to begin again") from error
 

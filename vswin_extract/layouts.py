@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from h5py import h5p, h5t
 
-from vswin_extract.features import linked_files
+from vswin_extract.features import read_links
 from vswin_extract.files import publish
 from vswin_extract.store import (
     Arrays,
@@ -117,7 +117,8 @@ def _appearing(output: Path, unfinished: Path) -> Iterator[None]:
         publish(unfinished, output)
     finally:
         unfinished.unlink(missing_ok=True)
-        _sweep(_shards_directory(output), linked_files(output))
+        with contextlib.suppress(OSError):  # an output that cannot be read now keeps what it may need
+            _sweep(_shards_directory(output), read_links(output))
 
 
 def split(records: Sequence[VideoRecord], arrays: Arrays) -> Iterator[list[VideoRecord]]:

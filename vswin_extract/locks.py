@@ -37,7 +37,7 @@ def acquire(lock: Path, dead_after: float) -> Holder | None:
     with _fresh(lock) as candidate:
         while True:
             try:
-                _create(candidate, lock)
+                create(candidate, lock)
                 return None
             except FileExistsError:
                 if holder := _living(lock, candidate, dead_after):
@@ -85,15 +85,15 @@ def held(lock: Path, touch_every: float) -> Iterator[None]:
                 lock.unlink()
 
 
-def _create(candidate: Path, lock: Path) -> None:
-    """Raises FileExistsError where it is there."""
+def create(candidate: Path, file: Path) -> None:
+    """Give a file the content of `candidate`. Raises FileExistsError where it is there."""
     try:
-        os.link(candidate, lock)  # with its content, or not at all
+        os.link(candidate, file)  # with its content, or not at all
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        with lock.open("x") as file:
-            file.write(candidate.read_text())
+        with file.open("x") as created:
+            created.write(candidate.read_text())
 
 
 def _living(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
@@ -121,7 +121,7 @@ def _living(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
     except FileNotFoundError:
         return None
     if taken.read_text() != content:  # somebody else was quicker, and this is theirs
-        _create(taken, lock)
+        create(taken, lock)
     taken.unlink()
     return None
 

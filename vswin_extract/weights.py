@@ -264,7 +264,10 @@ def _origin(row: Published, source: str) -> str | Path:
     mirror, named = (source, "--from") if source else (os.environ.get(MIRROR, ""), MIRROR)
     if not mirror:
         return row.url
-    parts = urlsplit(mirror)
+    try:
+        parts = urlsplit(mirror)
+    except ValueError as error:
+        raise UsageError(f"{named} is no address: {error}: {mirror}") from error
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(row.filename)}"))
     if "://" in mirror and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):

@@ -42,7 +42,6 @@ class Writer:
 
     def rows(self, passages: Sequence[Passage], rows: Mapping[str, NDArray[Any]]) -> list[Event]:
         """The next rows of videos: row k belongs to `passages[k]`."""
-        self.journal.touch()
         done: list[Event] = []
         for passage in dict.fromkeys(passages):
             mine = [k for k, other in enumerate(passages) if other is passage]

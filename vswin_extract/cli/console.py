@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import math
 import os
 import signal
 import sys
@@ -48,8 +49,8 @@ LAYOUT: dict[str, Any] = {
 EXIT_CODES = {
     0: "everything was extracted",
     1: "the machine failed: disk full, no permission, out of memory; or `vswin doctor` found that it will",
-    2: "an argument, weights or output that cannot work; nothing was written",
-    3: "the file is complete, but some videos failed: see /failures in it",
+    2: "what was asked for cannot work: an argument, weights, a device, the output; what was finished before is kept",
+    3: "some videos failed: see /failures in the file (also of a shard, a merge, and --dry-run)",
     4: "`vswin check` or `vswin weights verify` found something wrong",
     130: "stopped by Ctrl-C; the same command continues",
     143: "stopped by SIGTERM or SIGUSR1; the same command continues",
@@ -107,7 +108,8 @@ class StopSignals:
             raise Interrupted
         self.code = 130 if number == signal.SIGINT else 143
         self.stopping.set()
-        signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
+        if math.isfinite(self.grace):
+            signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
         self.say(f"stopping: finishing the videos in flight, for up to {self.grace:g} s; Ctrl-C again stops at once")
 
 

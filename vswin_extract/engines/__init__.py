@@ -112,7 +112,6 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
                 Begin(root, journal.run, clips_ahead(list(videos.values()), said.sampling) / len(crew.names)),
                 check=lambda other: _check_same(said, other),
                 give_up=lambda video, error: _give_up(journal, video, error),
-                beat=journal.touch,
             )
             new_clips = failed = 0
             for event in dispatch.run(arrived, stopping):
@@ -334,8 +333,9 @@ def extract(
         )
     except TypeError as error:
         raise UsageError(f"extract: {error}") from error
-    for event in run(job):
-        on_event(event)
+    with closing(run(job)) as events:
+        for event in events:
+            on_event(event)
     if not isinstance(event, Finished):
         raise RuntimeError(f"the run ended with {event}")
     return event

@@ -4,6 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from vswin_extract.clips import Sampling
 from vswin_extract.engines.worker import Ready
@@ -23,12 +24,12 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
     """About how many clips each video has. Found once, and kept in the journal, so that all tasks that share it share
     the videos out in the same way; of several that begin together one looks, and the others wait for it."""
     while True:
-        known = read_list(journal.root)
+        known = known_counts(journal.root)
         if list(known) == [video.id for video in job.videos]:
             return known
         try:
             with claim(journal.root / "probing", job.output):
-                known = read_list(journal.root)  # another task may just have looked
+                known = known_counts(journal.root)  # another task may just have looked
                 new = [video for video in job.videos if video.id not in known]
                 known |= guess(new, job, ready)
                 counts = {video.id: known[video.id] for video in job.videos}
@@ -36,6 +37,10 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
                 return counts
         except OutputError:  # another task is at it
             time.sleep(0.2)
+
+
+def known_counts(root: Path) -> dict[str, int]:
+    return {video_id: clips for video_id, clips in read_list(root).items() if clips is not None}
 
 
 def guess(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:

@@ -40,8 +40,7 @@ class Dispatch:
 
     `costs`: of pieces of work, in clips, where there are several workers. `begin`: what each is told first. `check`:
     raises where what a worker would compute is not what others do. `give_up`: notes that a video failed, and returns
-    its record. `beat` is called at least once a second. What came of it is in `through`, by worker; `left` videos were
-    not finished.
+    its record. What came of it is in `through`, by worker; `left` videos were not finished.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class Dispatch:
         begin: Begin,
         check: Callable[[Ready], None],
         give_up: Callable[[Video, WorkerDied], VideoRecord],
-        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.crew = crew
         self.queue = deque(work)
@@ -61,7 +59,6 @@ class Dispatch:
         self.begin = begin
         self.check = check
         self.give_up = give_up
-        self.beat = beat
         self.suspects: deque[Video] = deque()
         self.room: dict[int, int] = {}
         """How many videos each worker that is there takes at a time."""
@@ -88,7 +85,6 @@ class Dispatch:
         for worker, message in arrived:
             yield from self._take(worker, message, ending=False)
         while True:
-            self.beat()
             ending = stopping.is_set() or not (self.queue or self.suspects or any(self.flying.values()))
             if ending or (self.crew.single and not self.queue):
                 for worker in self.room.keys() - self.closed:
