@@ -198,6 +198,8 @@ class Lesson:
 
     def new(self, batch: Batch) -> tuple[Drawn, Tensor]:
         drawn = draw(batch, self.source, self.generator)
+        while bool((drawn.order == SHUFFLED).all()):  # which say nothing of motion
+            drawn = draw(batch, self.source, self.generator)
         return drawn, self.teacher(255 * drawn.frames.to(self.device)) - self.mean
 
     def losses(self, student: Student, batch: Batch) -> dict[str, Tensor]:
