@@ -142,7 +142,7 @@ def kept(part: Path, url: str) -> int:
 def _drop(part: Path, url: str) -> None:
     """Remove a part that nobody can continue: another address's may be continued from there."""
     state = read_state(part)
-    if state is None or (state.url == public(url) and not state.validator):
+    if state is None or (state.url == public(url) and not kept(part, url)):
         remove(part)
 
 
