@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vswin_extract import weights as weights_
 from vswin_extract.checkpoints import Checkpoint, build
-from vswin_extract.errors import DeviceError, UsageError
+from vswin_extract.errors import DeviceError, UsageError, first_line
 from vswin_extract.fused import FusedSwin, trial
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
             self(clips, **wanted)
         except Exception as error:  # whatever a compiler raises
             self.network.compute, self.compiled_for = plain, 0
-            said = next(iter(str(error).splitlines()), type(error).__name__)
+            said = first_line(error)
             raise DeviceError(f"the network cannot be compiled here: {said}; use --compile off") from error
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vswin_extract.errors import WeightsError
+from vswin_extract.errors import WeightsError, first_line
 from vswin_extract.files import file_sha256
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
@@ -249,7 +249,7 @@ def _load(path: Path) -> tuple[State, Ours | None]:
             "torch.save"
         ) from error
     except Exception as error:  # whatever the parsers trip over in a file of some other kind
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}") from error
     for container in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(container), dict):

@@ -23,7 +23,7 @@ import torch
 
 from vswin_extract.backbone import find_device, find_precision
 from vswin_extract.clips import Sampling
-from vswin_extract.errors import OutputError, UsageError, VswinError
+from vswin_extract.errors import OutputError, UsageError, VswinError, first_line
 from vswin_extract.files import publish
 from vswin_extract.frames import DecoderName
 from vswin_extract.frames.process import DecodedClip, DecoderProcess
@@ -185,7 +185,7 @@ def devices() -> Iterator[Check]:
             about = torch.cuda.get_device_properties(index)
             free, total = torch.cuda.mem_get_info(index)
         except RuntimeError as error:
-            said = next(iter(str(error).splitlines()), type(error).__name__)
+            said = first_line(error)
             advice = "look at what nvidia-smi says, and leave it out: --device"
             yield Check(f"device cuda:{index}", "failed", said, advice)
             continue
@@ -358,7 +358,7 @@ def features() -> Iterator[Check]:
         try:
             check = compare_variant(VARIANTS[name], device, precision)
         except (RuntimeError, VswinError) as error:  # whatever a device says
-            said = next(iter(str(error).splitlines()), type(error).__name__)
+            said = first_line(error)
             check = Check(f"golden features, drawn {name}", "failed", said, "try --device cpu, --precision fp32")
         yield check
 

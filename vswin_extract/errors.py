@@ -104,6 +104,11 @@ VIDEO_ERRORS = {
 """By the name that a decoder process sends and /failures keeps."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 @contextmanager
 def needs(package: str, extra: str, who: str, error: type[VswinError] = UsageError) -> Iterator[None]:
     """Around the import of a package that comes with one of our extras: where it is missing, an error that says how to

@@ -1,8 +1,11 @@
 """Files on a disk: hashed as they are, and in place whole or not at all."""
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def file_sha256(path: Path) -> str:
@@ -15,6 +18,12 @@ def publish(unfinished: Path, path: Path) -> None:
     _sync(unfinished)
     unfinished.replace(path)
     _sync(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(json.dumps(value), "utf-8")
+    publish(unfinished, path)
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vswin_extract.errors import first_line
 from vswin_extract.swin3d import Block, Size3, Stage, VideoSwin, fit_window, neighbours, patches
 from vswin_extract.variants import PATCH
 
@@ -109,7 +110,7 @@ def trial(device: torch.device, dtype: torch.dtype) -> str:
     try:
         found = window_attention(qkv, table, rows, regions, codes, centre, masked).float()
     except Exception as error:  # whatever a compiler or a driver raises
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error)
     expected = plain_window_attention(qkv.float(), table, rows, regions, codes, centre, masked)
     apart = float((found - expected).norm() / expected.norm())
     return "" if apart < 2e-2 else f"its results are off by {apart:.1e}"

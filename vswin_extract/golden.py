@@ -25,7 +25,7 @@ from vswin_extract import weights as weights_
 from vswin_extract.backbone import Backbone
 from vswin_extract.checkpoints import Checkpoint, State, build, expected_shapes
 from vswin_extract.errors import UsageError
-from vswin_extract.files import publish
+from vswin_extract.files import write_json
 from vswin_extract.preprocess import Recipe
 from vswin_extract.swin3d import VideoSwin
 from vswin_extract.variants import VARIANTS, Variant
@@ -137,9 +137,7 @@ def record(name: str, checkpoint: Checkpoint) -> Path:
         return TABLE
     kept = weights_.cache_dir() / weights_.GOLDEN / f"{checkpoint.sha256}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = kept.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(values) + "\n", "utf-8")
-    publish(unfinished, kept)
+    write_json(kept, values)
     return kept
 
 

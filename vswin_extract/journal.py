@@ -30,12 +30,12 @@ from typing import Any
 
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
-from vswin_extract.files import file_sha256, publish
+from vswin_extract.files import file_sha256, publish, write_json
 from vswin_extract.layouts import Layout, make_output
 from vswin_extract.parts import SUFFIX, Entry, Part, join, read_rows, record_type
 from vswin_extract.remote import Address, alike, is_remote
 from vswin_extract.schedule import WHOLE, Span, without
-from vswin_extract.store import Arrays, VideoRecord, read_attributes, write_json
+from vswin_extract.store import Arrays, VideoRecord, read_attributes
 from vswin_extract.videos import Video
 
 PACK = 256
@@ -228,8 +228,10 @@ def assemble(entries: Sequence[Entry]) -> Extracted | None:
     states: dict[State, list[Entry]] = {}
     for entry in entries:
         states.setdefault(_state(entry.record), []).append(entry)
-    latest = sorted(states.values(), key=lambda them: max(map(_written, them)), reverse=True)
-    for them in latest if len(states) > 1 else states.values():
+    latest = list(states.values())
+    if len(latest) > 1:  # the usual one need not be asked for
+        latest.sort(key=lambda them: max(map(_written, them)), reverse=True)
+    for them in latest:
         if pieces := _chain([entry for entry in them if entry.record.status != "failed"]):
             last, clips = pieces[-1].record, sum(piece.record.clips for piece in pieces)
             first = pieces[0].record
@@ -385,7 +387,8 @@ def join_journal(
 @contextlib.contextmanager
 def claim(lock: Path, output: Path) -> Iterator[None]:
     """Hold the lock of a journal, or one beside it. Raises OutputError where a living process has it."""
-    _lock(lock, output)
+    if holder := locks.acquire(lock, DEAD_AFTER):
+        raise _in_use(output, holder, lock)
     with locks.held(lock, TOUCH_EVERY):
         yield
 
@@ -501,8 +504,8 @@ def finish_interrupted_cleanup(output: Path, directory: Path) -> dict[str, Any] 
     begun, made = read_job(directory), read_attributes(output)
     if begun is None or made is None or made.get("run") != begun["run"]:
         return None
-    _lock(directory / "lock", output)
-    remove_journal(directory)
+    with claim(directory / "lock", output):
+        remove_journal(directory)
     settings: dict[str, Any] = begun["settings"]
     return settings
 
@@ -540,12 +543,6 @@ def read_job(directory: Path) -> dict[str, Any] | None:
         return {"arrays": None, "attributes": {}, "classes": [], "output": None, **said, **known}
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{job} is damaged; delete {directory} to begin again") from error
-
-
-def _lock(lock: Path, output: Path) -> None:
-    """Claim the journal. Raises OutputError where a living process holds it."""
-    if holder := locks.acquire(lock, DEAD_AFTER):
-        raise _in_use(output, holder, lock)
 
 
 def _in_use(output: Path, holder: locks.Holder, lock: Path) -> OutputError:

@@ -21,7 +21,6 @@ import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
-from vswin_extract.files import publish
 from vswin_extract.schedule import WHOLE, Span
 from vswin_extract.videos import as_text
 
@@ -347,9 +346,3 @@ def _create(file: h5py.File, name: str, rows: int, shape: tuple[int, ...], array
 
 def _texts(records: Sequence[VideoRecord], name: str) -> NDArray[np.object_]:
     return np.array([as_text(getattr(record, name)) for record in records], object)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(value), "utf-8")
-    publish(unfinished, path)

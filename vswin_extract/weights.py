@@ -267,7 +267,7 @@ def _origin(row: Published, source: str) -> str | Path:
     try:
         parts = urlsplit(mirror)
     except ValueError as error:
-        raise UsageError(f"{named} is no address: {error}: {mirror}") from error
+        raise UsageError(f"{named} is no address: {error}: {public(mirror)}") from error
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(row.filename)}"))
     if "://" in mirror and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):

@@ -283,7 +283,7 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
-        from vswin_extract.errors import VswinError
+        from vswin_extract.errors import VswinError, first_line
 
         try:
             return command(*args, **kwargs)
@@ -296,7 +296,7 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except (MemoryError, RuntimeError) as error:
-            said = next(iter(str(error).splitlines()), type(error).__name__)
+            said = first_line(error)
             if "CUDA error" in said or "CUBLAS" in said or "CUDNN" in said:
                 _start_again(said)
             if not isinstance(error, MemoryError) and "memory" not in said:
