@@ -68,10 +68,7 @@ def test_a_file_system_without_hard_links(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(os, "link", refuse)
     checks = {check.what: check for check in doctor.file_system(tmp_path)}
-    assert checks["journal lock"].state == "failed"
-    assert "Operation not permitted on " in checks["journal lock"].found
-    assert "--storage" in checks["journal lock"].advice
-    assert checks["HDF5 locking"].state == "ok"
+    assert [check.state for check in checks.values()] == ["ok"] * len(checks)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -37,6 +37,8 @@ HASTY = replace(QUICK, silent=0.5)
 PATH = "/weights.pth"
 NAME = "b-k400"
 """Published without a hash, so that whatever a mirror has is taken."""
+NOT_AS_ROOT = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
+"""Before a command that may not be allowed more than others because tests run as root."""
 
 
 @pytest.fixture(autouse=True)
@@ -609,6 +611,22 @@ def test_a_disk_that_is_too_small_or_fills_up(web: Web, mirror: str, start: Any,
     assert (small_disk / mirror[1:]).read_bytes() == content
 
 
+def test_what_another_user_began_in_a_shared_cache(web: Web, mirror: str, start: Any, store: Path) -> None:
+    def pulled() -> tuple[int, str]:
+        process = start("pull", NAME, before=NOT_AS_ROOT)
+        _, err = process.communicate(timeout=60)
+        return process.returncode, err
+
+    web.faults[mirror] = ["cut", "403"]
+    assert pulled()[0] == 2
+    part = store / f"{mirror[1:]}.part"
+    part.chmod(0o444)
+    code, err = pulled()
+    assert code == 0, err
+    assert web.gets(mirror) == [None, 750, None]
+    assert names(store) == [mirror[1:], f"{mirror[1:]}.sha256"]
+
+
 def test_shared_caches_that_cannot_be_written(web: Web, mirror: str, start: Any, tmp_path: Path) -> None:
     shared, empty, own = tmp_path / "shared", tmp_path / "empty", tmp_path / "own"
     for directory in (shared, empty):
@@ -616,10 +634,9 @@ def test_shared_caches_that_cannot_be_written(web: Web, mirror: str, start: Any,
     (shared / manifest()["t-k400"].filename).write_bytes(b"pulled by someone")
     shared.chmod(0o555)
     empty.chmod(0o555)
-    drop = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
 
     def said(*arguments: str, directories: tuple[Path, ...]) -> tuple[int, str, str]:
-        process = start(*arguments, before=drop, VSWIN_WEIGHTS_DIR=os.pathsep.join(map(str, directories)))
+        process = start(*arguments, before=NOT_AS_ROOT, VSWIN_WEIGHTS_DIR=os.pathsep.join(map(str, directories)))
         out, err = process.communicate(timeout=60)
         return process.returncode, out.strip(), err.strip()
 

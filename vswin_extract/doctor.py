@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 import torch
 
+from vswin_extract import locks
 from vswin_extract.backbone import find_device, find_precision
 from vswin_extract.clips import Sampling
 from vswin_extract.errors import OutputError, UsageError, VswinError, first_line
@@ -313,13 +314,13 @@ def file_system(directory: Path) -> Iterator[Check]:
 
 
 def _try_lock(folder: Path) -> None:
-    """As the journal claims itself: a hard link, which a second one is refused. Raises OSError, OutputError."""
+    """As the journal claims itself, which a second time is refused. Raises OSError, OutputError."""
     with claim(folder / "lock", folder / "out.h5"):
         candidate = folder / "second"
         candidate.touch()
         with contextlib.suppress(FileExistsError):
-            os.link(candidate, folder / "lock")
-            raise OutputError("two processes could hold one lock: a hard link replaced another file")
+            locks.create(candidate, folder / "lock")
+            raise OutputError("two processes could hold one lock: a file that was there was created again")
 
 
 def _try_publish(folder: Path) -> None:

@@ -174,6 +174,8 @@ def _try(url: str, part: Path, progress: Progress, silent: float) -> None:
     if state and at and at == state.size:  # its process died before it could rename it
         progress(at, at)
         return
+    if at and not os.access(part, os.W_OK):  # another user's, in a shared cache: it can be replaced
+        at = 0
     with closing(_ask(url, at, state.validator if state else "", silent)) as response:
         blocks = _blocks(response, silent)
         if at and state and (rest := _size_by_rest(response, at, state)) is not None:
