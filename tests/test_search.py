@@ -274,7 +274,7 @@ def test_near_copies_are_found_and_merged(tmp_path: Path, monkeypatch: pytest.Mo
         assert len(near_copies(features, threshold=0.99999, index=index)) == 1
         assert len(near_copies(features, within="v/1*", index=index)) == 1
         monkeypatch.setattr(search, "MOST_PAIRS", 8)
-        with pytest.raises(UsageError, match=r"more than 8 pairs of clips agree to 0.985; raise --threshold"):
+        with pytest.raises(UsageError, match=r"more than 8 pairs of clips agree to 0.95; raise --threshold"):
             near_copies(features, index=index)
 
 

@@ -1,7 +1,7 @@
 """The clips that nano learns from, drawn as they are needed, with all that is known of them.
 
 A batch is made of pairs: one scene and motion seen twice, at other speeds, through other views, cameras and codecs.
-Two pairs of clips show each scene, in different motion, so what tells them apart is not what they show.
+Two pairs show each scene, in different motion and elsewhere, so that what is in it does not tell them apart.
 """
 
 import io
@@ -81,9 +81,9 @@ def renamed(motions: Tensor, *opposites: tuple[str, str]) -> Tensor:
 
 
 def draw(batch: Batch, source: Source, generator: Generator) -> Drawn:
-    n, each = batch.pairs, 1 if batch.is_picture else 2  # pictures of one scene tell nothing apart
-    scenes = drawing.draw_scenes(-(-n // each), TEACHER_SIDE, source, generator)
-    scenes = Scenes(*(x.repeat_interleave(each, 0)[:n] for x in (scenes.background, scenes.foreground)))
+    n = batch.pairs
+    scenes = drawing.draw_scenes(-(-n // 2), TEACHER_SIDE, source, generator)
+    scenes = Scenes(*(x.repeat_interleave(2, 0)[:n] for x in (scenes.background, scenes.foreground)))
     motions = torch.randint(len(MOTIONS), (n,), generator=generator)
     order = torch.multinomial(torch.tensor([0.35, 0.26, 0.26, 0.13]), n, True, generator=generator)
     order = torch.where(torch.isin(motions, torch.tensor(NO_ORDER)) & (order != SHUFFLED), STEADY, order)
@@ -120,7 +120,7 @@ def seen(scenes: Scenes, path: Path, shapes: Shapes, size: tuple[int, int]) -> T
 
 
 def filmed(pixels: Tensor, generator: Generator) -> Tensor:
-    """`drawing.developed` behind a lens that may blur, by a camera with its own saturation and tint."""
+    """`drawing.developed` behind a lens that may blur, by a camera with its own saturation and white balance."""
     n = len(pixels)
     for i in range(n):
         if integer(0, 3, generator) == 0:
@@ -129,8 +129,9 @@ def filmed(pixels: Tensor, generator: Generator) -> Tensor:
             pixels[i] = F.interpolate(small, frames.shape[2:], mode="bilinear").transpose(0, 1)
     saturation = uniform((0.2, 1.6), generator, n, 1, 1, 1, 1)
     gamma = uniform((-0.4, 0.4), generator, n, 1, 1, 1, 1).exp()
+    balance = uniform((-0.5, 0.2), generator, n, 3, 1, 1, 1).exp()
     pixels = torch.lerp(pixels.mean(1, keepdim=True), pixels, saturation).clamp(1e-4, 1) ** gamma
-    return drawing.developed(pixels, generator)
+    return drawing.developed(pixels * balance, generator)
 
 
 def recompressed(clip: Tensor, crf: int) -> Tensor:

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -40,6 +41,7 @@ TABLE_EVERY = 26
 TEMPERATURE = 0.1
 SMALL, LARGE, LONG = Batch(16, 112, 24), Batch(16, 224, 6), Batch(32, 224, 3)
 PICTURES = Batch(2, 224, 48, recompressed=0.5)
+coded = partial(replace, recompressed=0.5)
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ SITTINGS = {
         later={"pairs": (0.05, 0.2), "teacher": (0.02, 0.1)},
     ),
     # Pictures cost a tenth of clips. What they teach holds for clips, since attention to the same picture at other
-    # times adds nothing; clips between them keep the motion.
+    # times adds nothing; clips of all sizes between them keep the motion.
     "appearance": Sitting(
         steps=2300,
         rate=2e-3,
-        turns={0.0: (replace(LARGE, recompressed=0.5), PICTURES, replace(LONG, recompressed=0.5), PICTURES)},
+        turns={0.0: (coded(LARGE), coded(SMALL), coded(LONG), PICTURES)},
         weights={"motion": 1.0, "flow": 2.0, "order": 1.0, "slowing": 1.0, "pairs": 1.0, "teacher": 4.0},
     ),
 }
@@ -255,6 +257,7 @@ def optimizer(student: Student) -> torch.optim.Optimizer:
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Weights to begin with; else random ones.")
 @click.option("--photographs", default="/usr/share", show_default=True, type=click.Path(path_type=Path))
 @click.option("--steps", type=int, help="Steps of training; where not given, the sitting's own.")
+@click.option("--rate", type=float, help="The highest learning rate; where not given, the sitting's own.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the weights and of everything drawn.")
 @click.option("--out", default="weights/nano.safetensors", show_default=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=2, show_default=True, help="CPU threads; sums, and so the result, depend on it.")
@@ -265,6 +268,7 @@ def main(
     start: Path | None,
     photographs: Path,
     steps: int | None,
+    rate: float | None,
     seed: int,
     out: Path,
     threads: int,
@@ -272,7 +276,8 @@ def main(
     state: Path | None,
 ) -> None:
     """Train nano on drawn clips, and write its weights and, beside them, a log."""
-    plan = SITTINGS[sitting] if steps is None else replace(SITTINGS[sitting], steps=steps)
+    plan = SITTINGS[sitting]
+    plan = replace(plan, steps=steps or plan.steps, rate=rate or plan.rate)
     steps = plan.steps
     torch.set_num_threads(threads)
     torch.manual_seed(seed)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--threshold",
     type=click.FloatRange(-1, 1),
     metavar="COSINE",
-    help="With --duplicates: what clips have in common at least.  [default: 0.985]",
+    help="With --duplicates: what clips have in common at least.  [default: 0.95]",
 )
 @click.option(
     "--within", metavar="PATTERN", help="Only videos whose ids match, as 'clips/*'; of near-copies one of two."
