@@ -72,6 +72,20 @@ def test_a_file_system_without_hard_links(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_file_system_that_cannot_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "link", fail)
+    checks = {check.what: check for check in doctor.file_system(tmp_path)}
+    assert checks["journal lock"].state == "failed"
+    assert "Input/output error on " in checks["journal lock"].found
+    assert "--storage" in checks["journal lock"].advice
+    assert checks["HDF5 locking"].state == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_file_systems_are_told_apart(tmp_path: Path) -> None:
     assert doctor.file_system_type(Path("/proc")) == "proc"
     assert doctor.file_system_type(Path("/proc/sys/kernel")) == "proc"

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -40,8 +39,7 @@ TABLE_EVERY = 26
 """Tables learn in one step of so many: attention that owes its bias no gradient is many times faster on a CPU."""
 TEMPERATURE = 0.1
 SMALL, LARGE, LONG = Batch(16, 112, 24), Batch(16, 224, 6), Batch(32, 224, 3)
-PICTURES = Batch(2, 224, 48, recompressed=0.5)
-coded = partial(replace, recompressed=0.5)
+PICTURES = Batch(2, 224, 48)
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ SITTINGS = {
     "appearance": Sitting(
         steps=2300,
         rate=2e-3,
-        turns={0.0: (coded(LARGE), coded(SMALL), coded(LONG), PICTURES)},
+        turns={0.0: tuple(replace(batch, recompressed=0.5) for batch in (LARGE, SMALL, LONG, PICTURES))},
         weights={"motion": 1.0, "flow": 2.0, "order": 1.0, "slowing": 1.0, "pairs": 1.0, "teacher": 4.0},
     ),
 }
@@ -256,8 +254,12 @@ def optimizer(student: Student) -> torch.optim.Optimizer:
 @click.argument("sitting", type=click.Choice(list(SITTINGS)))
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Weights to begin with; else random ones.")
 @click.option("--photographs", default="/usr/share", show_default=True, type=click.Path(path_type=Path))
-@click.option("--steps", type=int, help="Steps of training; where not given, the sitting's own.")
-@click.option("--rate", type=float, help="The highest learning rate; where not given, the sitting's own.")
+@click.option("--steps", type=click.IntRange(1), help="Steps of training; where not given, the sitting's own.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="The highest learning rate; where not given, the sitting's own.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the weights and of everything drawn.")
 @click.option("--out", default="weights/nano.safetensors", show_default=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=2, show_default=True, help="CPU threads; sums, and so the result, depend on it.")
