@@ -19,7 +19,7 @@ from benchmarks.model import model
 from benchmarks.scale import scale
 from benchmarks.simulation import simulation
 from vswin_extract.backbone import find_device
-from vswin_extract.tiled import has_bf16
+from vswin_extract.network.cpu import has_bf16
 
 PARTS = ("forward", "decode", "end-to-end", "start", "growth", "devices", "merging", "simulation", "scale", "model")
 

@@ -12,10 +12,10 @@ import decord
 from benchmarks.machine import Row, take_turns
 from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
 from benchmarks.videos import draw
-from vswin_extract.clips import Sampling
-from vswin_extract.frames.process import DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import Task
-from vswin_extract.preprocess import Geometry
+from vswin_extract.decoding.child import Task
+from vswin_extract.decoding.process import DecoderProcess, VideoEnd
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.sampling import Sampling
 
 SPAN = CLIP_LEN * FRAME_INTERVAL
 SIZES = {"340x256": (340, 256), "720p": (1280, 720), "1080p": (1920, 1080)}

@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.machine import Row, take_turns
 from benchmarks.videos import draw
-from vswin_extract.engines import run
-from vswin_extract.job import ClipsDone, Job
-from vswin_extract.videos import find
+from vswin_extract.job.events import ClipsDone
+from vswin_extract.job.job import Job
+from vswin_extract.run.run import run
+from vswin_extract.video.videos import find
 
 VIDEOS = 60
 SECONDS = 3

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks import usual
 from benchmarks.machine import Row, peak, synchronize, take_turns
 from vswin_extract import Backbone, Features, load_model
-from vswin_extract.tiled import has_bf16
+from vswin_extract.network.cpu import has_bf16
 
 GFLOP = {"t": 176.0, "s": 332.0, "b": 564.0}
 """A clip's at 32 x 224 x 224; twice the published multiplications with addition."""

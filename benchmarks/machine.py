@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vswin_extract.tiled import pack
+from vswin_extract.network.cpu import pack
 
 Row = dict[str, Any]
 

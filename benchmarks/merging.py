@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.machine import Row, run
-from vswin_extract.store import Arrays, VideoRecord, row_types, write_output
+from vswin_extract.store.schema import Arrays, VideoRecord, row_types
+from vswin_extract.store.write import write_output
 
 SHARDS, VIDEOS, CLIPS = 100, 100_000, 10
 EMBEDDING = 768

@@ -5,7 +5,7 @@ import numpy as np
 from benchmarks.forward import GFLOP
 from benchmarks.machine import Row
 from benchmarks.simulation import FPS, SAMPLING, lengths
-from vswin_extract.layouts import SHARD_VIDEOS
+from vswin_extract.store.layouts import SHARD_VIDEOS
 
 DECODER = 590
 """Frames of 720p a second that a decoder process on one core makes clips of: `python -m benchmarks decode`."""

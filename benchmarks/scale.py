@@ -13,12 +13,12 @@ import numpy as np
 
 from benchmarks.machine import Row
 from benchmarks.merging import SETTINGS, record_of
-from vswin_extract.features import linked_files, open_features
-from vswin_extract.journal import open_journal
-from vswin_extract.layouts import Layout, make_output
-from vswin_extract.merge import merge
-from vswin_extract.store import Arrays, row_types
-from vswin_extract.videos import Video
+from vswin_extract.journal.journal import open_journal
+from vswin_extract.journal.merge import merge
+from vswin_extract.store.features import linked_files, open_features
+from vswin_extract.store.layouts import Layout, make_output
+from vswin_extract.store.schema import Arrays, row_types
+from vswin_extract.video.videos import Video
 
 VIDEOS, KEPT = 100_000, 1000
 ARRAYS = Arrays({"embedding": (8,)})

@@ -18,17 +18,18 @@ import numpy as np
 
 from benchmarks.machine import Row
 from benchmarks.videos import draw
-from vswin_extract.clips import Sampling
-from vswin_extract.engines.dispatch import Dispatch, key
-from vswin_extract.engines.worker import Begin, Close, Message, Order, Ready, Stop, Through
+from vswin_extract.decoding.child import Task
+from vswin_extract.decoding.process import DecoderProcess, VideoEnd
 from vswin_extract.errors import WorkerDied
-from vswin_extract.frames.process import DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import Task
-from vswin_extract.job import Profile, VideoDone
-from vswin_extract.preprocess import Geometry
-from vswin_extract.schedule import WHOLE, Span, plan
-from vswin_extract.store import Arrays, VideoRecord
-from vswin_extract.videos import Video
+from vswin_extract.job.events import Profile, VideoDone
+from vswin_extract.run.dispatch import Dispatch, key
+from vswin_extract.run.schedule import plan
+from vswin_extract.store.schema import Arrays, VideoRecord
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.ranges import WHOLE, Span
+from vswin_extract.video.sampling import Sampling
+from vswin_extract.video.videos import Video
+from vswin_extract.worker.worker import Begin, Close, Message, Order, Ready, Stop, Through
 
 FPS = 30
 SAMPLING = Sampling(clip_len=32, frame_interval=2)

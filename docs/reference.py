@@ -11,7 +11,7 @@ import click
 from vswin_extract.cli import vswin
 from vswin_extract.cli.console import RUN
 from vswin_extract.cli.extract import extract
-from vswin_extract.clips import Sampling
+from vswin_extract.video.sampling import Sampling
 
 HERE = Path(__file__).parent
 FIRST = "## vswin-extract\n"

@@ -12,14 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from vswin_extract import checkpoints
 from vswin_extract.cli import vswin
 from vswin_extract.cli.extract import extract
-from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import Task
-from vswin_extract.preprocess import Recipe
-from vswin_extract.swin3d import VideoSwin
-from vswin_extract.variants import VARIANTS
+from vswin_extract.decoding.child import Task
+from vswin_extract.decoding.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import checkpoints
+from vswin_extract.weights.recipe import Recipe
 
 for variable in [name for name in os.environ if name.startswith(("SLURM_", "VSWIN_"))]:
     del os.environ[variable]  # of a job that runs the tests, which would be shards of it; and options of the user's

@@ -12,7 +12,7 @@ import numbered
 import numpy as np
 from av.stream import Disposition
 
-from vswin_extract.preprocess import Pixels
+from vswin_extract.video.geometry import Pixels
 
 
 @dataclass(frozen=True)

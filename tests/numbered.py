@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from vswin_extract.preprocess import Pixels
+from vswin_extract.video.geometry import Pixels
 
 CORNERS = (0, 3, 12, 15)
 BITS = tuple(cell for cell in range(16) if cell not in CORNERS)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vswin_extract.clips import Sampling
-from vswin_extract.store import Arrays, Compression, VideoRecord, write_output
+from vswin_extract.store.schema import Arrays, Compression, VideoRecord
+from vswin_extract.store.write import write_output
+from vswin_extract.video.sampling import Sampling
 
 MAP = (4, 3, 3, 8)
 Made = tuple[str, int, float]

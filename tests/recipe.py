@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vswin_extract.fused import FusedSwin
-from vswin_extract.golden import normal, official_name, tensor
-from vswin_extract.swin3d import VideoSwin
-from vswin_extract.tiled import TiledSwin
-from vswin_extract.variants import Variant
+from vswin_extract.network.cpu import TiledSwin
+from vswin_extract.network.cuda import FusedSwin
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.variants import Variant
+from vswin_extract.weights.golden import normal, official_name, tensor
 
 PARITY = Path(__file__).parent / "data" / "parity"
 

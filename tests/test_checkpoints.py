@@ -11,13 +11,14 @@ from recipe import layouts
 from safetensors import safe_open
 from torch import Tensor
 
-from vswin_extract import checkpoints, load_model
-from vswin_extract.checkpoints import Checkpoint, tensors_sha256
+from vswin_extract import load_model
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.files import file_sha256
-from vswin_extract.preprocess import Recipe
-from vswin_extract.swin3d import VideoSwin
-from vswin_extract.variants import VARIANTS
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import checkpoints
+from vswin_extract.weights.checkpoints import Checkpoint, tensors_sha256
+from vswin_extract.weights.recipe import Recipe
 
 State = dict[str, Tensor]
 

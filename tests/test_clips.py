@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vswin_extract.clips import Clip, ClipCutter, Resampler, Sampling
 from vswin_extract.errors import UsageError
+from vswin_extract.video.sampling import Clip, ClipCutter, Resampler, Sampling
 
 lengths = st.integers(1, 400)
 samplings = st.builds(

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from vswin_extract import weights
 from vswin_extract.cli.extract import extract
-from vswin_extract.job import Job
-from vswin_extract.videos import Video
+from vswin_extract.job.job import Job
+from vswin_extract.video.videos import Video
+from vswin_extract.weights import registry as weights
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

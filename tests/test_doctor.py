@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from vswin_extract import doctor, golden
-from vswin_extract.variants import VARIANTS
-from vswin_extract.verify import Check
-from vswin_extract.weights import manifest
+from vswin_extract.checks import machine as doctor
+from vswin_extract.checks.weights import Check
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import golden
+from vswin_extract.weights.registry import manifest
 
 
 def test_this_machine_is_well(run: Run, tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ import pytest
 from conftest import Run, script
 from web import Web, serve
 
-from vswin_extract import locks, weights
-from vswin_extract.download import Patience
+from vswin_extract import locks
 from vswin_extract.errors import UsageError, WeightsError
-from vswin_extract.weights import Published, find, manifest, pull
+from vswin_extract.weights import registry as weights
+from vswin_extract.weights.download import Patience
+from vswin_extract.weights.registry import Published, find, manifest, pull
 
 CONTENT = b"not really weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from outputs import MAP, Made, make_output
 from pyarrow import parquet
 
-from vswin_extract import backbone
 from vswin_extract.cli.export import FORMATS
 from vswin_extract.cli.export import export as command
-from vswin_extract.clips import Sampling
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.export import Format, export, formats
-from vswin_extract.features import open_features
-from vswin_extract.sequences import Feature
+from vswin_extract.network.pooling import Pool
+from vswin_extract.store.features import open_features
+from vswin_extract.store.sequences import Feature
+from vswin_extract.video.sampling import Sampling
 
 Array = NDArray[Any]
 SAMPLING = Sampling(16, 2, stride=16)
@@ -349,7 +349,7 @@ def test_nothing_is_overwritten_or_left_half(output: Path, tmp_path: Path, monke
 def test_choices() -> None:
     choices = {parameter.name: getattr(parameter.type, "choices", None) for parameter in command.params}
     assert tuple(FORMATS) == get_args(Format)
-    assert tuple(choices["pool"] or ()) == get_args(backbone.Pool)
+    assert tuple(choices["pool"] or ()) == get_args(Pool)
 
 
 def test_of_real_videos(run: Run, small_weights: Path, tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from conftest import ROOT, Run, script
 import vswin_extract
 from vswin_extract import open_features
 from vswin_extract.backbone import Backbone, find_precision
-from vswin_extract.check import check
+from vswin_extract.checks.output import check
 from vswin_extract.cli.console import Interrupted, StopSignals
-from vswin_extract.clips import Sampling
-from vswin_extract.job import Finished, Notice, Profile
-from vswin_extract.preprocess import Geometry
-from vswin_extract.variants import VARIANTS
+from vswin_extract.job.events import Finished, Notice, Profile
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.sampling import Sampling
 
 EXAMPLES = ROOT / "examples" / "videos"
 
@@ -699,7 +699,7 @@ def test_it_is_never_silent_about_the_bundled_model(run: Run, videos: Path, tmp_
 
 
 def test_logits_of_weights_without_head(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    from vswin_extract import checkpoints
+    from vswin_extract.weights import checkpoints
 
     read = checkpoints.read(small_weights)
     state = {name: value for name, value in read.state.items() if not name.startswith("head.")}
@@ -711,7 +711,7 @@ def test_logits_of_weights_without_head(run: Run, videos: Path, small_weights: P
 
 
 def test_values_that_do_not_fit_are_a_failure(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    from vswin_extract import checkpoints
+    from vswin_extract.weights import checkpoints
 
     read = checkpoints.read(small_weights)
     assert read.recipe is not None

@@ -13,18 +13,12 @@ import numpy as np
 import pytest
 from conftest import read_video
 
-from vswin_extract.clips import Sampling
-from vswin_extract.errors import (
-    DecoderCrash,
-    DecoderTimeout,
-    VideoTimestamps,
-    VideoUnreadable,
-    VswinError,
-)
-from vswin_extract.frames import Frame, Stream, timeline
-from vswin_extract.frames.process import IMPORTS, DecodedClip, DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import Task
-from vswin_extract.preprocess import Geometry, Pixels
+from vswin_extract.decoding.child import Task
+from vswin_extract.decoding.decoders import Frame, Stream, timeline
+from vswin_extract.decoding.process import IMPORTS, DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoTimestamps, VideoUnreadable, VswinError
+from vswin_extract.video.geometry import Geometry, Pixels
+from vswin_extract.video.sampling import Sampling
 
 SMALL = Geometry(64, 64)
 VFR = [0, 40, 50, 200, 1000, 1010, 1300, 1340, 1500, 1533, 2000, 2600]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from vswin_extract.fused import FusedSwin, cut, plain_window_attention
-from vswin_extract.swin3d import Size3, VideoSwin
-from vswin_extract.variants import VARIANTS
+from vswin_extract.network.cuda import FusedSwin, cut, plain_window_attention
+from vswin_extract.network.swin3d import Size3, VideoSwin
+from vswin_extract.network.variants import VARIANTS
 
 GPU = torch.cuda.is_available()
 SIZES = [(8, 7, 7), (16, 14, 14), (4, 14, 7), (16, 7, 21), (5, 19, 23)]
@@ -41,8 +41,8 @@ def test_the_network_around_the_kernel_is_the_network(shape: tuple[int, ...], wi
 
 KERNEL = """
 import sys, torch
-from vswin_extract.fused import cut, plain_window_attention
-from vswin_extract.kernels import window_attention
+from vswin_extract.network.cuda import cut, plain_window_attention
+from vswin_extract.network.triton_attention import window_attention
 device = sys.argv[1]
 for size in ((8, 7, 7), (16, 14, 7), (4, 14, 7)):
     for shifted in (False, True):
@@ -74,7 +74,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from vswin_extract.kernels import BLOCK, attend
+from vswin_extract.network.triton_attention import BLOCK, attend
 types = dict(qkv="*bf16", table="*fp32", rows="*i32", regions="*i32", codes="*i32", out="*bf16", scale="fp32",
              windows="i32", length="i32", offsets="i32", centre="i32")
 fixed = dict(TOKENS=392, HEADS=3, DIM=32, MASKED=True, IEEE=False, SIDE=BLOCK)

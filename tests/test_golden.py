@@ -9,15 +9,16 @@ import pytest
 import torch
 from conftest import ROOT, Run
 
-from vswin_extract import checkpoints, golden, weights
 from vswin_extract.backbone import Backbone
-from vswin_extract.classes import class_names
+from vswin_extract.checks.weights import compare_variant, golden_error
 from vswin_extract.files import file_sha256
-from vswin_extract.preprocess import Recipe
-from vswin_extract.swin3d import VideoSwin
-from vswin_extract.variants import VARIANTS
-from vswin_extract.verify import compare_variant
-from vswin_extract.weights import manifest
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import checkpoints, golden
+from vswin_extract.weights import registry as weights
+from vswin_extract.weights.classes import class_names
+from vswin_extract.weights.recipe import Recipe
+from vswin_extract.weights.registry import manifest
 
 CPU = torch.device("cpu")
 AGAIN = "what golden.json has is of other sizes or another file; store it anew: vswin weights verify nano --record"
@@ -59,7 +60,7 @@ def test_a_network_that_is_a_little_wrong_is_told(damaged: str) -> None:
     state = {**drawn.state, damaged: drawn.state[damaged].flip(0)}
     for precision in ("fp32", "bf16"):
         backbone = Backbone("wrong", replace(drawn, state=state), CPU, precision)
-        assert golden.error(backbone, values) > 3 * golden.TOLERANCE[precision]
+        assert golden_error(backbone, values) > 3 * golden.TOLERANCE[precision]
 
 
 def test_the_bundled_weights_are_verified(run: Run) -> None:

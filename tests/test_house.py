@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,66 +13,101 @@ import click
 import pytest
 from conftest import ROOT, script
 
-from vswin_extract import backbone, clips, errors, frames, job, layouts, preprocess, store
+from vswin_extract import backbone, errors
 from vswin_extract.cli import COMMANDS, vswin
 from vswin_extract.cli.extract import extract
+from vswin_extract.decoding import decoders as frames
+from vswin_extract.job import job
+from vswin_extract.network.pooling import Pool
+from vswin_extract.store import layouts
+from vswin_extract.store.schema import Compression
+from vswin_extract.video import geometry as preprocess
+from vswin_extract.video import sampling as clips
 
 PACKAGE = ROOT / "vswin_extract"
-ORDER = (
-    "errors files variants clips schedule slurm preprocess swin3d tiled kernels fused checkpoints locks remote "
-    "download classes weights backbone golden verify inflation fetch videos frames store features sequences dataset "
-    "export similarity approximate parts layouts journal job check merge writer pipeline engines search thumbnails "
-    "page plot report doctor cli"
-).split()
-"""Data goes one way; a module imports only from those before it."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
-def station(path: Path) -> str:
+ROOMS = (
+    "network",  # the model
+    "video",  # which videos, which frames of them, which pixels
+    "decoding",  # frames out of files, in processes of their own
+    "weights",  # a name or a file to a checked state dict
+    "backbone",  # pixels in, features out
+    "store",  # rows to a file, and back
+    "journal",  # what is finished survives a kill
+    "job",  # what a run is asked to do, and what it says
+    "worker",  # one device: clips to rows
+    "run",  # all devices: a job to its events
+    "export",  # the files of other projects
+    "explore",  # searching and looking
+    "checks",  # whether an output, weights and this machine are sound
+    "cli",  # parse, call, render
+)
+"""From the ground up. A module imports from its own room and from rooms before it."""
+GROUND = ("__init__", "errors", "files", "locks", "processes")
+"""Modules of the package's root, on which all rooms stand."""
+
+
+def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    names = set()
+def floor(name: str) -> int:
+    return -1 if name in GROUND else ROOMS.index(name)
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """Modules of this package that a file imports, each with the name that it takes from it."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
+            for alias in node.names:
+                yield str(node.module), alias.name
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return names
+            for alias in node.names:
+                if alias.name.partition(".")[0] == PACKAGE.name:
+                    yield alias.name, ""
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent != PACKAGE or p.name != "__init__.py"], ids=str)
-def test_arrows_point_one_way(path: Path) -> None:
-    here = ORDER.index(station(path))
-    for name in imported(path):
-        parts = name.split(".")
-        if parts[0] == "vswin_extract" and len(parts) > 1 and parts[1] in ORDER:
-            assert ORDER.index(parts[1]) <= here, f"{path.name} imports {name}"
+def test_every_file_is_in_a_room() -> None:
+    found = {room(path) for path in SOURCES}
+    assert found - set(GROUND) == set(ROOMS)
 
 
-def test_every_module_has_its_place() -> None:
-    assert {station(path) for path in SOURCES} - {"__init__"} == set(ORDER)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != PACKAGE / "__init__.py"], ids=str)
+def test_rooms_import_only_downwards(path: Path) -> None:
+    for module, name in imported(path):
+        parts = [*module.split("."), name]
+        if parts[1] in (*ROOMS, *GROUND):
+            assert floor(parts[1]) <= floor(room(path)), f"{path.name} imports {name} of {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_no_room_uses_private_names_of_another(path: Path) -> None:
+    for module, name in imported(path):
+        there = module.split(".")[1:2]
+        if there and there[0] != room(path):
+            assert not any(part.startswith("_") for part in [*module.split("."), name]), f"{module}: {name}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_no_assert_on_what_users_give_and_no_print_from_the_library(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         assert not isinstance(node, ast.Assert), f"line {node.lineno}"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and station(path) != "cli":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and room(path) != "cli":
             assert node.func.id not in ("print", "exit"), f"line {node.lineno}"
 
 
 def test_decoders_start_without_torch_and_reading_without_either() -> None:
     for module, without in (
-        ("vswin_extract.frames.worker", ["torch", "h5py", "fsspec"]),
-        ("vswin_extract.features", ["torch", "av", "decord"]),
-        ("vswin_extract.weights", ["torch", "h5py", "fsspec"]),
+        ("vswin_extract.decoding.child", ["torch", "h5py", "fsspec"]),
+        ("vswin_extract.store.features", ["torch", "av", "decord"]),
+        ("vswin_extract.weights.registry", ["torch", "h5py", "fsspec"]),
+        ("vswin_extract.job.events", ["torch", "h5py", "av"]),
         ("vswin_extract.export", ["torch", "av", "decord", "pyarrow"]),
-        ("vswin_extract.search", ["torch", "av", "faiss"]),
-        ("vswin_extract.plot", ["torch", "av", "matplotlib"]),
-        ("vswin_extract.report", ["torch", "matplotlib", "bokeh", "jinja2", "PIL"]),
+        ("vswin_extract.explore.search", ["torch", "av", "faiss"]),
+        ("vswin_extract.explore.plot", ["torch", "av", "matplotlib"]),
+        ("vswin_extract.explore.report", ["torch", "matplotlib", "bokeh", "jinja2", "PIL"]),
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):
         found = f"import sys, {module}; print([m for m in {without} if m in sys.modules])"
@@ -96,14 +132,14 @@ def test_choices_of_the_command_line_are_those_of_the_library() -> None:
         if isinstance(option, click.Option) and isinstance(option.type, click.Choice)
     }
     literals: dict[str, Any] = {
-        "pool": backbone.Pool,
+        "pool": Pool,
         "precision": backbone.Precision,
         "align": clips.Align,
         "tail": clips.Tail,
         "crop": preprocess.Crop,
         "decoder": frames.DecoderName,
         "dtype": job.Dtype,
-        "compression": store.Compression,
+        "compression": Compression,
         "layout": layouts.Layout,
         "partial": job.Partial,
         "compile": job.Compile,

@@ -12,12 +12,13 @@ from conftest import Run
 from recipe import relative_error
 from torch import Tensor
 
-from vswin_extract import checkpoints, golden, load_model
-from vswin_extract.checkpoints import State, expected_shapes
+from vswin_extract import load_model
 from vswin_extract.errors import WeightsError
-from vswin_extract.inflation import check_still, flat_maps, still
-from vswin_extract.preprocess import Recipe
-from vswin_extract.variants import VARIANTS
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import checkpoints, golden
+from vswin_extract.weights.checkpoints import State, expected_shapes
+from vswin_extract.weights.inflation import check_still, flat_maps, still
+from vswin_extract.weights.recipe import Recipe
 
 SMALL = VARIANTS["nano"]
 

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, Run
 
-from vswin_extract import journal as journal_
-from vswin_extract.check import check
+from vswin_extract.checks.output import check
 from vswin_extract.errors import OutputError
-from vswin_extract.features import open_features
-from vswin_extract.journal import Journal, open_journal
-from vswin_extract.schedule import WHOLE
-from vswin_extract.store import Arrays, VideoRecord
-from vswin_extract.videos import Video
+from vswin_extract.journal import journal as journal_
+from vswin_extract.journal.journal import Journal, open_journal
+from vswin_extract.store.features import open_features
+from vswin_extract.store.schema import Arrays, VideoRecord
+from vswin_extract.video.ranges import WHOLE
+from vswin_extract.video.videos import Video
 
 ARRAYS = Arrays({"embedding": (64,), "stage4": (2, 3, 3, 64)})
 ATTRIBUTES = {

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from test_journal import ARRAYS, ATTRIBUTES, add, expect_whole, names, opened
 
-from vswin_extract import layouts
-from vswin_extract.check import check
+from vswin_extract.checks.output import check
 from vswin_extract.errors import OutputError, UsageError
-from vswin_extract.features import linked_files, open_features
-from vswin_extract.journal import open_journal
-from vswin_extract.merge import merge
-from vswin_extract.store import Arrays, VideoRecord, write_output
+from vswin_extract.journal.journal import open_journal
+from vswin_extract.journal.merge import merge
+from vswin_extract.store import layouts
+from vswin_extract.store.features import linked_files, open_features
+from vswin_extract.store.schema import Arrays, VideoRecord
+from vswin_extract.store.write import write_output
 
 COUNT = 40
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from conftest import Run, script
 
-import vswin_extract.engines as engines
-from vswin_extract.check import check
-from vswin_extract.engines.local import Processes
-from vswin_extract.job import Job, Notice
-from vswin_extract.videos import find
+from vswin_extract.checks.output import check
+from vswin_extract.job.events import Notice
+from vswin_extract.job.job import Job
+from vswin_extract.run import run as engines
+from vswin_extract.run.processes import Processes
+from vswin_extract.video.videos import find
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 
 from training import batches, evaluate, photographs, train
 from training.batches import SHUFFLED, SLOWING, SPEEDING, Batch
-from vswin_extract import Backbone, checkpoints, load_model
+from vswin_extract import Backbone, load_model
+from vswin_extract.weights import checkpoints
 
 
 @pytest.fixture(scope="module")

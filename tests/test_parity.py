@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from recipe import Network, clip, errors, fixture, published_state, relative_error, write
 from torch import Tensor
 
-from vswin_extract import checkpoints
-from vswin_extract.checkpoints import inflate
-from vswin_extract.fused import FusedSwin
-from vswin_extract.golden import drawn_state, tensor
-from vswin_extract.swin3d import VideoSwin
-from vswin_extract.tiled import TiledSwin
-from vswin_extract.variants import VARIANTS, Variant
+from vswin_extract.network.cpu import TiledSwin
+from vswin_extract.network.cuda import FusedSwin
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.variants import VARIANTS, Variant
+from vswin_extract.weights import checkpoints
+from vswin_extract.weights.checkpoints import inflate
+from vswin_extract.weights.golden import drawn_state, tensor
 
 TOLERANCE = 4e-5
 FORWARD = ["t_16x112", "t_odd_9x75x90", "s_8x96", "b_32x64", "b16_32x64", "l_4x64"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from recipe import fixture
 
 from vswin_extract.errors import UsageError
-from vswin_extract.preprocess import Geometry, Pixels, Recipe
+from vswin_extract.video.geometry import Geometry, Pixels
+from vswin_extract.weights.recipe import Recipe
 
 
 def drawn_frames(name: str, shape: tuple[int, int, int]) -> Pixels:

@@ -17,14 +17,15 @@ import torch
 from conftest import Run
 from recipe import errors, fixture, in_layout, layouts, relative_error, write
 
-from vswin_extract import golden, load_model, open_features
-from vswin_extract.checkpoints import expected_shapes
+from vswin_extract import load_model, open_features
+from vswin_extract.decoding.decoders import open_decoder
 from vswin_extract.files import file_sha256
-from vswin_extract.frames import open_decoder
-from vswin_extract.swin3d import VideoSwin
-from vswin_extract.tiled import TiledSwin
-from vswin_extract.variants import VARIANTS
-from vswin_extract.weights import Published, manifest
+from vswin_extract.network.cpu import TiledSwin
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import golden
+from vswin_extract.weights.checkpoints import expected_shapes
+from vswin_extract.weights.registry import Published, manifest
 
 TOLERANCE = 4e-5
 NAME = "published"

@@ -18,11 +18,12 @@ import pytest
 from conftest import Run, script
 from test_many import expect_equal
 
-import vswin_extract.engines as engines
 from vswin_extract.errors import DeviceError, UsageError
-from vswin_extract.job import Event, Job, Notice, Stopped, VideoDone
-from vswin_extract.videos import Video, find
-from vswin_extract.writer import Passage, record_of
+from vswin_extract.job.events import Event, Notice, Stopped, VideoDone
+from vswin_extract.job.job import Job
+from vswin_extract.run import run as engines
+from vswin_extract.video.videos import Video, find
+from vswin_extract.worker.writer import Passage, record_of
 
 slow = pytest.mark.slow
 VIDEOS = 24
@@ -60,7 +61,7 @@ class Cluster:
 
     def workers(self) -> list[int]:
         """Actors and their decoders."""
-        return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.frames.worker")
+        return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.decoding.child")
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = 120) -> None:
@@ -138,7 +139,7 @@ def test_a_raylet_is_killed_midway(
     cluster: Cluster, crews: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from vswin_extract.engines import ray_cluster
+    from vswin_extract.run import ray_cluster
 
     monkeypatch.setattr(ray_cluster, "SAY_AFTER", 1.0)
     (tmp_path / "storage").mkdir()
@@ -147,7 +148,7 @@ def test_a_raylet_is_killed_midway(
     def kill() -> None:
         assert list((tmp_path / "storage" / "out.h5.parts").glob("branch-*/*.json"))
         assert len(cluster.processes(b"ray::Extractor")) == len(crews[0].places) == 3
-        assert cluster.processes(b"vswin_extract.frames.worker")
+        assert cluster.processes(b"vswin_extract.decoding.child")
         cluster.kill(cluster.nodes.pop(0))
 
     try:
@@ -248,7 +249,7 @@ def test_what_keeps_actors_from_working_is_said_with_the_host(
 def test_where_there_is_no_room_the_run_is_given_up(
     cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vswin_extract.engines import ray_cluster
+    from vswin_extract.run import ray_cluster
 
     monkeypatch.setattr(ray_cluster, "cut", lambda *_: ray_cluster.Share(0, 4, 1))
     monkeypatch.setattr(ray_cluster, "SAY_AFTER", 0.5)
@@ -272,7 +273,7 @@ def test_without_ray_the_extra_is_named(
 ) -> None:
     numbered.write(tmp_path / "a.mp4", 20)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "vswin_extract.engines.ray_cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "vswin_extract.run.ray_cluster", raising=False)
     done = run("vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--engine", "ray")
     assert done.returncode == 2
     assert done.stderr == "Error: --engine ray needs Ray: pip install 'vswin-extract[ray]'\n"
@@ -311,7 +312,7 @@ def test_without_a_cluster_it_says_how_to_start_one(run: Run, tmp_path: Path, mo
     ids=str,
 )
 def test_what_does_not_go_together(options: dict[str, Any], said: str) -> None:
-    from vswin_extract.schedule import parse_shard
+    from vswin_extract.job.shard import parse_shard
 
     shard = parse_shard(options.pop("shard")) if "shard" in options else None
     with pytest.raises(UsageError, match=said):
@@ -339,14 +340,14 @@ def test_a_cluster_is_cut_into_actors(
     nodes: list[tuple[int, int]], device: str, actors: int, share: tuple[int, int, int]
 ) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
-    from vswin_extract.engines.ray_cluster import Share, cut
+    from vswin_extract.run.ray_cluster import Share, cut
 
     assert cut(nodes, device, actors) == Share(*share)
 
 
 def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
-    from vswin_extract.engines.ray_cluster import Placed, check_seen
+    from vswin_extract.run.ray_cluster import Placed, check_seen
 
     missing = record_of(Passage(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
     assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)

@@ -14,9 +14,9 @@ from benchmarks.model import model
 from vswin_extract.cli import vswin
 from vswin_extract.cli.console import EXIT_CODES
 from vswin_extract.cli.extract import extract
+from vswin_extract.decoding.pyav import FORMATS
 from vswin_extract.errors import VIDEO_ERRORS
-from vswin_extract.frames.pyav import FORMATS
-from vswin_extract.variants import VARIANTS
+from vswin_extract.network.variants import VARIANTS
 
 README = (ROOT / "README.md").read_text()
 PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}

@@ -21,21 +21,22 @@ from moto.server import ThreadedMotoServer
 from test_many import expect_equal
 from web import Web, serve
 
-from vswin_extract import engines, remote
-from vswin_extract.check import check
+from vswin_extract.checks.output import check
 from vswin_extract.cli.extract import parse_bytes
-from vswin_extract.clips import Sampling
+from vswin_extract.decoding.child import Task
+from vswin_extract.decoding.process import DecoderProcess, VideoEnd
 from vswin_extract.errors import UsageError, VideoChanged, VideoMissing, VideoUnreachable
-from vswin_extract.fetch import PREFIX, Cache, Fetch
-from vswin_extract.frames.process import DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import Task
-from vswin_extract.job import Job
-from vswin_extract.journal import Journal
-from vswin_extract.preprocess import Geometry
-from vswin_extract.remote import Address
-from vswin_extract.schedule import WHOLE
-from vswin_extract.store import Arrays, VideoRecord
-from vswin_extract.videos import Video, find
+from vswin_extract.job.job import Job
+from vswin_extract.journal.journal import Journal
+from vswin_extract.run import run as engines
+from vswin_extract.store.schema import Arrays, VideoRecord
+from vswin_extract.video import remote
+from vswin_extract.video.fetch import PREFIX, Cache, Fetch
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.ranges import WHOLE
+from vswin_extract.video.remote import Address
+from vswin_extract.video.sampling import Sampling
+from vswin_extract.video.videos import Video, find
 
 CONTENT = bytes(range(256)) * 40
 

@@ -21,12 +21,13 @@ from outputs import make_output
 from PIL import Image
 from test_search import Absent, drawn, made, scenes, unit
 
-from vswin_extract import layouts, report, similarity
 from vswin_extract.cli import report as command
-from vswin_extract.clips import Sampling
 from vswin_extract.errors import UsageError
-from vswin_extract.features import open_features
-from vswin_extract.report import histogram, make_map, principal, write_report
+from vswin_extract.explore import report, similarity
+from vswin_extract.explore.report import histogram, make_map, principal, write_report
+from vswin_extract.store import layouts
+from vswin_extract.store.features import open_features
+from vswin_extract.video.sampling import Sampling
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from benchmarks.simulation import STARTS, Simulated, lengths, run
 from vswin_extract.errors import UsageError
-from vswin_extract.schedule import WHOLE, Shard, Span, deal, makespan, overlap, parse_shard, plan, without
+from vswin_extract.job.shard import Shard, parse_shard
+from vswin_extract.run.schedule import deal, makespan, plan
+from vswin_extract.video.ranges import WHOLE, Span, overlap, without
 
 COUNTS = st.lists(st.integers(1, 2000), min_size=1, max_size=60)
 BOUNDS = st.lists(st.integers(0, 60), unique=True, max_size=6).map(sorted)

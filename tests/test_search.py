@@ -20,17 +20,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from vswin_extract import approximate, layouts, search, similarity
-from vswin_extract import thumbnails as pictures
-from vswin_extract.approximate import open_index
 from vswin_extract.errors import UsageError
-from vswin_extract.features import open_features
-from vswin_extract.page import page_of_copies, page_of_results
-from vswin_extract.plot import plot_similarity
-from vswin_extract.search import Moment, find_query, near_copies, nearest, runs
-from vswin_extract.similarity import boundaries, novelty, self_similarity
-from vswin_extract.store import Arrays, VideoRecord
-from vswin_extract.thumbnails import thumbnail, thumbnails
+from vswin_extract.explore import approximate, search, similarity
+from vswin_extract.explore import thumbnails as pictures
+from vswin_extract.explore.approximate import open_index
+from vswin_extract.explore.page import page_of_copies, page_of_results
+from vswin_extract.explore.plot import plot_similarity
+from vswin_extract.explore.search import Moment, find_query, near_copies, nearest, runs
+from vswin_extract.explore.similarity import boundaries, novelty, self_similarity
+from vswin_extract.explore.thumbnails import thumbnail, thumbnails
+from vswin_extract.store import layouts
+from vswin_extract.store.features import open_features
+from vswin_extract.store.schema import Arrays, VideoRecord
 
 SETTINGS: dict[str, Any] = {
     "model": "mine.pth",

@@ -22,9 +22,9 @@ from test_many import expect_equal
 
 from vswin_extract.cli import vswin
 from vswin_extract.errors import UsageError
-from vswin_extract.schedule import Shard
-from vswin_extract.slurm import own_shard
-from vswin_extract.weights import published
+from vswin_extract.job.shard import Shard
+from vswin_extract.run.slurm import own_shard
+from vswin_extract.weights.registry import published
 
 EXAMPLE = ROOT / "examples" / "slurm" / "extract.sbatch"
 

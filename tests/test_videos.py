@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from vswin_extract.errors import UsageError
-from vswin_extract.videos import EXTENSIONS, Video, find
+from vswin_extract.video.videos import EXTENSIONS, Video, find
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from vswin_extract import checkpoints, weights
 from vswin_extract.errors import UsageError, WeightsError
-from vswin_extract.variants import VARIANTS
-from vswin_extract.weights import find, load, manifest, published
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import checkpoints
+from vswin_extract.weights import registry as weights
+from vswin_extract.weights.registry import find, load, manifest, published
 
 
 def test_the_manifest_names_all_published_weights() -> None:

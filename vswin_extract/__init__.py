@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vswin_extract.backbone import Backbone, Features, load_model
-    from vswin_extract.dataset import FeatureDataset, collate
-    from vswin_extract.engines import extract
     from vswin_extract.errors import VswinError
-    from vswin_extract.features import FeatureFile, VideoFeatures, open_features
+    from vswin_extract.run.run import extract
+    from vswin_extract.store.dataset import FeatureDataset, collate
+    from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
 
 _HOMES = {
     "Backbone": "backbone",
     "Features": "backbone",
     "load_model": "backbone",
-    "FeatureDataset": "dataset",
-    "collate": "dataset",
-    "extract": "engines",
+    "FeatureDataset": "store.dataset",
+    "collate": "store.dataset",
+    "extract": "run.run",
     "VswinError": "errors",
-    "FeatureFile": "features",
-    "VideoFeatures": "features",
-    "open_features": "features",
+    "FeatureFile": "store.features",
+    "VideoFeatures": "store.features",
+    "open_features": "store.features",
 }
 
 __all__ = [

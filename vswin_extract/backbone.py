@@ -8,15 +8,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from vswin_extract import weights as weights_
-from vswin_extract.checkpoints import Checkpoint, build
 from vswin_extract.errors import DeviceError, UsageError, first_line
-from vswin_extract.fused import FusedSwin, trial
-from vswin_extract.preprocess import Recipe
-from vswin_extract.swin3d import VideoSwin
-from vswin_extract.tiled import TiledSwin, has_bf16
+from vswin_extract.network.cpu import TiledSwin, has_bf16
+from vswin_extract.network.cuda import FusedSwin, trial
+from vswin_extract.network.pooling import Pool, pool_map
+from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.weights import registry as weights_
+from vswin_extract.weights.checkpoints import Checkpoint, build
+from vswin_extract.weights.recipe import Recipe
 
-Pool = Literal["none", "space", "all"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -146,13 +146,6 @@ class Backbone(nn.Module):
             stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
             logits=self.network.head(pooled) if logits and self.network.head is not None else None,
         )
-
-
-def pool_map(x: Tensor, pool: Pool) -> Tensor:
-    """(N, T', H', W', C) as it is, averaged over space to (N, T', C), or over all to (N, C)."""
-    if pool == "none":
-        return x
-    return x.mean((2, 3)) if pool == "space" else x.mean((1, 2, 3))
 
 
 def load_model(

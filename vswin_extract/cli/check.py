@@ -23,8 +23,8 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     which videos are missing, changed or extra. Exit code 4 where something is wrong."""
     from pathlib import Path
 
-    from vswin_extract.check import check as check_output
-    from vswin_extract.videos import find
+    from vswin_extract.checks.output import check as check_output
+    from vswin_extract.video.videos import find
 
     videos = find(against, manifest) if against or manifest else ()
     found = check_output(Path(file), videos)

@@ -6,7 +6,7 @@ from click.shell_completion import CompletionItem
 
 def weights_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """The bundled and the published weights; where none begins so, files."""
-    from vswin_extract.weights import BUNDLED, manifest
+    from vswin_extract.weights.registry import BUNDLED, manifest
 
     names = [name for name in (BUNDLED, *manifest()) if name.startswith(begun)]
     return [CompletionItem(begun, type="file"), *map(CompletionItem, names)]
@@ -15,7 +15,7 @@ def weights_names(context: click.Context, parameter: click.Parameter, begun: str
 def video_ids(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """The videos of the file that was named before; where none begins so, files."""
     from vswin_extract.errors import VswinError
-    from vswin_extract.features import open_features
+    from vswin_extract.store.features import open_features
 
     try:
         with open_features(context.params.get("file") or "") as features:

@@ -98,7 +98,7 @@ def write_config(context: click.Context, output: Path) -> str:
 
     from vswin_extract import __version__
     from vswin_extract.files import publish
-    from vswin_extract.remote import is_remote, public
+    from vswin_extract.video.remote import is_remote, public
 
     path = output.with_suffix(".toml")
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(HEADER.encode())):
@@ -122,7 +122,7 @@ def write_config(context: click.Context, output: Path) -> str:
 
 
 def _is_file_of_weights(name: str) -> bool:
-    from vswin_extract.weights import BUNDLED
+    from vswin_extract.weights.registry import BUNDLED
 
     return name != BUNDLED and os.path.isfile(name)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from vswin_extract.verify import Check
+    from vswin_extract.checks.weights import Check
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)

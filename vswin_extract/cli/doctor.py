@@ -18,7 +18,7 @@ def doctor(directory: str, as_json: bool) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from vswin_extract.doctor import examine
+    from vswin_extract.checks.machine import examine
 
     checks = list(examine(Path(directory)))
     failed = [check for check in checks if check.state == "failed"]

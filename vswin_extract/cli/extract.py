@@ -38,7 +38,8 @@ from vswin_extract.cli.versions import version_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vswin_extract.job import Finished, Job, ShardDone
+    from vswin_extract.job.events import Finished, ShardDone
+    from vswin_extract.job.job import Job
 
 MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Output"
 NO_JOB = ("dry_run", "profile", "quiet", "verbose", "grace")
@@ -336,7 +337,7 @@ def extract(
 ) -> None:
     """Extract Video Swin features of VIDEOS (directories, files, s3://, https:// and other addresses, or - for a list
     of them on standard input) into one HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
-    from vswin_extract.slurm import own_shard
+    from vswin_extract.run.slurm import own_shard
 
     context = click.get_current_context()
     check_environment(context)
@@ -351,7 +352,7 @@ def extract(
             click.echo(f"note: shard {task}, by {names}; --shard none extracts everything", err=True)
     job = make_job(inputs, output, shard=shard, **options)
 
-    from vswin_extract.job import ShardDone
+    from vswin_extract.job.events import ShardDone
 
     if dry_run:
         sys.exit(3 if show_survey(job) else 0)
@@ -391,8 +392,8 @@ def make_job(
     """The job that a command line asks for. Raises UsageError."""
     from pathlib import Path
 
-    from vswin_extract.remote import is_remote, public
-    from vswin_extract.videos import find
+    from vswin_extract.video.remote import is_remote, public
+    from vswin_extract.video.videos import find
 
     if not inputs and manifest is None and os.path.exists(output):
         fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
@@ -401,8 +402,8 @@ def make_job(
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find([path for path in inputs if path != "-"], manifest, listed)
 
-    from vswin_extract.job import Job, parse_fps, parse_stages  # torch, which takes a second
-    from vswin_extract.schedule import parse_shard
+    from vswin_extract.job.job import Job, parse_fps, parse_stages  # torch, which takes a second
+    from vswin_extract.job.shard import parse_shard
 
     return Job(
         videos=videos,
@@ -446,9 +447,9 @@ def follow(
 ) -> "Finished | ShardDone":
     """Run the job and show how it goes: a live display on a terminal, lines elsewhere."""
     from vswin_extract.cli.progress import LiveProgress, LogProgress, Quiet
-    from vswin_extract.engines import run
-    from vswin_extract.job import Finished, ShardDone, Started
-    from vswin_extract.journal import journal_directory
+    from vswin_extract.job.events import Finished, ShardDone, Started
+    from vswin_extract.journal.journal import journal_directory
+    from vswin_extract.run.run import run
 
     live = sys.stderr.isatty() and not console.is_dumb_terminal  # whatever FORCE_COLOR says
     progress = Quiet(console) if quiet else (LiveProgress if live else LogProgress)(console, verbose)
@@ -478,7 +479,7 @@ def follow(
 
 def show_survey(job: "Job") -> int:
     """What --dry-run prints; how many videos are unreadable."""
-    from vswin_extract.engines import survey
+    from vswin_extract.run.run import survey
 
     found = survey(job)
     out = stdout()

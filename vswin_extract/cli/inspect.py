@@ -7,7 +7,7 @@ import click
 from vswin_extract.cli.console import human_bytes, plural, reports_errors, stdout, table
 
 if TYPE_CHECKING:
-    from vswin_extract.features import FeatureFile
+    from vswin_extract.store.features import FeatureFile
 
 SHOWN_VIDEOS = 20
 
@@ -23,7 +23,7 @@ def inspect(file: str, show_all: bool, as_json: bool) -> None:
     """Show what is in a file of features: model, sampling, videos, clips, shapes, sizes, failures."""
     import json
 
-    from vswin_extract.features import open_features
+    from vswin_extract.store.features import open_features
 
     with open_features(file) as features:
         if as_json:

@@ -45,7 +45,7 @@ def merge(
     import resource
     from pathlib import Path
 
-    from vswin_extract.merge import merge as merge_parts
+    from vswin_extract.journal.merge import merge as merge_parts
 
     if link and layout == "sharded":
         raise click.UsageError("--link leaves the files as they are, so --layout does not go with it")

@@ -16,8 +16,8 @@ def plot(file: str, video: str, output: str) -> None:
     where segments begin. Needs the extra [report]."""
     from pathlib import Path
 
-    from vswin_extract.features import open_features
-    from vswin_extract.plot import plot_similarity
+    from vswin_extract.explore.plot import plot_similarity
+    from vswin_extract.store.features import open_features
 
     with open_features(file) as features:
         starts = plot_similarity(features, video, Path(output))

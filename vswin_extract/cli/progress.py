@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from vswin_extract.cli.console import plural, printable
-from vswin_extract.job import ClipsDone, Event, Notice, Started, VideoDone
+from vswin_extract.job.events import ClipsDone, Event, Notice, Started, VideoDone
 
 LOG_EVERY = 10.0
 """Seconds between lines of progress in a log."""

@@ -45,8 +45,8 @@ def report(file: str, output: str, videos: str | None, limit: int, within: str, 
     from rich.progress import Progress
 
     from vswin_extract.cli.inspect import summary
-    from vswin_extract.features import open_features
-    from vswin_extract.report import write_report
+    from vswin_extract.explore.report import write_report
+    from vswin_extract.store.features import open_features
 
     console = stderr()
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)

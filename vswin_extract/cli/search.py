@@ -10,8 +10,8 @@ from vswin_extract.cli.complete import video_ids, weights_names
 from vswin_extract.cli.console import Choice, plural, printable, reports_errors, stderr, stdout, table
 
 if TYPE_CHECKING:
-    from vswin_extract.job import Event
-    from vswin_extract.search import Moment, NearCopy, Query, Result
+    from vswin_extract.explore.search import Moment, NearCopy, Query, Result
+    from vswin_extract.job.events import Event
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,9 +85,9 @@ def search(
     if html and not Path(html).absolute().parent.is_dir():
         raise click.UsageError(f"no directory {Path(html).absolute().parent} to write into")
 
-    from vswin_extract.approximate import import_faiss, open_index
-    from vswin_extract.features import open_features
-    from vswin_extract.search import THRESHOLD, find_query, near_copies, nearest
+    from vswin_extract.explore.approximate import import_faiss, open_index
+    from vswin_extract.explore.search import THRESHOLD, find_query, near_copies, nearest
+    from vswin_extract.store.features import open_features
 
     console = stderr()
 
@@ -95,7 +95,7 @@ def search(
         console.print(printable(text), markup=False)
 
     def said(event: "Event") -> None:
-        from vswin_extract.job import Notice, Started  # torch, which only a video file needs
+        from vswin_extract.job.events import Notice, Started  # torch, which only a video file needs
 
         if isinstance(event, Started):
             say(f"extracting {query} by {event.model} on {event.device} in {event.precision}")
@@ -126,7 +126,7 @@ def search(
             found = {"query": [asdict(moment) for moment in asked.moments]}
             found["results"] = [asdict(result) for result in results]
         if html:
-            from vswin_extract.page import page_of_copies, page_of_results
+            from vswin_extract.explore.page import page_of_copies, page_of_results
 
             where = Path(videos) if videos else None
             page = (

@@ -58,10 +58,10 @@ def slurm(
     merge makes OUT.h5; or submit both. Options of vswin-extract come after --."""
     from pathlib import Path
 
-    from vswin_extract import slurm as library
     from vswin_extract.errors import UsageError
-    from vswin_extract.journal import check_output, journal_directory
-    from vswin_extract.weights import find
+    from vswin_extract.journal.journal import check_output, journal_directory
+    from vswin_extract.run import slurm as library
+    from vswin_extract.weights.registry import find
 
     with extract.make_context("vswin-extract", list(arguments)) as context:
         check_environment(context)  # as the tasks will

@@ -31,7 +31,7 @@ def weights() -> None:
 @reports_errors
 def list_() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
-    from vswin_extract.weights import BUNDLED, begun, bundled_file, cache_dirs, manifest
+    from vswin_extract.weights.registry import BUNDLED, begun, bundled_file, cache_dirs, manifest
 
     bundled = human_bytes(bundled_file().stat().st_size)
     rows = [(BUNDLED, "drawn clips", "", "", bundled, "Apache-2.0", "yes")]
@@ -69,8 +69,8 @@ def pull(names: tuple[str, ...], source: str) -> None:
     from tqdm import tqdm
 
     from vswin_extract.errors import WeightsError
-    from vswin_extract.weights import BUNDLED, begun, bundled_file, published
-    from vswin_extract.weights import pull as pull_weights
+    from vswin_extract.weights.registry import BUNDLED, begun, bundled_file, published
+    from vswin_extract.weights.registry import pull as pull_weights
 
     failed = []
     for name in dict.fromkeys(names):
@@ -113,7 +113,7 @@ def pull(names: tuple[str, ...], source: str) -> None:
 @reports_errors
 def path(name: str) -> None:
     """Print where the file of weights is; exit code 2 where they have not been pulled."""
-    from vswin_extract.weights import find
+    from vswin_extract.weights.registry import find
 
     click.echo(find(name))
 
@@ -126,7 +126,7 @@ def prune(yes: bool) -> None:
 
     Weights stay, and so does what is not known, which is listed: it may be somebody's.
     """
-    from vswin_extract import weights as library
+    from vswin_extract.weights import registry as library
 
     found = library.leftovers()
     size = sum(path.stat().st_size for path in found.unfinished)
@@ -155,9 +155,9 @@ def convert(source: str, target: str, variant: str | None, overwrite: bool, half
     """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
     from pathlib import Path
 
-    from vswin_extract.checkpoints import save
-    from vswin_extract.preprocess import Recipe
-    from vswin_extract.weights import load
+    from vswin_extract.weights.checkpoints import save
+    from vswin_extract.weights.recipe import Recipe
+    from vswin_extract.weights.registry import load
 
     check_target(target, overwrite)
     name, checkpoint = load(source, variant and variant.lower())
@@ -215,10 +215,10 @@ def inflate(source: str, output: str, variant: str | None, window: str, overwrit
     import re
     from pathlib import Path
 
-    from vswin_extract.checkpoints import FLAT, read, save
     from vswin_extract.errors import UsageError
-    from vswin_extract.inflation import TOLERANCE, check_still
-    from vswin_extract.preprocess import Recipe
+    from vswin_extract.weights.checkpoints import FLAT, read, save
+    from vswin_extract.weights.inflation import TOLERANCE, check_still
+    from vswin_extract.weights.recipe import Recipe
 
     check_target(output, overwrite)
     sides = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)x([1-9]\d?)", window)
@@ -251,7 +251,7 @@ def show(source: str, as_json: bool) -> None:
     """Show what is known of weights: variant, window, classes, recipe, licence, accuracy, source, hash."""
     import json
 
-    from vswin_extract.verify import facts
+    from vswin_extract.checks.weights import facts
 
     known = facts(source)
     if as_json:
@@ -310,7 +310,7 @@ def verify(sources: tuple[str, ...], record: bool, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from vswin_extract.verify import verify as verify_weights
+    from vswin_extract.checks.weights import verify as verify_weights
 
     found = {}
     for source in sources:

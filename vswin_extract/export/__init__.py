@@ -20,9 +20,9 @@ from vswin_extract.export import configuration, formats
 from vswin_extract.export.configuration import Files, Plan
 from vswin_extract.export.formats import Item
 from vswin_extract.export.grid import Grid, find_grid
-from vswin_extract.features import FeatureFile, open_features
-from vswin_extract.sequences import Feature
-from vswin_extract.videos import EXTENSIONS
+from vswin_extract.store.features import FeatureFile, open_features
+from vswin_extract.store.sequences import Feature
+from vswin_extract.video.videos import EXTENSIONS
 
 Format = Literal["actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet"]
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.clips import Sampling
 from vswin_extract.errors import UsageError
-from vswin_extract.features import FeatureFile
+from vswin_extract.store.features import FeatureFile
+from vswin_extract.video.sampling import Sampling
 
 TOLERANCE = 0.001
 """Seconds that a row may be off."""

@@ -1,0 +1,201 @@
+"""Whether an output is what it says: its structure, its values, its checksums, and the videos that it was made from."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from vswin_extract.errors import UsageError
+from vswin_extract.journal.journal import assemble, entry_files, journal_directory, read_entry_file, read_job
+from vswin_extract.journal.parts import SUFFIX, Entry
+from vswin_extract.store.features import FeatureFile, feature_names, open_features
+from vswin_extract.store.schema import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VIDEO_TEXTS, VIEWED, block_rows
+from vswin_extract.video.remote import Address, alike
+from vswin_extract.video.videos import Video, file_state
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, and where: a dataset, a video, a file of the journal."""
+
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was checked, and what is wrong with it."""
+
+    videos: int
+    clips: int
+    failures: int
+    finished: bool
+    problems: tuple[Problem, ...]
+
+
+def check(output: Path, against: Sequence[Video] = ()) -> Found:
+    """Check a finished output, or the journal of an unfinished one; with `against`, also that it covers these videos,
+    as they are now, and no others. Raises UsageError where there is neither."""
+    directory = output if output.suffix == ".parts" and output.is_dir() else journal_directory(output)
+    if output.is_file():
+        with open_features(output) as features:
+            problems = [*check_structure(features.file)]
+            if not problems:  # what is out of shape cannot be read on
+                problems += check_links(features) if features.linked else check_values(features.file)
+                problems += check_views(features.file)
+            files = {**_files(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
+            counts = len(features), features.clips, len(features.failures)
+        if directory.is_dir():
+            problems.append(Problem(directory.name, "a journal lies beside a finished output; a run was not ended"))
+        return Found(*counts, True, (*problems, *_compare(files, against)))
+    if read_job(directory) is None:
+        raise UsageError(f"there is neither {output} nor an unfinished run in {directory}")
+    problems, clips, failures = [], 0, 0
+    files = {}
+    entries: dict[str, list[Entry]] = {}
+    for path in entry_files(directory):
+        records, problem = read_entry_file(path)
+        if problem:
+            problems.append(Problem(path.with_suffix(SUFFIX).name, problem))
+            continue
+        for record in records:
+            entries.setdefault(record.id, []).append(Entry(record, path))
+    for video_id, pieces in entries.items():
+        if found := assemble(pieces):
+            files[video_id] = (found.record.size, found.record.mtime, found.record.etag)
+            clips += found.record.clips
+            failures += found.record.status == "failed"
+    counts = len(files) - failures, clips, failures
+    return Found(*counts, False, (*problems, *_compare(files, against, complete=False)))
+
+
+def check_structure(file: h5py.File) -> Iterator[Problem]:
+    """Everything is there and of one length; the rows of the videos follow one another without a gap."""
+    if not file.attrs.get("complete", False):
+        yield Problem("/", "is not marked complete")
+    for name in ("model", "weights_sha256", "sampling", "preprocessing", "precision", "decoder"):
+        if name not in file.attrs:
+            yield Problem("/", f"lacks the attribute {name}")
+    for name in ("clips", "videos_table", "videos", "failures"):
+        if name not in file:
+            yield Problem(f"/{name}", "is missing")
+            return
+    for name in CLIP_COLUMNS:
+        if name not in file["clips"]:
+            yield Problem(f"/clips/{name}", "is missing")
+            return
+    clips = len(file["clips/video"])
+    for name in [*feature_names(file), *(f"clips/{name}" for name in CLIP_COLUMNS)]:
+        if len(file[name]) != clips:
+            yield Problem(f"/{name}", f"has {len(file[name])} rows where there are {clips} clips")
+    table = file["videos_table"]
+    for name in (*VIDEO_TEXTS, *VIDEO_NUMBERS, "first_clip", "clips", "start", "end"):
+        if name not in table:
+            yield Problem(f"/videos_table/{name}", "is missing")
+            return
+    for name, column in table.items():
+        if len(column) != len(table["id"]):
+            yield Problem(f"/videos_table/{name}", f"has {len(column)} rows where there are {len(table['id'])} videos")
+            return
+    counts = table["clips"][:]
+    if (counts < 1).any():
+        yield Problem("/videos_table/clips", "has a video without clips")
+    if not np.array_equal(table["first_clip"][:], np.cumsum(counts) - counts) or counts.sum() != clips:
+        yield Problem("/videos_table", "does not cover the clips one video after another")
+    elif not np.array_equal(file["clips/video"][:], np.repeat(np.arange(len(counts)), counts)):
+        yield Problem("/clips/video", "does not name the videos that /videos_table does")
+
+
+def check_values(file: h5py.File) -> Iterator[Problem]:
+    """Checksums, no NaN, and times and frames that make sense."""
+    for name in [*feature_names(file), *(f"clips/{name}" for name in CLIP_COLUMNS if name != "video")]:
+        dataset = file[name]
+        digest, finite = hashlib.sha256(), True
+        try:
+            step = block_rows(len(dataset), dataset.nbytes)
+            for start in range(0, len(dataset), step):
+                rows = dataset[start : start + step]
+                digest.update(np.ascontiguousarray(rows).data)
+                finite = finite and bool(np.isfinite(rows).all())
+        except OSError as error:
+            yield Problem(f"/{name}", f"cannot be read: {error}")
+            continue
+        if dataset.attrs.get("sha256") != digest.hexdigest():
+            yield Problem(f"/{name}", "has another sha256 than when it was written")
+        if not finite:
+            yield Problem(f"/{name}", "has NaN or infinite values")
+    clip_len = json.loads(file.attrs["sampling"])["clip_len"]
+    valid, videos = file["clips/valid"][:], file["clips/video"][:]
+    if len(valid) and not (valid.min() >= 1 and valid.max() <= clip_len):
+        yield Problem("/clips/valid", f"is not within 1 to {clip_len}")
+    for name in ("times", "frames"):
+        begins, ends = file[f"clips/{name}"][:].T if len(valid) else (np.zeros(0), np.zeros(0))
+        if (ends < begins).any() or (begins < 0).any():
+            yield Problem(f"/clips/{name}", "has a clip that ends before it begins")
+        same = videos[1:] == videos[:-1]
+        if (begins[1:] < begins[:-1])[same].any():
+            yield Problem(f"/clips/{name}", "goes back within a video")
+
+
+def check_links(index: FeatureFile) -> Iterator[Problem]:
+    """Each file that an index links to is the one that it was made of, and is whole; the index names its videos."""
+    runs, counts = index.file["linked/run"].asstr()[:], index.file["linked/videos"][:]
+    ids, first = list(index), 0
+    for path, run, count in zip(index.linked, runs, counts, strict=True):
+        try:
+            with open_features(path) as features:
+                problems = [*check_structure(features.file)] or [*check_values(features.file)]
+                if features.info.get("run") != run:
+                    problems.append(Problem("", "is not the file that was linked to; another was written since"))
+                elif lost := [name for name in ids[first : first + count] if name not in features]:
+                    problems.append(Problem("/videos_table", f"lacks {lost[0]}"))
+        except UsageError as error:
+            problems = [Problem("", str(error))]
+        yield from (Problem(f"{path.name}{problem.where}", problem.what) for problem in problems)
+        first += count
+
+
+def check_views(file: h5py.File) -> Iterator[Problem]:
+    """The group of each video shows that video's rows; very many videos have none."""
+    table = file["videos_table"]
+    if len(table["id"]) > GROUPED and not len(file["videos"]):
+        return
+    names = {**{name: name for name in feature_names(file)}, **{f"clips/{name}": name for name in VIEWED}}
+    for video_id, first, count in zip(table["id"].asstr()[:], table["first_clip"][:], table["clips"][:], strict=True):
+        group = file["videos"].get(video_id)
+        for source, name in names.items():
+            view = group.get(name) if isinstance(group, h5py.Group) else None
+            if view is None or view.shape != (count, *file[source].shape[1:]):
+                yield Problem(f"/videos/{video_id}/{name}", "is missing or of another shape")
+                continue
+            for row in {0, count - 1}:  # rows follow one another, so both ends tell
+                if view[row].tobytes() != file[source][first + row].tobytes():
+                    yield Problem(f"/videos/{video_id}/{name}", f"shows other rows than those from {first} on")
+
+
+def _files(table: h5py.Group) -> dict[str, tuple[int, float, str] | None]:
+    """Each video's file when it was extracted, as `file_state` has it."""
+    columns = (table["id"].asstr()[:], table["size"][:], table["mtime"][:], table["etag"].asstr()[:])
+    return {str(name): (int(size), float(mtime), str(etag)) for name, size, mtime, etag in zip(*columns, strict=True)}
+
+
+def _compare(
+    files: dict[str, tuple[int, float, str] | None], videos: Sequence[Video], complete: bool = True
+) -> Iterator[Problem]:
+    if not videos:
+        return
+    for video in videos:
+        if video.id not in files:
+            if complete:
+                yield Problem(video.id, "is missing from the output")
+            continue
+        then, now = files[video.id], file_state(video)
+        same = then is None or then == now or (isinstance(video.path, Address) and alike(then, now))
+        if now[0] >= 0 and not same:
+            yield Problem(video.id, "has changed since it was extracted")
+    for extra in sorted(files.keys() - {video.id for video in videos}):
+        yield Problem(extra, "is in the output, but not among the videos")

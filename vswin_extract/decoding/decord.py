@@ -1,0 +1,68 @@
+"""Frames by decord, read in sequence, for those who must reproduce features made with it."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
+from vswin_extract.decoding.pyav import PyavDecoder
+from vswin_extract.errors import VideoUnreadable
+from vswin_extract.video.geometry import Pixels
+
+
+class DecordDecoder:
+    def __init__(self, path: Path, beat: Callable[[], None]) -> None:
+        import decord
+
+        self.beat = beat
+        with PyavDecoder(path, beat):  # decord would follow scripts and playlists, which this refuses
+            pass
+        try:
+            self.reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
+            shown = self.reader.get_frame_timestamp(range(len(self.reader)))
+        except (decord.DECORDError, RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise VideoUnreadable(f"decord cannot read it: {reason}") from error
+        self.times: list[tuple[float, float]] = [(float(begin), float(end)) for begin, end in shown]
+        self.error: type[Exception] = decord.DECORDError
+        # decord gives seconds as 32-bit floats; a tick of a millisecond covers their rounding for hours
+        self.stream = Stream(fps=float(self.reader.get_avg_fps()), tick=0.001)
+        self.begins: float | None = None
+        self.damaged = 0
+        self.trouble = ""
+
+    def __enter__(self) -> "DecordDecoder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self.reader
+
+    def __iter__(self) -> Iterator[Frame]:
+        for begin, end in self.times:
+            try:
+                frame = self.reader.next()
+            except StopIteration:
+                return
+            except self.error as error:
+                self.damaged += 1
+                self.trouble = str(error).strip().splitlines()[-1]
+                return
+            self.beat()
+            yield Frame(time=begin, duration=end - begin, rgb=partial(_rgb, frame))
+
+    def scan(self) -> Iterable[Frame]:
+        return [Frame(begin, end - begin, not_decoded) for begin, end in self.times]
+
+
+def _rgb(frame: Any) -> Pixels:
+    """A decord array as (height, width, 3): it takes the padding of narrow rows for channels (decord #336)."""
+    pixels: Pixels = frame.asnumpy()
+    height, width, channels = pixels.shape
+    if channels == 3:
+        return pixels
+    return pixels.reshape(height, width * channels)[:, : width * 3].reshape(height, width, 3)

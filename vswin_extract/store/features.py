@@ -1,0 +1,275 @@
+"""Reading an output: videos by id, lazily. Needs h5py alone, neither decoder nor model.
+
+All of it may be pickled and used in processes that were forked: each process opens the file for itself.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from vswin_extract.errors import UsageError
+from vswin_extract.store.schema import VIEWED
+
+if TYPE_CHECKING:
+    import torch
+
+NESTED = ("variant", "sampling", "preprocessing", "features", "versions")
+"""Root attributes that are JSON."""
+CHUNK_CACHE = 1 << 20
+
+
+def linked_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that an index links to; none where there is no index."""
+    try:
+        return read_links(path)
+    except OSError:
+        return []
+
+
+def read_links(path: str | os.PathLike[str]) -> list[Path]:
+    """The same; none where nothing is there. Raises OSError for what cannot be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            return _linked(file, Path(path)) if "linked" in file else []
+    except FileNotFoundError:
+        return []
+
+
+def _linked(file: h5py.File, path: Path) -> list[Path]:
+    base = Path(os.path.realpath(path)).parent
+    return [base / name for name in file["linked/path"].asstr()[:]]
+
+
+class Rows:
+    """A video's rows of a dataset. Indexing reads what is asked for and nothing else; `np.asarray` reads all."""
+
+    def __init__(self, features: "FeatureFile", name: str, first: int, count: int) -> None:
+        self._features = features
+        self._name = name
+        self._first = first
+        self.shape: tuple[int, ...] = (count, *self._dataset.shape[1:])
+        self.dtype: np.dtype[Any] = self._dataset.dtype
+
+    @property
+    def _dataset(self) -> h5py.Dataset:
+        return self._features.file[self._name]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        count = len(self)
+        rows, *rest = (index if isinstance(index, tuple) else (index,)) or (slice(None),)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(count)
+            if step < 1:
+                return np.asarray(self)[index]  # type: ignore[no-any-return]
+            where: Any = slice(self._first + start, self._first + max(start, stop), step)
+        elif isinstance(rows, int | np.integer):
+            if not -count <= rows < count:
+                raise IndexError(f"row {rows} of {count}")
+            where = self._first + int(rows) % count
+        else:
+            return np.asarray(self)[index]  # type: ignore[no-any-return]
+        return self._dataset[(where, *rest)]  # type: ignore[no-any-return]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        values = self._dataset[self._first : self._first + len(self)]
+        return np.asarray(values, dtype)
+
+    def to_torch(self) -> "torch.Tensor":
+        """All rows, read into memory of their own."""
+        import torch
+
+        return torch.from_numpy(np.asarray(self))
+
+    def __repr__(self) -> str:
+        return f"<Rows {self.shape} {self.dtype}>"
+
+
+class VideoFeatures:
+    """One video's features: attributes `embedding`, `stage1` to `stage4`, `logits` as far as the file has them, and
+    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,)."""
+
+    def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
+        self.id = video_id
+        self._features = features
+        self._row = row
+        self._first = first
+        self._count = count
+
+    def __len__(self) -> int:
+        """Clips of the video."""
+        return self._count
+
+    def __getattr__(self, name: str) -> Rows:
+        if name.startswith("_"):  # nothing of ours: asked for by copy and pickle
+            raise AttributeError(name)
+        file = self._features.file
+        path = f"clips/{name}" if name in VIEWED else name
+        if name == "classes" or not isinstance(file.get(path), h5py.Dataset):
+            raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(file))}")
+        return Rows(self._features, path, self._first, self._count)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._features.names, *VIEWED]
+
+    def at(self, seconds: float) -> int:
+        """The row of the clip that covers this time; of several, the one whose centre is nearest, and of two as near
+        the first: `video.embedding[video.at(12.5)]`. Raises IndexError where no clip covers it: before the first, from
+        the end of the last on, and in gaps between clips."""
+        times = self.times[:]
+        covering = np.flatnonzero((times[:, 0] <= seconds) & (seconds < times[:, 1]))
+        if not len(covering):
+            raise IndexError(
+                f"no clip of {self.id!r} covers {seconds:g} s; its clips lie within "
+                f"[{times[0, 0]:.3f}, {times[:, 1].max():.3f}) s"
+            )
+        return int(covering[np.abs(times[covering].mean(1) - seconds).argmin()])
+
+    def to_torch(self) -> "dict[str, torch.Tensor]":
+        """Everything about the video's clips in memory: each feature of the file, frames, times and valid by name."""
+        return {name: getattr(self, name).to_torch() for name in (*self._features.names, *VIEWED)}
+
+    @property
+    def rows(self) -> slice:
+        """Where the video's clips are in the file's own datasets."""
+        return slice(self._first, self._first + self._count)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The video's row of /videos_table: path, fps, duration in seconds, width, height, status…"""
+        table = self._features.file["videos_table"]
+        return {name: _plain(table[name][self._row]) for name in table}
+
+    def __repr__(self) -> str:
+        return f"<VideoFeatures {self.id!r}, {self._count} clips of {', '.join(self._features.names)}>"
+
+
+class FeatureFile(Mapping[str, VideoFeatures]):
+    """An output, as a mapping from video id to its features; over all videos, `file` is the h5py.File itself."""
+
+    def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> None:
+        self._path = os.path.abspath(path)
+        self._chunk_cache = chunk_cache
+        try:
+            self._open(path)
+        except OSError as error:
+            if os.path.exists(path):
+                reason = "not an HDF5 file, or not a whole one"
+            elif os.path.isdir(f"{os.fspath(path)}.parts"):
+                reason = "it is not complete yet; see what is done with: vswin check"
+            else:
+                reason = "no such file"
+            raise UsageError(f"cannot read {os.fspath(path)}: {reason}") from error
+        if not str(self.file.attrs.get("schema", "")).startswith("vswin-extract/"):
+            self.file.close()
+            raise UsageError(f"{os.fspath(path)} was not written by vswin-extract")
+        try:
+            table = self.file["videos_table"]
+            ids, firsts, counts = table["id"].asstr()[:], table["first_clip"][:], table["clips"][:]
+        except KeyError as error:
+            self.file.close()
+            raise UsageError(f"{os.fspath(path)} lacks /videos_table; it was never finished, or is damaged") from error
+        self.linked = _linked(self.file, Path(path)) if "linked" in self.file else []
+        """The files that have the rows, where this is an index."""
+        if lost := [file for file in self.linked if not file.exists()]:  # HDF5 would make up rows
+            self.file.close()
+            raise UsageError(
+                f"{os.fspath(path)} links to {lost[0]}, which is not there; both have to be moved together"
+            )
+        self._videos = {
+            str(video_id): (row, int(first), int(count))
+            for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
+        }
+
+    def _open(self, path: str | os.PathLike[str]) -> None:
+        self._file = h5py.File(path, "r", rdcc_nbytes=self._chunk_cache)
+        self._process = os.getpid()
+
+    @property
+    def file(self) -> h5py.File:
+        """The file itself, opened by this process."""
+        if self._process != os.getpid() and self._file:
+            self._file.close()  # HDF5 would take the parent's descriptor again
+            self._open(self._path)
+        return self._file
+
+    def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int]]:
+        return FeatureFile, (self._path, self._chunk_cache)
+
+    def __getitem__(self, video_id: str) -> VideoFeatures:
+        return VideoFeatures(video_id, self, *self._videos[video_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._videos)
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The root attributes, nested ones as dictionaries: model, sampling, preprocessing, precision…"""
+        plain = {name: _plain(value) for name, value in self.file.attrs.items()}
+        return {name: json.loads(value) if name in NESTED else value for name, value in plain.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The feature datasets in the file: embedding, stage4…"""
+        return feature_names(self.file)
+
+    @property
+    def clips(self) -> int:
+        """Clips of all videos."""
+        return len(self.file["clips/video"])
+
+    @property
+    def failures(self) -> list[dict[str, str]]:
+        """Videos that could not be extracted: id, path, error class, message."""
+        table = {name: column.asstr()[:] for name, column in self.file["failures"].items()}
+        return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
+
+    def __repr__(self) -> str:
+        return (
+            f"<FeatureFile {self.file.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
+        )
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self) -> "FeatureFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def feature_names(file: h5py.File) -> list[str]:
+    """Root datasets with a row a clip."""
+    return [name for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "classes"]
+
+
+def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> FeatureFile:
+    """Open an output for reading; `with` or `close()` ends it. `chunk_cache`: bytes that are kept of each dataset that
+    is read. Raises UsageError for anything else.
+
+    >>> with open_features("out.h5") as features:  # doctest: +SKIP
+    ...     video = features["clips/a.mp4"]
+    ...     video.stage4[0], video.times[:]
+    """
+    return FeatureFile(path, chunk_cache)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,92 @@
+"""A video's rows as the sequence that a model downstream takes: averaged, resampled to a length, normalised."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_extract.errors import UsageError
+from vswin_extract.store.features import FeatureFile, VideoFeatures
+from vswin_extract.store.schema import block_rows
+
+if TYPE_CHECKING:
+    from vswin_extract.network.pooling import Pool
+
+MOST_AXES = {"none": 5, "space": 3, "all": 2}
+"""Of rows that are averaged at least so far: (T, T', H', W', C), (T, T', C), (T, C)."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Which feature of a video, and as what.
+
+    `name`: embedding, stage1 to stage4 or logits. `pool`: average a stage's map over "space" or "all" (T', H', W'), as
+    far as the file has not done it already. `length`: resample to so many rows, see `resample`. `l2`: divide each
+    vector of channels by its length. Raises UsageError.
+    """
+
+    name: str = "embedding"
+    pool: "Pool" = "all"
+    length: int | None = None
+    l2: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pool not in MOST_AXES:
+            raise UsageError(f"pool must be none, space or all, not {self.pool!r}")
+        if self.length is not None and self.length < 1:
+            raise UsageError(f"a length must be 1 or more rows, not {self.length}")
+
+    def shape(self, features: FeatureFile) -> tuple[int, ...]:
+        """Of a row: (C,), (T', C) or (T', H', W', C). Raises UsageError where the file does not have it."""
+        if self.name not in features.names:
+            raise UsageError(f"{features.file.filename} has no {self.name}; it has {', '.join(features.names)}")
+        *axes, channels = features.file[self.name].shape[1:]
+        if self.pool == "space" and not axes:
+            raise UsageError(f"{self.name} in {features.file.filename} is averaged over time too; use pool all")
+        return (*axes[: MOST_AXES[self.pool] - 2], channels)
+
+    def read(self, video: VideoFeatures) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The rows (T, …) in float32, and the seconds [begin, end) of each (T, 2)."""
+        values, times = np.concatenate(list(self._averaged(video))), video.times[:]
+        if self.length is not None:
+            values, times = resample(values, times, *extent(video, times), self.length)
+        if self.l2:
+            values /= np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+        return values, times
+
+    def _averaged(self, video: VideoFeatures) -> Iterator[NDArray[np.float32]]:
+        rows = getattr(video, self.name)
+        step = block_rows(len(rows), int(np.prod(rows.shape)) * rows.dtype.itemsize)
+        extra = len(rows.shape) - MOST_AXES[self.pool]
+        over = tuple(range(len(rows.shape) - 1 - extra, len(rows.shape) - 1)) if extra > 0 else ()
+        for first in range(0, len(rows), step):
+            values = rows[first : first + step].astype(np.float32)
+            yield values.mean(over) if over else values
+
+
+def extent(video: VideoFeatures, times: NDArray[np.float64]) -> tuple[float, float]:
+    """The seconds that the video covers, or its segment, whether or not clips reach its end."""
+    info = video.info
+    begin = min(float(times[0, 0]), info["start"]) if info["start"] else 0.0
+    return begin, begin + info["duration"]
+
+
+def resample(
+    values: NDArray[np.float32], times: NDArray[np.float64], begin: float, end: float, length: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """`length` rows for equal parts of [begin, end) seconds, and the times of these parts (length, 2).
+
+    A row is interpolated linearly between the clips whose centres lie around its part's; before the first centre and
+    behind the last it is that clip's.
+    """
+    edges = np.linspace(begin, end, length + 1)
+    centres, wanted = times.mean(1), (edges[:-1] + edges[1:]) / 2
+    right = np.clip(np.searchsorted(centres, wanted), 1, max(1, len(centres) - 1))
+    left, right = right - 1, np.minimum(right, len(centres) - 1)
+    gap = centres[right] - centres[left]
+    share = np.clip((wanted - centres[left]) / np.where(gap > 0, gap, 1), 0, 1)
+    share = share.astype(np.float32).reshape(-1, *(1 for _ in values.shape[1:]))
+    mixed: NDArray[Any] = values[left] * (1 - share) + values[right] * share
+    return mixed, np.stack([edges[:-1], edges[1:]], 1)

@@ -1,0 +1,217 @@
+"""Which videos a run covers, and what each is called: directories, files, manifests and lists, here or elsewhere."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vswin_extract.errors import UsageError
+from vswin_extract.video import remote
+from vswin_extract.video.ranges import WHOLE, Span
+from vswin_extract.video.remote import Address, is_remote
+
+EXTENSIONS = frozenset(
+    (
+        ".264 .265 .3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .hevc .m1v .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 "
+        ".mpeg .mpg .mts .mxf .ogm .ogv .ts .vob .webm .wmv"
+    ).split()
+)
+"""What counts as a video when a directory is walked. A file named by itself may be called anything."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video, or the segment [start, end) of one in seconds, or a span of its clips. `id` is unique within a run. What
+    lies at an address has no file here until a decoder fetches it."""
+
+    id: str
+    path: Path | Address
+    start: float | None = None
+    end: float | None = None
+    span: Span = WHOLE
+
+    @property
+    def location(self) -> str:
+        """Where it is, as files and messages say it: nothing secret is in it."""
+        return str(self.path) if isinstance(self.path, Address) else os.path.abspath(self.path)
+
+
+def file_state(video: Video) -> tuple[int, float, str]:
+    """Size in bytes, time of change and etag of a video's file; -1, 0 and "" where it is not there, or where it is at
+    an address that nobody has looked at yet."""
+    if isinstance(video.path, Address):
+        return video.path.size, video.path.mtime, video.path.etag
+    try:
+        state = video.path.stat()
+    except OSError:
+        return -1, 0.0, ""
+    return state.st_size, state.st_mtime, ""
+
+
+def find(
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    manifest: str | os.PathLike[str] | None = None,
+    listed: Iterable[str] = (),
+) -> tuple[Video, ...]:
+    """The videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's rows, and
+    `listed` paths. Each may be an address, looked at unless it comes from a list. Raises UsageError for what is
+    not there, for nothing at all, and where two videos get one id."""
+    if any(os.fspath(path) == "" for path in inputs):
+        raise UsageError("an empty name was given for a video or directory")
+    videos = [video for path in inputs for video in _from_input(os.fspath(path))]
+    if manifest is not None:
+        videos += _from_manifest(Path(manifest))
+    videos += [_from_path(line.rstrip("\r\n"), Path()) for line in listed if line.strip()]
+    if not videos:
+        raise UsageError("no videos: name a directory, files or a --manifest")
+    unique: dict[str, Video] = {}
+    for video in videos:
+        _check_id(video)
+        other = unique.setdefault(as_text(video.id), video)
+        if _what(other) != _what(video):
+            raise UsageError(
+                f"two videos would get the id {video.id!r}: {other.path} and {video.path}; "
+                "name a directory above both, or give ids in a --manifest"
+            )
+    _check_nesting(unique)
+    return tuple(unique.values())
+
+
+def as_text(name: str) -> str:
+    """A name as files of text and HDF5 can hold it: what is no UTF-8 becomes an escape."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def walk_order(video_id: str) -> list[bytes]:
+    """Sorts ids as a directory is walked: name by name, files and directories together."""
+    return [os.fsencode(name) for name in video_id.split("/")]
+
+
+def _what(video: Video) -> tuple[object, ...]:
+    """What is extracted: a file, or which part of it."""
+    return getattr(video.path, "url", video.location), video.start, video.end
+
+
+def _from_input(given: str) -> Iterator[Video]:
+    if is_remote(given):
+        yield from _from_address(given)
+        return
+    path = Path(given)
+    if path.is_dir():
+        found = [Video(file.relative_to(path).as_posix(), file) for file in _walk(path)]
+        if not found:
+            raise UsageError(f"no videos in {path}: looked for {' '.join(sorted(EXTENSIONS))}")
+        yield from found
+    elif os.path.lexists(path):
+        yield Video(path.name, path)
+    else:
+        raise UsageError(f"no such file or directory: {path}")
+
+
+def _from_address(url: str) -> Iterator[Video]:
+    """The same for what is elsewhere."""
+    found = remote.look(url)
+    if isinstance(found, Address):
+        yield Video(remote.name(url).rpartition("/")[2], found)
+        return
+    videos = [
+        Video(name, found[name])
+        for name in sorted(found, key=walk_order)
+        if Path(name).suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in name.split("/"))
+    ]
+    if not videos:
+        raise UsageError(f"no videos in {remote.public(url)}: looked for {' '.join(sorted(EXTENSIONS))}")
+    yield from videos
+
+
+def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Video files below `directory`, sorted by path. Links are followed, but never back into a directory above."""
+    here = directory.stat()
+    if (here.st_dev, here.st_ino) in above:
+        return
+    above |= {(here.st_dev, here.st_ino)}
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise UsageError(f"cannot list {directory}: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith("."):  # hidden, as ._name.mp4 that macOS leaves on other file systems
+            continue
+        if os.path.isdir(entry.path):  # unlike entry.is_dir(), false for a link to itself
+            yield from _walk(Path(entry.path), above)
+        elif Path(entry.name).suffix.lower() in EXTENSIONS:
+            yield Path(entry.path)
+
+
+def _from_manifest(manifest: Path) -> Iterator[Video]:
+    """Rows of a .csv or .tsv with the columns path[,id,start,end]; relative paths start at the manifest's directory."""
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(manifest.suffix.lower())
+    if delimiter is None:
+        raise UsageError(f"manifest {manifest} must end in .csv or .tsv")
+    try:
+        text = manifest.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the manifest {manifest}: {getattr(error, 'strerror', None) or error}") from error
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        columns = set(rows.fieldnames or ())
+        unknown = columns - {"path", "id", "start", "end"}
+        if "path" not in columns or unknown or len(columns) < len(rows.fieldnames or ()):
+            raise UsageError(
+                f"manifest {manifest} must begin with the column names path[,id,start,end], not "
+                f"{delimiter.join(rows.fieldnames or ('nothing',))!r}"
+            )
+        for row in rows:
+            where = f"{manifest}, line {rows.line_num}"
+            if not row["path"] or None in row:
+                raise UsageError(f"{where}: needs a path, and no more than the {len(columns)} columns named above")
+            start, end = (_seconds(row.get(column), column, where) for column in ("start", "end"))
+            if end is not None and end <= (start or 0.0):
+                raise UsageError(f"{where}: end {end:g} is not after start {start or 0:g}")
+            video = _from_path(row["path"], manifest.parent)
+            yield replace(video, id=row.get("id") or video.id, start=start, end=end)
+    except csv.Error as error:
+        raise UsageError(f"{manifest}, line {rows.line_num}: {error}") from error
+
+
+def _seconds(text: str | None, column: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{where}: {column} must be seconds, 0 or more, not {text!r}")
+    return value
+
+
+def _from_path(path: str, base: Path) -> Video:
+    """A listed path. Its id is the path as written, less a leading slash or steps up; of an address, what follows host
+    or bucket."""
+    if is_remote(path):
+        remote.check_protocol(path)
+        return Video(remote.name(path), Address(path))
+    name = os.path.normpath(path).replace(os.sep, "/").lstrip("/")
+    while name.startswith("../"):
+        name = name[3:]
+    return Video(name, base / path)
+
+
+def _check_id(video: Video) -> None:
+    parts = video.id.split("/")
+    if not video.id or "\0" in video.id + str(video.path) or any(part in ("", ".", "..") for part in parts):
+        raise UsageError(
+            f"{video.id!r} cannot be the id of {video.path}: an id is a relative path without '..' or empty parts; "
+            "give one in a --manifest"
+        )
+
+
+def _check_nesting(videos: dict[str, Video]) -> None:
+    """No id may be the directory of another, since both would be groups of one name."""
+    for name in videos:
+        for cut in range(len(name)):
+            if name[cut] == "/" and name[:cut] in videos:
+                raise UsageError(f"{name[:cut]!r} and {name!r} cannot both be ids: one lies inside the other")
