@@ -1,7 +1,7 @@
 """How many devices end together: the real plan and the real dispatcher, with workers that only let time pass.
 
 A worker is a device that computes clips, and decoder processes that each take a video: a decoder gives at most so many
-clips a second, the device shares its own rate out among those that give clips, and what lies before a span is decoded
+clips a second, the device shares its own rate out among those that give clips, and what lies before a clip_range is decoded
 and dropped first. Decoders' rates are measured on this machine; a device's is what is asked about.
 """
 
@@ -26,10 +26,10 @@ from vswin_extract.run.dispatch import Dispatch, key
 from vswin_extract.run.schedule import plan
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video.geometry import Geometry
-from vswin_extract.video.ranges import WHOLE, Span
+from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.worker import Begin, Close, Message, Order, Ready, Stop, Through
+from vswin_extract.worker.worker import Begin, Close, Message, Order, Ready, Stop, WorkerDone
 
 FPS = 30
 SAMPLING = Sampling(clip_len=32, frame_interval=2)
@@ -45,9 +45,9 @@ def simulation() -> list[Row]:
     for what, rate in (("network-bound", 20.0), ("balanced", 70.0), ("decode-bound", 400.0)):
         for devices, videos, films in ((8, 8_000, 0), (64, 64_000, 0), (8, 0, 30), (64, 0, 240)):
             clips = lengths(videos, films)
-            crew = Simulated(clips, devices, rate, converted / SAMPLING.step, dropped / SAMPLING.step)
+            pool = Simulated(clips, devices, rate, converted / SAMPLING.step, dropped / SAMPLING.step)
             began = perf_counter()
-            pieces = run(crew)
+            pieces = run(pool)
             rows.append(
                 {
                     "what": what,
@@ -56,9 +56,9 @@ def simulation() -> list[Row]:
                     "videos": videos + films,
                     "longest, clips": max(clips),
                     "pieces": pieces,
-                    "hours": crew.end / 3600,
-                    "idle tail": crew.idle_tail(),
-                    "of the ideal": crew.ideal() / crew.end,
+                    "hours": pool.end / 3600,
+                    "idle tail": pool.idle_tail(),
+                    "of the ideal": pool.ideal() / pool.end,
                     "simulated in, s": perf_counter() - began,
                 }
             )
@@ -72,21 +72,21 @@ def lengths(videos: int, films: int) -> list[int]:
     return [SAMPLING.count(int(FPS * each)) for each in seconds]
 
 
-def run(crew: "Simulated") -> int:
+def run(pool: "Simulated") -> int:
     """Extract all videos; how many pieces the plan made of them."""
-    pieces = plan([(clips, [WHOLE]) for clips in crew.clips], len(crew.names))
-    work = [Video(str(piece.video), Path(), span=piece.span) for piece in pieces]
+    pieces = plan([(clips, [WHOLE]) for clips in pool.clips], len(pool.names))
+    work = [Video(str(piece.video), Path(), clip_range=piece.clip_range) for piece in pieces]
 
     def give_up(video: Video, error: WorkerDied) -> VideoRecord:
         raise error
 
     costs = {key(video): piece.cost for video, piece in zip(work, pieces, strict=True)}
-    dispatch = Dispatch(crew, work, costs, Begin(Path(), "", 0), check=lambda ready: None, give_up=give_up)
-    for worker in range(len(crew.names)):
-        crew.start(worker)
+    dispatch = Dispatch(pool, work, costs, Begin(Path(), "", 0), check=lambda ready: None, give_up=give_up)
+    for worker in range(len(pool.names)):
+        pool.start(worker)
     done = {event.record.id: event.record.clips for event in dispatch.run([], threading.Event()) if
             isinstance(event, VideoDone)}  # fmt: skip
-    if done != {str(video): clips for video, clips in enumerate(crew.clips)}:
+    if done != {str(video): clips for video, clips in enumerate(pool.clips)}:
         raise RuntimeError("some clips were lost, or came twice")
     return len(pieces)
 
@@ -112,7 +112,7 @@ class Device:
 
 
 class Simulated:
-    """A crew of devices. Time is the time of the event that was received last."""
+    """A pool of devices. Time is the time of the event that was received last."""
 
     single = False
 
@@ -158,7 +158,9 @@ class Simulated:
             self._expect(worker)
             if over is not None:
                 video = over.video
-                return worker, VideoDone(VideoRecord(video.id, "", "ok", clips=self._clips(video), span=video.span), 0)
+                return worker, VideoDone(
+                    VideoRecord(video.id, "", "ok", clips=self._clips(video), clip_range=video.clip_range), 0
+                )
         return None
 
     def close(self) -> None:
@@ -174,7 +176,7 @@ class Simulated:
         return sum(self.clips) / (rate * len(self.names))
 
     def _clips(self, video: Video) -> int:
-        first, end = video.span
+        first, end = video.clip_range
         return (self.clips[int(video.id)] if end is None else end) - first
 
     def _advance(self, device: Device, time: float) -> None:
@@ -197,7 +199,7 @@ class Simulated:
         device = self.devices[worker]
         while device.waiting and len(device.streams) < DECODERS:
             video = device.waiting.popleft()
-            device.streams.append(Stream(video, float(video.span[0]), float(self._clips(video))))
+            device.streams.append(Stream(video, float(video.clip_range[0]), float(self._clips(video))))
         device.version += 1
         each = self._share(device)
         seconds = [
@@ -207,7 +209,7 @@ class Simulated:
         if seconds:
             heapq.heappush(self.events, (device.now + min(seconds), worker, device.version, None))
         elif device.closed:
-            heapq.heappush(self.events, (device.now, worker, 0, Through(Profile(), False)))
+            heapq.heappush(self.events, (device.now, worker, 0, WorkerDone(Profile(), False)))
 
 
 def decoder_rates() -> tuple[float, float]:
@@ -216,8 +218,8 @@ def decoder_rates() -> tuple[float, float]:
         path, clips = draw(Path(name) / "video.mp4", 20 * SAMPLING.step, 1280, 720), 20
         process = DecoderProcess("pyav", 60.0)
 
-        def seconds(span: Span) -> float:
-            task = Task(str(path), "pyav", SAMPLING, GEOMETRY, span=span)
+        def seconds(clip_range: ClipRange) -> float:
+            task = Task(str(path), "pyav", SAMPLING, GEOMETRY, clip_range=clip_range)
             begun = perf_counter()
             process.submit(task)
             while not isinstance(process.read(), VideoEnd):

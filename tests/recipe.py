@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vswin_extract.network.cpu import TiledSwin
-from vswin_extract.network.cuda import FusedSwin
+from vswin_extract.network.cpu import CpuSwin
+from vswin_extract.network.cuda import CudaSwin
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import Variant
 from vswin_extract.weights.golden import normal, official_name, tensor
@@ -30,7 +30,7 @@ def clip(name: str, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy((normal(name, shape) * 0.5 + wave).astype(np.float32))
 
 
-Network = VideoSwin | TiledSwin | FusedSwin
+Network = VideoSwin | CpuSwin | CudaSwin
 
 
 def layouts() -> dict[str, dict[str, list[int]]]:

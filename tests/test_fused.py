@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from vswin_extract.network.cuda import FusedSwin, cut, plain_window_attention
+from vswin_extract.network.cuda import CudaSwin, cut, reference_window_attention
 from vswin_extract.network.swin3d import Size3, VideoSwin
 from vswin_extract.network.variants import VARIANTS
 
@@ -34,14 +34,14 @@ def test_the_network_around_the_kernel_is_the_network(shape: tuple[int, ...], wi
     clips = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     network = drawn(window=window)
     expected = network(clips, (1, 2, 3, 4))
-    found = FusedSwin(network, torch.float32)(clips, (1, 2, 3, 4))
+    found = CudaSwin(network, torch.float32)(clips, (1, 2, 3, 4))
     for stage in (1, 2, 3, 4):
         assert (found[stage] - expected[stage]).norm() < 1e-5 * expected[stage].norm()
 
 
 KERNEL = """
 import sys, torch
-from vswin_extract.network.cuda import cut, plain_window_attention
+from vswin_extract.network.cuda import cut, reference_window_attention
 from vswin_extract.network.triton_attention import window_attention
 device = sys.argv[1]
 for size in ((8, 7, 7), (16, 14, 7), (4, 14, 7)):
@@ -54,7 +54,7 @@ for size in ((8, 7, 7), (16, 14, 7), (4, 14, 7)):
             qkv = torch.randn(2, size[0] * size[1] * size[2], 3, 2, 32).to(device, dtype)
             table = torch.randn(2, 15 * 13 * 13, device=device)
             found = window_attention(qkv, table, *windows).float()
-            expected = plain_window_attention(qkv.float(), table, *windows)
+            expected = reference_window_attention(qkv.float(), table, *windows)
             error = float((found - expected).norm() / expected.norm())
             assert error < tolerance, (size, shifted, dtype, error)
 print("agree")
@@ -108,4 +108,4 @@ def test_the_operator_is_well_formed() -> None:
     *windows, _ = cut((8, 7, 7), (8, 7, 7), False, torch.device("cpu"))
     arguments = (torch.randn(1, 392, 3, 2, 16), torch.randn(2, 15 * 13 * 13), *windows)
     torch.library.opcheck(torch.ops.vswin_extract.window_attention.default, arguments)
-    assert plain_window_attention(*arguments).shape == (1, 392, 32)
+    assert reference_window_attention(*arguments).shape == (1, 392, 32)

@@ -16,7 +16,7 @@ from vswin_extract.checks.output import check
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.run import run as engines
-from vswin_extract.run.processes import Processes
+from vswin_extract.run.processes import ProcessPool
 from vswin_extract.video.videos import find
 
 
@@ -58,21 +58,21 @@ def test_two_workers_write_what_one_does(
 def test_a_worker_that_is_killed_is_started_again(
     videos: Path, options: list[str], single: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crews: list[Processes] = []
-    hire = engines.hire
+    pools: list[ProcessPool] = []
+    make_pool = engines.make_pool
 
     def noted(job: Job) -> object:
-        crews.append(hire(job))  # type: ignore[arg-type]
-        return crews[-1]
+        pools.append(make_pool(job))  # type: ignore[arg-type]
+        return pools[-1]
 
-    monkeypatch.setattr(engines, "hire", noted)
+    monkeypatch.setattr(engines, "make_pool", noted)
     job = Job(find([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
     notices: list[str] = []
     done = 0
     for event in engines.run(job):
         done += type(event).__name__ == "VideoDone"
         if done == 5 and not notices:
-            os.kill(crews[0].processes[0].pid, signal.SIGKILL)
+            os.kill(pools[0].processes[0].pid, signal.SIGKILL)
             done += 1
         if isinstance(event, Notice):
             notices.append(event.text)
@@ -162,7 +162,7 @@ def test_spans_are_the_clips_of_the_whole(videos: Path, small_weights: Path, sin
     branches = 0
     for _ in engines.run(job):
         branches = max(branches, len(list((tmp_path / "o.h5.parts").glob("branch-*/*.rows*"))))
-    assert branches >= 2  # spans, since there is but one video
+    assert branches >= 2  # clip_ranges, since there is but one video
     with h5py.File(tmp_path / "o.h5") as file, h5py.File(single) as one:
         assert len(file["embedding"]) == whole
         for name in ("frames", "times", "valid"):

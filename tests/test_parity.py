@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from recipe import Network, clip, errors, fixture, published_state, relative_error, write
 from torch import Tensor
 
-from vswin_extract.network.cpu import TiledSwin
-from vswin_extract.network.cuda import FusedSwin
+from vswin_extract.network.cpu import CpuSwin
+from vswin_extract.network.cuda import CudaSwin
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS, Variant
 from vswin_extract.weights import checkpoints
@@ -39,16 +39,16 @@ def test_network_gives_the_published_numbers(name: str) -> None:
     variant = replace(VARIANTS[facts["arch"]], window=tuple(facts["window"]))
     made = network(variant, drawn_state(variant, facts["num_classes"]), facts["num_classes"]).requires_grad_(False)
     check(made, name)
-    check(TiledSwin(made, torch.float32), name)
+    check(CpuSwin(made, torch.float32), name)
 
     # These weights amplify every rounding, so bfloat16 is held to what PyTorch's own way to it gives.
     usual = errors(made, name, autocast=True)
-    for what, error in errors(TiledSwin(made, torch.bfloat16), name).items():
+    for what, error in errors(CpuSwin(made, torch.bfloat16), name).items():
         assert error < usual[what], what
 
     # What a GPU computes, its kernel replaced by the plain twin. This takes the parameters over.
-    check(FusedSwin(made, torch.float32), name)
-    for what, error in errors(FusedSwin(made, torch.bfloat16), name).items():
+    check(CudaSwin(made, torch.float32), name)
+    for what, error in errors(CudaSwin(made, torch.bfloat16), name).items():
         assert error < 1.2 * usual[what], what
 
 
@@ -60,7 +60,7 @@ def test_neither_threads_nor_batches_change_a_bit() -> None:
     before = torch.get_num_threads()
     try:
         for dtype in (torch.float32, torch.bfloat16):
-            tiled = TiledSwin(made, dtype)
+            tiled = CpuSwin(made, dtype)
             torch.set_num_threads(1)
             expected = tiled(clips)[4]
             for threads in (2, 3):
@@ -77,7 +77,7 @@ def test_neither_threads_nor_batches_change_a_bit() -> None:
 def test_compiled_it_gives_the_published_numbers() -> None:
     facts, _ = fixture("t_16x112")
     state = drawn_state(VARIANTS["t"], facts["num_classes"])
-    made = FusedSwin(network(VARIANTS["t"], state, facts["num_classes"]).requires_grad_(False), torch.float32)
+    made = CudaSwin(network(VARIANTS["t"], state, facts["num_classes"]).requires_grad_(False), torch.float32)
     made.compute = torch.compile(made.compute, dynamic=False)
     check(made, "t_16x112")
 

@@ -20,7 +20,7 @@ from recipe import errors, fixture, in_layout, layouts, relative_error, write
 from vswin_extract import load_model, open_features
 from vswin_extract.decoding.decoders import open_decoder
 from vswin_extract.files import file_sha256
-from vswin_extract.network.cpu import TiledSwin
+from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights import golden
@@ -129,7 +129,7 @@ def test_from_the_server_to_the_features(
     file.unlink()
 
     model = load_model(mine, device="cpu", precision="fp32")
-    assert isinstance(model.network, TiledSwin)
+    assert isinstance(model.network, CpuSwin)
     model.network.mean, model.network.std = torch.zeros(96), torch.ones(96)  # the fixtures' clips are normalised
     for what, error in errors(model.network, name).items():
         assert error < TOLERANCE, what

@@ -23,7 +23,7 @@ from vswin_extract.job.events import Event, Notice, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.run import run as engines
 from vswin_extract.video.videos import Video, find
-from vswin_extract.worker.writer import Passage, record_of
+from vswin_extract.worker.writer import InFlightVideo, record_of
 
 slow = pytest.mark.slow
 VIDEOS = 24
@@ -121,22 +121,22 @@ def run_noting(job: Job, midway: Callable[[], None]) -> list[str]:
 
 
 @pytest.fixture
-def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The crews that are hired from now on."""
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The pools that are hired from now on."""
     hired: list[Any] = []
-    hire = engines.hire
+    make_pool = engines.make_pool
 
     def noted(job: Job) -> Any:
-        hired.append(hire(job))
+        hired.append(make_pool(job))
         return hired[-1]
 
-    monkeypatch.setattr(engines, "hire", noted)
+    monkeypatch.setattr(engines, "make_pool", noted)
     return hired
 
 
 @slow
 def test_a_raylet_is_killed_midway(
-    cluster: Cluster, crews: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
+    cluster: Cluster, pools: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from vswin_extract.run import ray_cluster
@@ -147,7 +147,7 @@ def test_a_raylet_is_killed_midway(
 
     def kill() -> None:
         assert list((tmp_path / "storage" / "out.h5.parts").glob("branch-*/*.json"))
-        assert len(cluster.processes(b"ray::Extractor")) == len(crews[0].places) == 3
+        assert len(cluster.processes(b"ray::Extractor")) == len(pools[0].places) == 3
         assert cluster.processes(b"vswin_extract.decoding.child")
         cluster.kill(cluster.nodes.pop(0))
 
@@ -155,7 +155,7 @@ def test_a_raylet_is_killed_midway(
         notices = run_noting(job, kill)
     finally:
         cluster.nodes.append(cluster.add())
-    assert crews[0].names == ["cpu"] * 3
+    assert pools[0].names == ["cpu"] * 3
     lost = [text for text in notices if "died, with" in text and text.endswith("; starting it again")]
     assert len(lost) == 1, notices  # by its node's death, or by its own, whichever Ray notices first
     assert any("1 of 3 actors have not started yet; each needs a node with 1 CPU" in text for text in notices), notices
@@ -167,19 +167,19 @@ def test_a_raylet_is_killed_midway(
 
 @slow
 def test_an_actor_that_is_killed_is_started_again(
-    cluster: Cluster, crews: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
+    cluster: Cluster, pools: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     killed: list[int] = []
 
     def kill() -> None:
-        killed.append(crews[0].places[0].pid)
+        killed.append(pools[0].places[0].pid)
         os.kill(killed[0], signal.SIGKILL)
 
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, actors=1)
     notices = run_noting(job, kill)
     assert any(f"process {killed[0]} on" in text and "starting it again" in text for text in notices), notices
-    assert crews[0].places[0].pid != killed[0]
+    assert pools[0].places[0].pid != killed[0]
     assert capfd.readouterr() == ("", "")  # the library says nothing, and neither does Ray
     expect_equal(single, tmp_path / "out.h5")
     until(lambda: not cluster.workers(), "actors or decoders are left")
@@ -349,7 +349,7 @@ def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> Non
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
     from vswin_extract.run.ray_cluster import Placed, check_seen
 
-    missing = record_of(Passage(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
+    missing = record_of(InFlightVideo(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
     assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)
     (tmp_path / "a.mp4").touch()
     ended = check_seen(VideoDone(missing, 0), Placed("node", 1))

@@ -414,8 +414,8 @@ def test_a_killed_run_fetches_only_what_is_missing(
 def test_what_counts_as_done(tmp_path: Path) -> None:
     """A listing tells what has changed; of an address in a list nothing is known before it is fetched."""
     journal = Journal(tmp_path / "o.h5", tmp_path, tmp_path, Arrays({}), "run")
-    for name, span in (("v", WHOLE), ("cut", (0, 4))):
-        journal.commit(VideoRecord(name, "s3://b/v", "ok", clips=1, size=5, mtime=1.0, etag="e", span=span))
+    for name, clip_range in (("v", WHOLE), ("cut", (0, 4))):
+        journal.commit(VideoRecord(name, "s3://b/v", "ok", clips=1, size=5, mtime=1.0, etag="e", clip_range=clip_range))
     journal.commit(VideoRecord("late", "s3://b/v", "failed", error="VideoUnreachable"))
     seen, unseen = Address("s3://b/v", 5, 1.0, "e"), Address("s3://b/v")
     for address, missing in ((seen, []), (unseen, []), (replace(seen, etag="f"), [WHOLE])):

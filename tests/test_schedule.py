@@ -8,24 +8,24 @@ from benchmarks.simulation import STARTS, Simulated, lengths, run
 from vswin_extract.errors import UsageError
 from vswin_extract.job.shard import Shard, parse_shard
 from vswin_extract.run.schedule import deal, makespan, plan
-from vswin_extract.video.ranges import WHOLE, Span, overlap, without
+from vswin_extract.video.ranges import WHOLE, ClipRange, overlap, without
 
 COUNTS = st.lists(st.integers(1, 2000), min_size=1, max_size=60)
 BOUNDS = st.lists(st.integers(0, 60), unique=True, max_size=6).map(sorted)
 
 
-def clips(span: Span, count: int) -> set[int]:
-    return set(range(span[0], count if span[1] is None else min(span[1], count)))
+def clips(clip_range: ClipRange, count: int) -> set[int]:
+    return set(range(clip_range[0], count if clip_range[1] is None else min(clip_range[1], count)))
 
 
 @given(COUNTS, st.integers(1, 16))
-def test_every_clip_is_planned_once(counts: list[int], lanes: int) -> None:
-    work = plan([(count, [WHOLE]) for count in counts], lanes)
+def test_every_clip_is_planned_once(counts: list[int], workers: int) -> None:
+    work = plan([(count, [WHOLE]) for count in counts], workers)
     for video, count in enumerate(counts):
-        spans = sorted(piece.span for piece in work if piece.video == video)
-        assert [first for first, _ in spans] == [0, *(end for _, end in spans[:-1])]
-        assert spans[-1][1] is None
-        assert set().union(*(clips(span, count) for span in spans)) == set(range(count))
+        clip_ranges = sorted(piece.clip_range for piece in work if piece.video == video)
+        assert [first for first, _ in clip_ranges] == [0, *(end for _, end in clip_ranges[:-1])]
+        assert clip_ranges[-1][1] is None
+        assert set().union(*(clips(clip_range, count) for clip_range in clip_ranges)) == set(range(count))
     assert [piece.cost for piece in work] == sorted((piece.cost for piece in work), reverse=True)
 
 
@@ -33,28 +33,30 @@ def test_every_clip_is_planned_once(counts: list[int], lanes: int) -> None:
 def test_shards_are_disjoint_and_all_of_it(counts: list[int], count: int) -> None:
     work = plan([(each, [WHOLE]) for each in counts], count)
     shards = [deal(work, Shard(index, count)) for index in range(count)]
-    assert sorted((w.video, w.span[0]) for shard in shards for w in shard) == sorted((w.video, w.span[0]) for w in work)
+    assert sorted((w.video, w.clip_range[0]) for shard in shards for w in shard) == sorted(
+        (w.video, w.clip_range[0]) for w in work
+    )
     assert max(sum(w.cost for w in shard) for shard in shards) == pytest.approx(makespan(work, count))
 
 
 @given(BOUNDS, st.integers(1, 80))
 def test_what_is_done_and_what_is_left_are_everything(bounds: list[int], count: int) -> None:
-    done: list[Span] = [(a, b) for a, b in zip(bounds[::2], bounds[1::2], strict=False)]
+    done: list[ClipRange] = [(a, b) for a, b in zip(bounds[::2], bounds[1::2], strict=False)]
     left = without(WHOLE, done)
-    covered = [clip for span in [*done, *left] for clip in clips(span, count)]
+    covered = [clip for clip_range in [*done, *left] for clip in clips(clip_range, count)]
     assert sorted(covered) == list(range(count))
-    for span in done:
-        assert not [clip for each in overlap(span, left) for clip in clips(each, count)]
+    for clip_range in done:
+        assert not [clip for each in overlap(clip_range, left) for clip in clips(each, count)]
     assert overlap(WHOLE, left) == left
 
 
 def test_a_long_video_is_split_where_that_helps() -> None:
-    videos: list[tuple[int, list[Span]]] = [(5000, [WHOLE]), *((10, [WHOLE]) for _ in range(100))]
+    videos: list[tuple[int, list[ClipRange]]] = [(5000, [WHOLE]), *((10, [WHOLE]) for _ in range(100))]
     assert len(plan(videos, 1)) == 101
     split = plan(videos, 4)
     assert len([piece for piece in split if piece.video == 0]) > 3
     assert makespan(split, 4) < 0.5 * makespan(plan(videos, 1), 4)
-    even: list[tuple[int, list[Span]]] = [(50, [WHOLE])] * 400
+    even: list[tuple[int, list[ClipRange]]] = [(50, [WHOLE])] * 400
     assert len(plan(even, 4)) == 400
 
 
@@ -69,13 +71,13 @@ def test_shards_are_written_from_zero() -> None:
 def test_devices_end_together(devices: int, rate: float) -> None:
     """The plan and the dispatcher, with devices that only let time pass: 500 videos each, of up to three hours,
     which is more than the longest one alone takes a decoder."""
-    crew = Simulated(lengths(500 * devices, 0), devices, rate, converted=9.2, dropped=14.5)
-    run(crew)
-    assert crew.idle_tail() < 0.05
-    assert crew.end < 1.05 * (crew.ideal() + STARTS)
+    pool = Simulated(lengths(500 * devices, 0), devices, rate, converted=9.2, dropped=14.5)
+    run(pool)
+    assert pool.idle_tail() < 0.05
+    assert pool.end < 1.05 * (pool.ideal() + STARTS)
 
 
 def test_films_are_shared_out_though_the_first_to_be_ready_could_take_them_all() -> None:
-    crew = Simulated([3000] * 16, 8, 20.0, converted=9.2, dropped=14.5)
-    run(crew)
-    assert crew.end < 2.1 * 3000 / 9.2 + STARTS
+    pool = Simulated([3000] * 16, 8, 20.0, converted=9.2, dropped=14.5)
+    run(pool)
+    assert pool.end < 2.1 * 3000 / 9.2 + STARTS

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vswin_extract.errors import DeviceError, UsageError, first_line
-from vswin_extract.network.cpu import TiledSwin, has_bf16
-from vswin_extract.network.cuda import FusedSwin, trial
+from vswin_extract.network.cpu import CpuSwin, has_bf16
+from vswin_extract.network.cuda import CudaSwin, trial
 from vswin_extract.network.pooling import Pool, pool_map
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.weights import registry as weights_
@@ -58,16 +58,16 @@ class Backbone(nn.Module):
         self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
         network = build(checkpoint.state, checkpoint.variant, checkpoint.num_classes)
         network.requires_grad_(False)
-        self.network: VideoSwin | TiledSwin | FusedSwin = network
+        self.network: VideoSwin | CpuSwin | CudaSwin = network
         self.compiled_for = 0
         """Clips of a batch, 0 where it is not compiled; smaller ones are filled up, since each size is compiled."""
         if device.type == "cpu":
-            self.network = TiledSwin(network, DTYPES[precision], self.recipe.mean, self.recipe.std)
+            self.network = CpuSwin(network, DTYPES[precision], self.recipe.mean, self.recipe.std)
         elif precision != "fp32":
             if why_not := trial(device, DTYPES[precision]):
                 self.notes += (f"attention is computed by PyTorch, which is slower than our kernel: {why_not}",)
             else:
-                self.network = FusedSwin(network, DTYPES[precision])
+                self.network = CudaSwin(network, DTYPES[precision])
         self.register_buffer("mean", torch.tensor(self.recipe.mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.recipe.std).view(3, 1, 1, 1), persistent=False)
         self.to(device).eval().requires_grad_(False)
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
     @property
     def compiles(self) -> bool:
         """Whether `compile_for` can be called: on CUDA in half precision."""
-        return isinstance(self.network, FusedSwin)
+        return isinstance(self.network, CudaSwin)
 
     def compile_for(self, clips: Tensor, **wanted: Any) -> None:
         """Compile the network for batches like `clips` and the features `wanted` of them, as `forward` takes them: a
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
 
         Raises DeviceError where that does not work. On a CPU the network is faster as it is.
         """
-        if not isinstance(self.network, FusedSwin):
+        if not isinstance(self.network, CudaSwin):
             raise DeviceError(
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
@@ -130,7 +130,7 @@ class Backbone(nn.Module):
             raise UsageError("nothing to compute: name a stage, or leave the embedding on")
         pixels = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3)  # N 3 T H W
         dtype = DTYPES[self.precision]
-        if isinstance(self.network, TiledSwin):
+        if isinstance(self.network, CpuSwin):
             maps = self.network(pixels, wanted)
         else:
             count = len(pixels)

@@ -1,11 +1,15 @@
-"""Files on a disk: hashed as they are, and in place whole or not at all."""
+"""Files on a disk: their hash, and writing them so that a name never stands for half a file."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from vswin_extract.errors import UsageError, VswinError
 
 
 def file_sha256(path: Path) -> str:
@@ -20,10 +24,27 @@ def publish(unfinished: Path, path: Path) -> None:
     _sync(path.parent)
 
 
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a new name beside `path` to write to. When the block ends, that file is published as `path`; when the block
+    raises, it is removed and `path` stays as it was. The new name ends in .tmp, and no other process uses it."""
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield unfinished
+        publish(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(value), "utf-8")
-    publish(unfinished, path)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(value), "utf-8")
+
+
+def require_parent(path: Path, error: type[VswinError] = UsageError) -> None:
+    """Raise `error` unless the directory that `path` is to be written into is there."""
+    if not path.absolute().parent.is_dir():
+        raise error(f"no directory {path.absolute().parent} to write {path.name} into")
 
 
 def _sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from vswin_extract.journal.parts import SUFFIX, Entry
 from vswin_extract.store.features import FeatureFile, feature_names, open_features
 from vswin_extract.store.schema import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VIDEO_TEXTS, VIEWED, block_rows
 from vswin_extract.video.remote import Address, alike
-from vswin_extract.video.videos import Video, file_state
+from vswin_extract.video.videos import Video, fingerprint
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def check_views(file: h5py.File) -> Iterator[Problem]:
 
 
 def _files(table: h5py.Group) -> dict[str, tuple[int, float, str] | None]:
-    """Each video's file when it was extracted, as `file_state` has it."""
+    """Each video's file when it was extracted, as `fingerprint` has it."""
     columns = (table["id"].asstr()[:], table["size"][:], table["mtime"][:], table["etag"].asstr()[:])
     return {str(name): (int(size), float(mtime), str(etag)) for name, size, mtime, etag in zip(*columns, strict=True)}
 
@@ -193,7 +193,7 @@ def _compare(
             if complete:
                 yield Problem(video.id, "is missing from the output")
             continue
-        then, now = files[video.id], file_state(video)
+        then, now = files[video.id], fingerprint(video)
         same = then is None or then == now or (isinstance(video.path, Address) and alike(then, now))
         if now[0] >= 0 and not same:
             yield Problem(video.id, "has changed since it was extracted")

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from vswin_extract.cli.console import by_environment, names_origin, printable
+from vswin_extract.cli.console import by_environment, names_origin
 from vswin_extract.cli.versions import version_option
+from vswin_extract.formatting import printable
 
 COMMANDS = {
     "extract": "Extract features of videos into one HDF5 file.",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 import click
 from click.core import ParameterSource
 
+from vswin_extract.formatting import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -307,22 +309,3 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
             fail(f"{error.strerror or error}{where}", 1)
 
     return wrapped
-
-
-def printable(text: str) -> str:
-    """File names hold anything; a terminal must not obey them, and may not be able to write them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def plural(count: int, thing: str) -> str:
-    """1 video, 2 videos."""
-    return f"{count} {thing}" + ("" if count == 1 else "s")
-
-
-def human_bytes(count: float) -> str:
-    """1536 -> 1.5 kB; as on disk, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -4,7 +4,8 @@ import sys
 
 import click
 
-from vswin_extract.cli.console import plural, reports_errors, show_checks
+from vswin_extract.cli.console import reports_errors, show_checks
+from vswin_extract.formatting import plural
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

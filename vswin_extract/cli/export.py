@@ -2,7 +2,8 @@
 
 import click
 
-from vswin_extract.cli.console import Choice, plural, reports_errors, stdout, table
+from vswin_extract.cli.console import Choice, reports_errors, stdout, table
+from vswin_extract.formatting import plural
 
 FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet")
 

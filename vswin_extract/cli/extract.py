@@ -23,17 +23,15 @@ from vswin_extract.cli.console import (
     StopSignals,
     by_environment,
     fail,
-    human_bytes,
     option,
     origins,
-    plural,
-    printable,
     reports_errors,
     stderr,
     stdout,
     table,
 )
 from vswin_extract.cli.versions import version_option
+from vswin_extract.formatting import human_bytes, plural, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

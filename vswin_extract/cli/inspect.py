@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vswin_extract.cli.console import human_bytes, plural, reports_errors, stdout, table
+from vswin_extract.cli.console import reports_errors, stdout, table
+from vswin_extract.formatting import human_bytes, plural
 
 if TYPE_CHECKING:
     from vswin_extract.store.features import FeatureFile

@@ -4,7 +4,8 @@ import sys
 
 import click
 
-from vswin_extract.cli.console import LAYOUT, Choice, human_bytes, printable, reports_errors, stderr, stdout, table
+from vswin_extract.cli.console import LAYOUT, Choice, reports_errors, stderr, stdout, table
+from vswin_extract.formatting import human_bytes, printable
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

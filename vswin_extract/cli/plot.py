@@ -3,7 +3,8 @@
 import click
 
 from vswin_extract.cli.complete import video_ids
-from vswin_extract.cli.console import plural, printable, reports_errors
+from vswin_extract.cli.console import reports_errors
+from vswin_extract.formatting import plural, printable
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

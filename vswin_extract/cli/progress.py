@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from vswin_extract.cli.console import plural, printable
+from vswin_extract.formatting import plural, printable
 from vswin_extract.job.events import ClipsDone, Event, Notice, Started, VideoDone
 
 LOG_EVERY = 10.0

@@ -2,7 +2,8 @@
 
 import click
 
-from vswin_extract.cli.console import human_bytes, plural, printable, reports_errors, stderr
+from vswin_extract.cli.console import reports_errors, stderr
+from vswin_extract.formatting import human_bytes, plural, printable
 
 LIMIT, SPOTS = 50, 1000
 """Those of the library, whose import would take the time that --help has."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vswin_extract.cli.complete import video_ids, weights_names
-from vswin_extract.cli.console import Choice, plural, printable, reports_errors, stderr, stdout, table
+from vswin_extract.cli.console import Choice, reports_errors, stderr, stdout, table
+from vswin_extract.formatting import plural, printable
 
 if TYPE_CHECKING:
     from vswin_extract.explore.search import Moment, NearCopy, Query, Result

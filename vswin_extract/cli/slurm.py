@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import click
 
 from vswin_extract.cli.config import absolute, check_environment, given, settings
-from vswin_extract.cli.console import printable, reports_errors
+from vswin_extract.cli.console import reports_errors
 from vswin_extract.cli.extract import NO_JOB, extract, make_job
+from vswin_extract.formatting import printable
 
 
 class Slurm(click.Command):

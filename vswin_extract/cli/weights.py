@@ -6,17 +6,8 @@ from typing import Any
 import click
 
 from vswin_extract.cli.complete import weights_names
-from vswin_extract.cli.console import (
-    fail,
-    human_bytes,
-    plural,
-    printable,
-    reports_errors,
-    show_checks,
-    stderr,
-    stdout,
-    table,
-)
+from vswin_extract.cli.console import fail, reports_errors, show_checks, stderr, stdout, table
+from vswin_extract.formatting import human_bytes, plural, printable
 
 FOREIGN = 10
 """So many files that are not ours are listed at most."""

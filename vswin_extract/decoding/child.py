@@ -36,7 +36,7 @@ from vswin_extract.decoding.decoders import Decoder, Shown, open_decoder, timeli
 from vswin_extract.errors import VideoError, VideoMissing, VideoTimestamps, VideoUnreadable
 from vswin_extract.video.fetch import Cache, Fetch
 from vswin_extract.video.geometry import Geometry, Pixels
-from vswin_extract.video.ranges import WHOLE, Span
+from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Clip, ClipCutter, Resampler, Sampling
 
@@ -65,7 +65,7 @@ Send = Callable[[Header, list[Pixels]], None]
 
 @dataclass(frozen=True)
 class Task:
-    """One video to be decoded, or its segment from `start` to `end` seconds; of its clips, those of `span`.
+    """One video to be decoded, or its segment from `start` to `end` seconds; of its clips, those of `clip_range`.
 
     `count`: only count its clips, by its packets. `guess`: only say about how many there are, by its header.
     `address`: it has to be fetched first, into the cache.
@@ -77,7 +77,7 @@ class Task:
     geometry: Geometry
     start: float | None = None
     end: float | None = None
-    span: Span = WHOLE
+    clip_range: ClipRange = WHOLE
     count: bool = False
     guess: bool = False
     address: Address | None = None
@@ -92,7 +92,7 @@ class Task:
         fps = read["sampling"]["fps"]
         read["sampling"] = Sampling(**{**read["sampling"], "fps": fps and Fraction(fps)})
         read["geometry"] = Geometry(**read["geometry"])
-        read["span"] = tuple(read["span"])
+        read["clip_range"] = tuple(read["clip_range"])
         read["address"] = read["address"] and Address(**read["address"])
         read["cache"] = read["cache"] and Cache(**read["cache"])
         return cls(**read)
@@ -132,14 +132,14 @@ class ClipCounter:
 class ClipSender:
     """Takes positions one by one, converts the frames that clips show, once each, and sends frames and clips.
 
-    `last`: the last frame of the video so far, whether a position shows it or not. Of a span of clips the positions
+    `last`: the last frame of the video so far, whether a position shows it or not. Of a clip_range of clips the positions
     before it are counted, and no more; it is `through` once its last clip is sent.
     """
 
     last: Shown
 
-    def __init__(self, sampling: Sampling, geometry: Geometry, send: Send, span: Span = WHOLE) -> None:
-        self.first, self.end = span
+    def __init__(self, sampling: Sampling, geometry: Geometry, send: Send, clip_range: ClipRange = WHOLE) -> None:
+        self.first, self.end = clip_range
         self.sampling = sampling
         self.geometry = geometry
         self.send = send
@@ -241,18 +241,21 @@ def decode(task: Task, send: Send, fetch: Fetch | None = None) -> None:
                 ended = {**NOTHING, "clips": guess(decoder, task, path.stat().st_size)}
         else:
             with open_decoder(task.decoder, path, heartbeat(send)) as decoder:
-                counter, sender = ClipCounter(task.sampling), ClipSender(task.sampling, task.geometry, send, task.span)
+                counter, sender = (
+                    ClipCounter(task.sampling),
+                    ClipSender(task.sampling, task.geometry, send, task.clip_range),
+                )
                 ended = cut(decoder, task, counter if task.count else sender)
     file = fetch and (fetch.found.size, fetch.found.mtime, fetch.found.etag)
     send({"ended": {**ended, "cpu": time.process_time() - before, "file": file}}, [])
 
 
 @contextlib.contextmanager
-def file_of(task: Task, beat: Callable[[], None], fetch: Fetch | None) -> Iterator[Path]:
+def file_of(task: Task, on_progress: Callable[[], None], fetch: Fetch | None) -> Iterator[Path]:
     """The video's file on this machine. Raises VideoError."""
     if fetch is not None:
         try:
-            yield fetch.wait(beat)
+            yield fetch.wait(on_progress)
         finally:
             fetch.drop()
         return
@@ -282,13 +285,13 @@ def heartbeat(send: Send) -> Callable[[], None]:
     """What tells the parent now and then that there is progress, however often it is called."""
     last = time.monotonic()
 
-    def beat() -> None:
+    def on_progress() -> None:
         nonlocal last
         if time.monotonic() - last > HEARTBEAT:
             send({}, [])
             last = time.monotonic()
 
-    return beat
+    return on_progress
 
 
 def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender) -> Header:
@@ -330,7 +333,7 @@ def cut(decoder: Decoder, task: Task, clips: ClipCounter | ClipSender) -> Header
         raise VideoUnreadable(f"it ends at {last.end:.3f} s, before its segment starts at {origin:g} s")
     if not clips.seen:  # shorter than one period of fps
         clips.add(first, origin)
-    broken_off = clips.through  # what follows is another span's
+    broken_off = clips.through  # what follows is another clip_range's
     trouble = decoder.trouble
     missing = decoder.stream.declared - last.end
     cut_short = (
@@ -378,7 +381,7 @@ def serve(tasks: BinaryIO, messages: BinaryIO) -> None:
         for line in tasks:
             task, fetch = Task.from_json(line), None
             if task.address is not None and task.cache is not None:  # fetched while videos before it are decoded
-                fetch = last = Fetch(task.address, task.cache, exact=task.span != WHOLE, after=last)
+                fetch = last = Fetch(task.address, task.cache, exact=task.clip_range != WHOLE, after=last)
                 fetch.start()
             waiting.put((task, fetch))
         os._exit(0)  # the parent is gone, or done with us

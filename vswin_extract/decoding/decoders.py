@@ -79,19 +79,19 @@ def not_decoded() -> Pixels:
     raise TypeError("this frame was scanned, not decoded")
 
 
-def open_decoder(name: str, path: Path, beat: Callable[[], None] = lambda: None) -> Decoder:
-    """Open `path` with a decoder by its name; `beat` is called whenever it makes progress, frames or not.
+def open_decoder(name: str, path: Path, on_progress: Callable[[], None] = lambda: None) -> Decoder:
+    """Open `path` with a decoder by its name; `on_progress` is called whenever it makes progress, frames or not.
 
     Raises VideoUnreadable; UsageError for an unknown decoder.
     """
     if name == "pyav":
         from vswin_extract.decoding.pyav import PyavDecoder
 
-        return PyavDecoder(path, beat)
+        return PyavDecoder(path, on_progress)
     if name == "decord":
         from vswin_extract.decoding.decord import DecordDecoder
 
-        return DecordDecoder(path, beat)
+        return DecordDecoder(path, on_progress)
     raise UsageError(f"decoder must be one of {', '.join(get_args(DecoderName))}, not {name!r}")
 
 

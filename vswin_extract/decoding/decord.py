@@ -14,11 +14,11 @@ from vswin_extract.video.geometry import Pixels
 
 
 class DecordDecoder:
-    def __init__(self, path: Path, beat: Callable[[], None]) -> None:
+    def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
         import decord
 
-        self.beat = beat
-        with PyavDecoder(path, beat):  # decord would follow scripts and playlists, which this refuses
+        self.on_progress = on_progress
+        with PyavDecoder(path, on_progress):  # decord would follow scripts and playlists, which this refuses
             pass
         try:
             self.reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
@@ -52,7 +52,7 @@ class DecordDecoder:
                 self.damaged += 1
                 self.trouble = str(error).strip().splitlines()[-1]
                 return
-            self.beat()
+            self.on_progress()
             yield Frame(time=begin, duration=end - begin, rgb=partial(_rgb, frame))
 
     def scan(self) -> Iterable[Frame]:

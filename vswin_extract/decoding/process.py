@@ -55,7 +55,7 @@ class DecodedClip:
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """The video, or the span of it, is over, after `clips`. `frames` were decoded of it, `width` x `height` upright, in
+    """The video, or the clip_range of it, is over, after `clips`. `frames` were decoded of it, `width` x `height` upright, in
     `cpu` seconds of the processor; `damaged` packets were not. `trouble`: what is odd about it, if anything; `partial`:
     something of it is missing; `last`: it was decoded to its end, so that the figures are those of the whole video.
     `file`: size, mtime and etag, if it was fetched."""

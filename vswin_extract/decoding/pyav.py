@@ -29,8 +29,8 @@ TRIES = 16
 
 
 class PyavDecoder:
-    def __init__(self, path: Path, beat: Callable[[], None]) -> None:
-        self.beat = beat
+    def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
+        self.on_progress = on_progress
         # "file:" and an absolute path, so that a name like "a:b.mp4" is no protocol
         address = "file:" + os.path.abspath(path)
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
@@ -89,7 +89,7 @@ class PyavDecoder:
             try:
                 for packet in self.container.demux(self.video):
                     futile = 0
-                    self.beat()
+                    self.on_progress()
                     yield packet
                 return
             except av.error.FFmpegError as error:

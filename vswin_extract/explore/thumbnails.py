@@ -40,7 +40,7 @@ def thumbnails(path: Path, moments: Sequence[float], size: tuple[int, int] = SIZ
     if not path.is_file():
         raise VideoMissing("the video is not there")
     made = []
-    with PyavDecoder(path, beat=lambda: None) as decoder:
+    with PyavDecoder(path, on_progress=lambda: None) as decoder:
         begin, clock = decoder.video.start_time or 0, float(decoder.video.time_base or 0)
         frames = iter(decoder)
         shown: Frame | None = None

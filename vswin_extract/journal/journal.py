@@ -4,7 +4,7 @@
       job.json             the settings that all parts share, an id of the run, and what else the output will say
       videos.json          the videos; where several devices or tasks share them, about how many clips each has
       lock                 host and process of the run that is going on
-      <key>.rows           the rows of a finished video or span; <key> is a hash of the video's id and the span
+      <key>.rows           the rows of a finished video or clip_range; <key> is a hash of the video's id and the clip_range
       <key>.json           what became of the video, and the sha256 of its rows' file
       pack-<n>.rows, .json the same of several hundred videos, so that there are never too many files
       branch-<id>/         what one of several devices or tasks wrote: the same files again
@@ -35,7 +35,7 @@ from vswin_extract.journal.parts import SUFFIX, Entry, Part, join, read_rows, re
 from vswin_extract.store.layouts import Layout, make_output
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.store.write import read_attributes
-from vswin_extract.video.ranges import WHOLE, Span, without
+from vswin_extract.video.ranges import WHOLE, ClipRange, without
 from vswin_extract.video.remote import Address, alike, is_remote
 from vswin_extract.video.videos import Video
 
@@ -95,8 +95,8 @@ class Journal:
         if not set(os.listdir(self.root)) - {"job.json", "videos.json", "lock"}:  # no video got through
             shutil.rmtree(self.root)
 
-    def missing(self, video: Video, size: int, mtime: float, etag: str = "") -> list[Span]:
-        """The spans of a video's clips that are still to be extracted; none where it is through.
+    def missing(self, video: Video, size: int, mtime: float, etag: str = "") -> list[ClipRange]:
+        """The clip_ranges of a video's clips that are still to be extracted; none where it is through.
 
         What was found when its file was another, or asked for otherwise, does not count, and neither does what failed
         for a reason that may pass: another try may be luckier. Of an address that nobody has looked at, what is through
@@ -110,19 +110,19 @@ class Journal:
         ]
         if assemble(entries):
             return []
-        if isinstance(video.path, Address) and size < 0:  # spans may be of different files
-            return [video.span]
-        return without(video.span, [entry.record.span for entry in entries])
+        if isinstance(video.path, Address) and size < 0:  # clip_ranges may be of different files
+            return [video.clip_range]
+        return without(video.clip_range, [entry.record.clip_range for entry in entries])
 
     def part(self, video: Video) -> Part:
         """A new part for a video, to be given to `commit` when it has all rows."""
-        return Part(self._file(video.id, video.span, SUFFIX), self.arrays)
+        return Part(self._file(video.id, video.clip_range, SUFFIX), self.arrays)
 
     def commit(self, record: VideoRecord, part: Part | None = None) -> None:
-        """A video, or a span of one, is through: here are its rows, or it failed. From here on no kill loses it."""
+        """A video, or a clip_range of one, is through: here are its rows, or it failed. From here on no kill loses it."""
         if part is not None:
             part.finish()
-        rows = part.path if part is not None else self._file(record.id, record.span, SUFFIX)
+        rows = part.path if part is not None else self._file(record.id, record.clip_range, SUFFIX)
         sha256 = part.digest.hexdigest() if part is not None else ""
         write_json(rows.with_suffix(".json"), {"videos": [asdict(record)], "sha256": sha256})
         entry = Entry(record, rows)
@@ -206,8 +206,8 @@ class Journal:
             first += record.clips
         return entered
 
-    def _file(self, video_id: str, span: Span, suffix: str) -> Path:
-        name = video_id if span == WHOLE else f"{video_id}\0{span}"
+    def _file(self, video_id: str, clip_range: ClipRange, suffix: str) -> Path:
+        name = video_id if clip_range == WHOLE else f"{video_id}\0{clip_range}"
         key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_LENGTH]
         return self.directory / (key + suffix)
 
@@ -224,7 +224,7 @@ def assemble(entries: Sequence[Entry]) -> Extracted | None:
     """The video that these entries of it are, or None where some of it is missing.
 
     Entries that were made when its file was another do not go together; those count that were written last and are
-    whole. A span that failed is a video that failed.
+    whole. A clip_range that failed is a video that failed.
     """
     states: dict[State, list[Entry]] = {}
     for entry in entries:
@@ -236,11 +236,11 @@ def assemble(entries: Sequence[Entry]) -> Extracted | None:
         if pieces := _chain([entry for entry in them if entry.record.status != "failed"]):
             last, clips = pieces[-1].record, sum(piece.record.clips for piece in pieces)
             first = pieces[0].record
-            whole = replace(last, span=WHOLE, clips=clips, width=first.width, height=first.height)
+            whole = replace(last, clip_range=WHOLE, clips=clips, width=first.width, height=first.height)
             return Extracted(whole, tuple(pieces))
         for entry in them:
             if entry.record.status == "failed":
-                return Extracted(replace(entry.record, span=WHOLE))
+                return Extracted(replace(entry.record, clip_range=WHOLE))
     return None
 
 
@@ -257,12 +257,12 @@ def _chain(entries: Sequence[Entry]) -> list[Entry]:
     at, chain = 0, []
     while True:
         fitting = [
-            entry for entry in entries if entry.record.span[0] <= at and at < (entry.record.span[1] or 1 << 62)
+            entry for entry in entries if entry.record.clip_range[0] <= at and at < (entry.record.clip_range[1] or 1 << 62)
         ]  # fmt: skip
         if not fitting:
             return []
-        entry = max(fitting, key=lambda entry: entry.record.span[1] or 1 << 62)
-        skipped, end = at - entry.record.span[0], entry.record.span[1]
+        entry = max(fitting, key=lambda entry: entry.record.clip_range[1] or 1 << 62)
+        skipped, end = at - entry.record.clip_range[0], entry.record.clip_range[1]
         clips = max(0, entry.record.clips - skipped)
         chain.append(Entry(replace(entry.record, clips=clips), entry.file, entry.first + skipped) if skipped else entry)
         if end is None:
@@ -299,7 +299,7 @@ def read_entry_file(path: Path, arrays: Arrays | None = None, verify: bool = Tru
     """
     try:
         said = json.loads(path.read_text("utf-8"))
-        records = [VideoRecord(**{**record, "span": tuple(record["span"])}) for record in said["videos"]]
+        records = [_record(stored) for stored in said["videos"]]
         expected = said["sha256"]
     except FileNotFoundError:  # its branch has packed it meanwhile
         return [], ""
@@ -315,6 +315,11 @@ def read_entry_file(path: Path, arrays: Arrays | None = None, verify: bool = Tru
     if verify and expected and file_sha256(rows) != expected:
         return records, "is damaged: it has another sha256 than when it was written"
     return records, ""
+
+
+def _record(stored: dict[str, Any]) -> VideoRecord:
+    clips = stored.pop("span", None) or stored["clip_range"]  # "span" in journals of version 0.1
+    return VideoRecord(**{**stored, "clip_range": tuple(clips)})
 
 
 def open_journal(

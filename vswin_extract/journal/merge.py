@@ -381,7 +381,7 @@ def read_records(features: FeatureFile) -> Iterator[VideoRecord]:
         columns[name] = table[name][:].tolist()
     columns["start"] = [start or None for start in table["start"][:].tolist()]
     columns["end"] = [None if end == float("inf") else end for end in table["end"][:].tolist()]
-    columns |= {"span": repeat(WHOLE), "error": repeat("")}
+    columns |= {"clip_range": repeat(WHOLE), "error": repeat("")}
     yield from map(VideoRecord, *(columns[field.name] for field in fields(VideoRecord)))
     for failure in features.failures:
         yield VideoRecord(failure["id"], failure["path"], "failed", error=failure["error"], message=failure["message"])

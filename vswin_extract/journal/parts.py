@@ -21,7 +21,7 @@ SUFFIX = ".rows"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A video, or a span of one, that is through, and where its rows are: `record.clips` of them from row `first` of
+    """A video, or a clip_range of one, that is through, and where its rows are: `record.clips` of them from row `first` of
     `file`."""
 
     record: VideoRecord

@@ -39,7 +39,7 @@ TOKENS = 4704
 """So many tokens are gathered at once: twelve windows of 8x7x7."""
 
 
-class TiledSwin(nn.Module):
+class CpuSwin(nn.Module):
     """What `VideoSwin` computes, for inference on a CPU; matrix products in `dtype`, all else in float32.
 
     Stage 1 is in float32 throughout: what is rounded there is amplified by all that follows. With the weights of the
@@ -63,7 +63,7 @@ class TiledSwin(nn.Module):
         self.embed = pack(embed.matrix(), embed.proj.bias, torch.float32)
         self.embed_norm = embed.norm
         self.stages = [
-            TiledStage(stage, dtype if number > 1 else torch.float32)
+            CpuStage(stage, dtype if number > 1 else torch.float32)
             for number, stage in enumerate(network.stages, 1)
             if isinstance(stage, Stage)
         ]
@@ -105,12 +105,12 @@ class TiledSwin(nn.Module):
         return self.embed_norm(rowwise(self.embed, x))  # type: ignore[no-any-return]
 
 
-class TiledStage:
+class CpuStage:
     def __init__(self, stage: Stage, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.merge = stage.merge
         self.reduction = pack(stage.merge.reduction.weight, None, dtype) if stage.merge is not None else None
-        self.blocks = [TiledBlock(block, dtype) for block in stage.blocks if isinstance(block, Block)]
+        self.blocks = [CpuBlock(block, dtype) for block in stage.blocks if isinstance(block, Block)]
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x`: (T, H, W, C) float32, which is overwritten."""
@@ -132,7 +132,7 @@ class Tile(NamedTuple):
     bias: Tensor
 
 
-class TiledBlock:
+class CpuBlock:
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.heads = block.attn.heads

@@ -33,7 +33,7 @@ def window_attention(
 
 
 @window_attention.register_kernel("cpu")
-def plain_window_attention(
+def reference_window_attention(
     qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, centre: int, masked: bool
 ) -> Tensor:
     """The kernel's twin, for machines without CUDA and for tests."""
@@ -111,12 +111,12 @@ def trial(device: torch.device, dtype: torch.dtype) -> str:
         found = window_attention(qkv, table, rows, regions, codes, centre, masked).float()
     except Exception as error:  # whatever a compiler or a driver raises
         return first_line(error)
-    expected = plain_window_attention(qkv.float(), table, rows, regions, codes, centre, masked)
+    expected = reference_window_attention(qkv.float(), table, rows, regions, codes, centre, masked)
     apart = float((found - expected).norm() / expected.norm())
     return "" if apart < 2e-2 else f"its results are off by {apart:.1e}"
 
 
-class FusedSwin(nn.Module):
+class CudaSwin(nn.Module):
     """What `VideoSwin` computes, for inference; matrix products in `dtype`, norms and residuals in float32."""
 
     def __init__(self, network: VideoSwin, dtype: torch.dtype) -> None:
@@ -124,7 +124,7 @@ class FusedSwin(nn.Module):
         self.dtype = dtype
         self.window = network.variant.window
         self.patch_embed = network.patch_embed
-        self.stages = nn.ModuleList(FusedStage(stage, dtype) for stage in network.stages if isinstance(stage, Stage))
+        self.stages = nn.ModuleList(CudaStage(stage, dtype) for stage in network.stages if isinstance(stage, Stage))
         self.norm = network.norm
         self.head = network.head
         self.compute: Callable[..., dict[int, Tensor]] = self._compute
@@ -153,14 +153,14 @@ class FusedSwin(nn.Module):
         return out
 
 
-class FusedStage(nn.Module):
+class CudaStage(nn.Module):
     def __init__(self, stage: Stage, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.merge = stage.merge
         if self.merge is not None:
             self.merge.reduction.to(dtype)
-        self.blocks = nn.ModuleList(FusedBlock(block, dtype) for block in stage.blocks if isinstance(block, Block))
+        self.blocks = nn.ModuleList(CudaBlock(block, dtype) for block in stage.blocks if isinstance(block, Block))
 
     def forward(self, x: Tensor, cuts: Sequence[Windows]) -> Tensor:
         if self.merge is not None:
@@ -170,7 +170,7 @@ class FusedStage(nn.Module):
         return x
 
 
-class FusedBlock(nn.Module):
+class CudaBlock(nn.Module):
     table: Tensor
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:

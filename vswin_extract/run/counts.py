@@ -13,7 +13,7 @@ from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal, claim, read_list, write_list
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.video.videos import Video, file_state
+from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.worker import Ready
 
 AHEAD = 32
@@ -48,7 +48,7 @@ def guess(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
     size must do."""
     elsewhere = [video for video in videos if isinstance(video.path, Address)]
     found = {
-        video.id: clips_in(max(0, file_state(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
+        video.id: clips_in(max(0, fingerprint(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
         for video in elsewhere
     }
     videos = [video for video in videos if video.id not in found]
@@ -83,5 +83,5 @@ def guess(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
 
 def clips_ahead(videos: Sequence[Video], sampling: Sampling) -> float:
     """About how many clips these videos give, by their sizes: nothing is opened for it."""
-    seconds = sum(max(0, file_state(video)[0]) for video in videos) / USUAL_BYTES
+    seconds = sum(max(0, fingerprint(video)[0]) for video in videos) / USUAL_BYTES
     return max(len(videos), seconds * float(sampling.fps or USUAL_RATE) / sampling.step)

@@ -1,6 +1,6 @@
-"""Videos to a crew: the next to whoever has room, and what is lost with a worker to another, at most twice.
+"""Videos to a pool: the next to whoever has room, and what is lost with a worker to another, at most twice.
 
-Videos, or spans of them, are given in order, so the longest come first where `schedule.plan` made it. What was in
+Videos, or clip_ranges of them, are given in order, so the longest come first where `schedule.plan` made it. What was in
 flight when a worker died is suspected of having killed it: from then on it travels alone, so that a video that kills
 workers takes no other down with it.
 """
@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from vswin_extract.errors import DeviceError, WorkerDied
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
-from vswin_extract.run.pool import Crew
+from vswin_extract.run.pool import WorkerPool
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.worker import Begin, Close, Lost, Message, Ready, Stop, Through
+from vswin_extract.worker.worker import Begin, Close, Message, Ready, Stop, WorkerDone, WorkerLost
 
 RETRIES = 2
 """So often a video is tried again after its worker died, and a worker started again that got nothing done."""
@@ -28,15 +28,15 @@ and the first worker that is ready would take all the longest videos, and the ot
 benchmarks simulation` says what comes of it."""
 
 Key = tuple[str, int]
-"""A video's id, and the first clip of the span."""
+"""A video's id, and the first clip of the clip_range."""
 
 
 def key(piece: Video | VideoRecord) -> Key:
-    return piece.id, piece.span[0]
+    return piece.id, piece.clip_range[0]
 
 
 class Dispatch:
-    """The videos of a run on their way through a crew.
+    """The videos of a run on their way through a pool.
 
     `costs`: of pieces of work, in clips, where there are several workers. `begin`: what each is told first. `check`:
     raises where what a worker would compute is not what others do. `give_up`: notes that a video failed, and returns
@@ -45,14 +45,14 @@ class Dispatch:
 
     def __init__(
         self,
-        crew: Crew,
+        pool: WorkerPool,
         work: Iterable[Video],
         costs: Mapping[Key, float],
         begin: Begin,
         check: Callable[[Ready], None],
         give_up: Callable[[Video, WorkerDied], VideoRecord],
     ) -> None:
-        self.crew = crew
+        self.pool = pool
         self.queue = deque(work)
         self.costs = costs
         self.cost_left = sum(costs.values())
@@ -62,7 +62,7 @@ class Dispatch:
         self.suspects: deque[Video] = deque()
         self.room: dict[int, int] = {}
         """How many videos each worker that is there takes at a time."""
-        self.flying: dict[int, dict[Key, Video]] = {worker: {} for worker in range(len(crew.names))}
+        self.flying: dict[int, dict[Key, Video]] = {worker: {} for worker in range(len(pool.names))}
         self.alone: set[int] = set()
         """Workers that have a suspect."""
         self.tries: Counter[Key] = Counter()
@@ -70,10 +70,10 @@ class Dispatch:
         self.gone: set[int] = set()
         self.closed: set[int] = set()
         """Workers that have been told that nothing more will come."""
-        self.through: dict[int, Through] = {}
+        self.through: dict[int, WorkerDone] = {}
         self.pieces = Counter(video.id for video in self.queue)
         self.extracted: dict[str, VideoRecord] = {}
-        """Videos of which some spans are through: those added up."""
+        """Videos of which some clip_ranges are through: those added up."""
 
     @property
     def left(self) -> int:
@@ -86,15 +86,15 @@ class Dispatch:
             yield from self._take(worker, message, ending=False)
         while True:
             ending = stopping.is_set() or not (self.queue or self.suspects or any(self.flying.values()))
-            if ending or (self.crew.single and not self.queue):
+            if ending or (self.pool.single and not self.queue):
                 for worker in self.room.keys() - self.closed:
                     self.closed.add(worker)
-                    self.crew.send(worker, Stop() if stopping.is_set() else Close())
-            if stopping.is_set() and self.crew.single:
-                self.crew.send(0, Stop())
+                    self.pool.send(worker, Stop() if stopping.is_set() else Close())
+            if stopping.is_set() and self.pool.single:
+                self.pool.send(0, Stop())
             if ending and not self.room.keys() - self.through.keys():
                 return
-            came = self.crew.receive(1.0)
+            came = self.pool.receive(1.0)
             if came is not None:
                 yield from self._take(*came, ending)
 
@@ -105,9 +105,9 @@ class Dispatch:
             case Ready():
                 if not ending:
                     self._welcome(worker, message)
-            case Lost() if worker not in self.through:
+            case WorkerLost() if worker not in self.through:
                 yield from self._lose(worker, message.reason, ending)
-            case Through():
+            case WorkerDone():
                 self.through[worker] = message
             case VideoDone():
                 self.deaths[worker] = 0
@@ -122,8 +122,8 @@ class Dispatch:
 
     def _welcome(self, worker: int, ready: Ready) -> None:
         self.check(ready)
-        self.room[worker] = len(self.queue) if self.crew.single else DEEP * ready.decoders
-        self.crew.send(worker, self.begin)
+        self.room[worker] = len(self.queue) if self.pool.single else DEEP * ready.decoders
+        self.pool.send(worker, self.begin)
         self._fill(worker)
 
     def _fill(self, worker: int) -> None:
@@ -143,10 +143,10 @@ class Dispatch:
 
     def _give(self, worker: int, video: Video) -> None:
         self.flying[worker][key(video)] = video
-        self.crew.send(worker, video)
+        self.pool.send(worker, video)
 
     def _lose(self, worker: int, reason: str, ending: bool) -> Iterator[Event]:
-        name = self.crew.names[worker]
+        name = self.pool.names[worker]
         flying, self.flying[worker] = self.flying[worker], {}
         self.alone.discard(worker)
         self.closed.discard(worker)
@@ -165,25 +165,25 @@ class Dispatch:
         if self.deaths[worker] > RETRIES:
             self.gone.add(worker)
             yield Notice(f"worker {worker} ({name}) is given up: it died {RETRIES + 1} times in a row: {reason}")
-            if len(self.gone) == len(self.crew.names):
+            if len(self.gone) == len(self.pool.names):
                 raise DeviceError(f"no worker is left; the last one died: {reason}; what is finished is kept")
             for other in self.room:  # a suspect may have been waiting for the worker that is gone
                 self._fill(other)
         else:
             again = f", with {len(flying)} videos in flight" if flying else ""
             yield Notice(f"worker {worker} ({name}) died{again}: {reason}; starting it again")
-            self.crew.start(worker)
+            self.pool.start(worker)
 
     def _done(self, record: VideoRecord, nbytes: int) -> Iterator[Event]:
-        """A video is through when all its spans are, or one of them failed."""
-        if record.id not in self.pieces:  # another span of it failed
+        """A video is through when all its clip_ranges are, or one of them failed."""
+        if record.id not in self.pieces:  # another clip_range of it failed
             return
         self.pieces[record.id] -= 1
         left, before = self.pieces[record.id], self.extracted.pop(record.id, None)
         if record.status != "failed":
             if before is not None:
-                ends = before if before.span[1] is None else record  # what is known of the whole video
-                record = replace(ends, span=(0, ends.span[1]), clips=before.clips + record.clips)
+                ends = before if before.clip_range[1] is None else record  # what is known of the whole video
+                record = replace(ends, clip_range=(0, ends.clip_range[1]), clips=before.clips + record.clips)
             if left:
                 self.extracted[record.id] = record
                 return

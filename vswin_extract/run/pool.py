@@ -1,4 +1,4 @@
-"""The seam between a run and whoever works for it: the protocol, and the simplest crew, this process alone."""
+"""The seam between a run and whoever works for it: the protocol, and the simplest pool, this process alone."""
 
 import os
 import threading
@@ -9,11 +9,11 @@ from vswin_extract.job.events import Event
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.pipeline import Feed
-from vswin_extract.worker.worker import Begin, Close, Message, Order, Ready, Stop, Through, Worker
+from vswin_extract.worker.pipeline import VideoQueue
+from vswin_extract.worker.worker import Begin, Close, Message, Order, Ready, Stop, Worker, WorkerDone
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers 0, 1, 2… by name. Once started, a worker says Ready; after Begin it takes videos.
 
     `single`: one worker that cannot be lost, and so may be given everything at once.
@@ -37,16 +37,16 @@ class Crew(Protocol):
         ...
 
 
-class Alone:
+class InProcessPool:
     """One worker, in this process and this thread, that writes into the journal itself."""
 
     def __init__(self, job: Job, device: str) -> None:
         self.job = job
         self.names = [device]
         self.single = True
-        self.feed = Feed()
+        self.video_queue = VideoQueue()
         self.stopping = threading.Event()
-        self.messages: Iterator[Ready | Event | Through] = iter(())
+        self.messages: Iterator[Ready | Event | WorkerDone] = iter(())
         self.journal: Journal | None = None
 
     def start(self, worker: int) -> None:
@@ -56,11 +56,11 @@ class Alone:
     def send(self, worker: int, order: Order) -> None:
         match order:
             case Begin() if self.journal is not None:
-                self.messages = self.worker.run(self.journal, order.clips, self.feed, self.stopping)
+                self.messages = self.worker.run(self.journal, order.clips, self.video_queue, self.stopping)
             case Video():
-                self.feed.give(order)
+                self.video_queue.give(order)
             case Close():
-                self.feed.close()
+                self.video_queue.close()
             case Stop():
                 self.stopping.set()
 

@@ -17,11 +17,11 @@ from vswin_extract.errors import VswinError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import branch
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.pipeline import Feed
-from vswin_extract.worker.worker import Begin, Close, Lost, Message, Order, Stop, Through, Worker
+from vswin_extract.worker.pipeline import VideoQueue
+from vswin_extract.worker.worker import Begin, Close, Message, Order, Stop, Worker, WorkerDone, WorkerLost
 
 
-class Processes:
+class ProcessPool:
     """A process a device. Those of one processor share its cores."""
 
     single = False
@@ -70,7 +70,7 @@ class Processes:
                 how = cause_of_death(self.processes[worker].wait())
                 self.listeners[worker].join(1)
                 self._end(worker)
-                return worker, Lost("; ".join([how, *self.last_words[worker]]))
+                return worker, WorkerLost("; ".join([how, *self.last_words[worker]]))
         return None
 
     def close(self) -> None:
@@ -111,11 +111,11 @@ def serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send:
         begin = receive()
         if not isinstance(begin, Begin):
             return
-        feed, stopping = Feed(), threading.Event()
-        threading.Thread(target=listen, args=(receive, feed, stopping), daemon=True).start()
+        video_queue, stopping = VideoQueue(), threading.Event()
+        threading.Thread(target=listen, args=(receive, video_queue, stopping), daemon=True).start()
         with branch(job.output, begin.root, ready.arrays, begin.run) as journal:
-            for event in worker.run(journal, begin.clips, feed, stopping):
-                if isinstance(event, Through):
+            for event in worker.run(journal, begin.clips, video_queue, stopping):
+                if isinstance(event, WorkerDone):
                     through = event
                 else:
                     send(event)
@@ -126,7 +126,7 @@ def serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send:
         send(error)
 
 
-def listen(receive: Callable[[], Order], feed: Feed, stopping: threading.Event) -> None:
+def listen(receive: Callable[[], Order], video_queue: VideoQueue, stopping: threading.Event) -> None:
     while True:
         try:
             order = receive()
@@ -134,8 +134,8 @@ def listen(receive: Callable[[], Order], feed: Feed, stopping: threading.Event) 
             os._exit(0)  # the run is gone
         match order:
             case Video():
-                feed.give(order)
+                video_queue.give(order)
             case Close():
-                feed.close()
+                video_queue.close()
             case Stop():
                 stopping.set()

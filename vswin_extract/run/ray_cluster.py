@@ -1,10 +1,10 @@
 """Devices of a Ray cluster: an actor for each, wherever Ray places it. Rows go through the shared storage, and only
 orders and events through Ray.
 
-    driver: Dispatch, RayActors ──Extractor.order──> actor: a worker ──branch──> journal, on the storage
+    driver: Dispatch, RayPool ──Extractor.order──> actor: a worker ──branch──> journal, on the storage
                                 <─Extractor.messages─
 
-An actor that dies, with its node or alone, is Lost: Dispatch has it started again, and Ray places it where there is
+An actor that dies, with its node or alone, is WorkerLost: Dispatch has it started again, and Ray places it where there is
 room. Where there is none it waits, and holds nobody up: the others take its videos.
 """
 
@@ -33,7 +33,7 @@ from vswin_extract.job.job import AUTO, Job
 from vswin_extract.run.processes import serve
 from vswin_extract.video.videos import Video
 from vswin_extract.weights.registry import BUNDLED
-from vswin_extract.worker.worker import Begin, Lost, Message, Order
+from vswin_extract.worker.worker import Begin, Message, Order, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,9 @@ class Extractor:
         except Exception as error:  # what ends a process elsewhere, as a bug or a GPU that fails
             traceback.print_exc()
             what = traceback.format_exception_only(error)[-1].strip()
-            self.said.put(Lost(f"{what} ({Placed(self.host, os.getpid())}; the traceback is in Ray's logs there)"))
+            self.said.put(
+                WorkerLost(f"{what} ({Placed(self.host, os.getpid())}; the traceback is in Ray's logs there)")
+            )
 
     def _say(self, message: Message) -> None:
         if isinstance(message, VswinError):
@@ -117,7 +119,7 @@ class Extractor:
         self.said.put(message)
 
 
-class RayActors:
+class RayPool:
     """Actors on a running Ray cluster, which this process must be on a node of. Raises DeviceError.
 
     The job's paths must mean the same on all hosts. `places`: where the actors are that have started.
@@ -192,7 +194,7 @@ class RayActors:
         except RayError as error:  # ActorUnavailableError, too: what it was about to say is lost
             place = self.places.get(worker)
             self._end(worker)
-            return worker, Lost(describe(error, place))
+            return worker, WorkerLost(describe(error, place))
         self._listen(worker, actor)
         for message in messages:
             if isinstance(message, Placed):
@@ -278,7 +280,7 @@ def _connect(address: str) -> bool:
     except (OSError, ValueError, OverflowError) as error:
         named = found if address == AUTO else address
         raise DeviceError(f"no Ray cluster answers at {named}: {error}; {how}") from error
-    # What raylets say of workers that die goes to standard output; Ray has no option for it. `Lost` says it.
+    # What raylets say of workers that die goes to standard output; Ray has no option for it. `WorkerLost` says it.
     ray_worker.print_to_stdstream = _log
     handler = signal.getsignal(signal.SIGTERM)
     try:

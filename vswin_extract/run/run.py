@@ -1,6 +1,6 @@
-"""A job to its events, by whatever crew it asks for: one device, or several; all of it, or a shard.
+"""A job to its events, by whatever pool it asks for: one device, or several; all of it, or a shard.
 
-    videos ──schedule──> spans, longest first ──dispatch──> crew ──branches──> journal ──> output
+    videos ──schedule──> clip_ranges, longest first ──dispatch──> pool ──branches──> journal ──> output
 
 The Python API's `extract` and `survey` are here too.
 """
@@ -31,16 +31,16 @@ from vswin_extract.journal.journal import (
 )
 from vswin_extract.run.counts import clip_counts, clips_ahead
 from vswin_extract.run.dispatch import Dispatch, Key, key
-from vswin_extract.run.pool import Alone, Crew
-from vswin_extract.run.processes import Processes
+from vswin_extract.run.pool import InProcessPool, WorkerPool
+from vswin_extract.run.processes import ProcessPool
 from vswin_extract.run.schedule import cost, deal, plan
 from vswin_extract.store.features import open_features
 from vswin_extract.store.schema import VideoRecord
-from vswin_extract.video.ranges import WHOLE, Span, overlap
-from vswin_extract.video.videos import Video, file_state, find
+from vswin_extract.video.ranges import WHOLE, ClipRange, overlap
+from vswin_extract.video.videos import Video, find, fingerprint
 from vswin_extract.worker.pipeline import decoding, row_shapes
-from vswin_extract.worker.worker import Begin, Lost, Message, Ready, load
-from vswin_extract.worker.writer import Passage, record_of
+from vswin_extract.worker.worker import Begin, Message, Ready, WorkerLost, load
+from vswin_extract.worker.writer import InFlightVideo, record_of
 
 SETTLE = 60.0
 """Seconds in which what was written on another host must be seen here, on a network file system."""
@@ -59,9 +59,9 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
     root = journal_directory(job.output, job.storage)
     if not root.is_dir() and job.shard is None:
         check_output(job.output, job.overwrite)  # before seconds are spent on loading
-    crew = hire(job)
-    with closing(crew):
-        arrived = yield from first_arrivals(crew, stopping)
+    pool = make_pool(job)
+    with closing(pool):
+        arrived = yield from first_arrivals(pool, stopping)
         if not arrived:
             yield Stopped(len(job.videos))
             return
@@ -78,28 +78,28 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
         else:
             ids = [video.id for video in job.videos]
             journal = open_journal(job.output, said.settings, said.arrays, job.overwrite, ids, facts, job.storage)
-        with journal, closing(crew):
-            whole = isinstance(crew, Alone) and job.shard is None
-            work = remaining(job, journal) if whole else shared_out(job, journal, said, len(crew.names))
+        with journal, closing(pool):
+            whole = isinstance(pool, InProcessPool) and job.shard is None
+            work = remaining(job, journal) if whole else shared_out(job, journal, said, len(pool.names))
             asked = len(job.videos) if job.shard is None else len({video.id for video in work.mine})
             videos = {video.id: video for video in work.left}
             yield Started(
                 model=said.attributes["model"],
                 parameters=said.parameters,
-                device=device_names(crew, said),
+                device=device_names(pool, said),
                 precision=said.settings["precision"],
                 videos=asked,
                 resumed=asked - len(videos),
-                bytes=sum(max(0, file_state(video)[0]) for video in videos.values()),
+                bytes=sum(max(0, fingerprint(video)[0]) for video in videos.values()),
                 notes=(*said.notes, *journal.notes),
             )
-            if isinstance(crew, Alone):
-                crew.journal = journal
+            if isinstance(pool, InProcessPool):
+                pool.journal = journal
             dispatch = Dispatch(
-                crew,
+                pool,
                 work.left,
                 work.costs,
-                Begin(root, journal.run, clips_ahead(list(videos.values()), said.sampling) / len(crew.names)),
+                Begin(root, journal.run, clips_ahead(list(videos.values()), said.sampling) / len(pool.names)),
                 check=lambda other: _check_same(said, other),
                 give_up=lambda video, error: _give_up(journal, video, error),
             )
@@ -116,12 +116,12 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
                 seconds = time.monotonic() - begun
                 yield ShardDone(job.output, root, job.shard, asked, new_clips, failed, seconds, False, profile)
                 return
-            crew.close()
-            if not isinstance(crew, Alone):
+            pool.close()
+            if not isinstance(pool, InProcessPool):
                 _settle(job, journal)
             attributes = {
                 **said.attributes,
-                "device": device_names(crew, said),
+                "device": device_names(pool, said),
                 "compiled": any(through.compiled for through in dispatch.through.values()),
             }
             publishing = time.monotonic()
@@ -130,26 +130,26 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
     yield finished(job, begun, new_clips, profile)
 
 
-def hire(job: Job) -> Crew:
-    """The crew that the job asks for. Raises DeviceError, UsageError."""
+def make_pool(job: Job) -> WorkerPool:
+    """The pool that the job asks for. Raises DeviceError, UsageError."""
     if job.engine == "ray":
         with needs("ray", "ray", "--engine ray needs Ray", DeviceError):
-            from vswin_extract.run.ray_cluster import RayActors
-        return RayActors(job)
+            from vswin_extract.run.ray_cluster import RayPool
+        return RayPool(job)
     devices = find_devices(job.device)
-    return Processes(job, devices) if len(devices) > 1 else Alone(job, devices[0])
+    return ProcessPool(job, devices) if len(devices) > 1 else InProcessPool(job, devices[0])
 
 
-def first_arrivals(crew: Crew, stopping: threading.Event) -> Generator[Event, None, list[tuple[int, Message]]]:
+def first_arrivals(pool: WorkerPool, stopping: threading.Event) -> Generator[Event, None, list[tuple[int, Message]]]:
     """Start everybody; what came until one worker is ready, whose Ready is the last. Empty where it was stopped before.
 
     Yields notices. Raises what kept a worker from being ready, and DeviceError where all of them died.
     """
-    for worker in range(len(crew.names)):
-        crew.start(worker)
+    for worker in range(len(pool.names)):
+        pool.start(worker)
     came: list[tuple[int, Message]] = []
     while True:
-        arrived = crew.receive(1.0)
+        arrived = pool.receive(1.0)
         if arrived is None:
             if stopping.is_set():
                 return []
@@ -163,9 +163,9 @@ def first_arrivals(crew: Crew, stopping: threading.Event) -> Generator[Event, No
         came.append(arrived)
         if isinstance(message, Ready):
             return came
-        if isinstance(message, Lost) and len(came) == len(crew.names):
+        if isinstance(message, WorkerLost) and len(came) == len(pool.names):
             raise DeviceError(
-                f"worker {worker} ({crew.names[worker]}) died while it loaded the model: {message.reason}"
+                f"worker {worker} ({pool.names[worker]}) died while it loaded the model: {message.reason}"
             )
 
 
@@ -181,7 +181,11 @@ class Work:
 
 def remaining(job: Job, journal: Journal) -> Work:
     """What is left of all videos, in their order."""
-    left = [replace(video, span=span) for video in job.videos for span in journal.missing(video, *file_state(video))]
+    left = [
+        replace(video, clip_range=clip_range)
+        for video in job.videos
+        for clip_range in journal.missing(video, *fingerprint(video))
+    ]
     return Work(job.videos, left)
 
 
@@ -191,24 +195,31 @@ def shared_out(job: Job, journal: Journal, ready: Ready, workers: int) -> Work:
     counts = clip_counts(job, journal, ready)
     clips = [counts[video.id] for video in job.videos]
     shard = job.shard
-    spans: list[list[Span]] = [[WHOLE] for _ in job.videos] if shard else [
-        journal.missing(video, *file_state(video)) for video in job.videos
+    clip_ranges: list[list[ClipRange]] = [[WHOLE] for _ in job.videos] if shard else [
+        journal.missing(video, *fingerprint(video)) for video in job.videos
     ]  # fmt: skip
-    pieces = plan(list(zip(clips, spans, strict=True)), shard.count if shard else workers)
-    mine = [replace(job.videos[piece.video], span=piece.span) for piece in (deal(pieces, shard) if shard else pieces)]
+    pieces = plan(list(zip(clips, clip_ranges, strict=True)), shard.count if shard else workers)
+    mine = [
+        replace(job.videos[piece.video], clip_range=piece.clip_range)
+        for piece in (deal(pieces, shard) if shard else pieces)
+    ]
     left = mine
     if shard is not None:
-        missing = {video.id: journal.missing(replace(video, span=WHOLE), *file_state(video)) for video in mine}
-        left = [replace(video, span=span) for video in mine for span in overlap(video.span, missing[video.id])]
-    return Work(mine, left, {key(video): cost(video.span, counts[video.id]) for video in left})
+        missing = {video.id: journal.missing(replace(video, clip_range=WHOLE), *fingerprint(video)) for video in mine}
+        left = [
+            replace(video, clip_range=clip_range)
+            for video in mine
+            for clip_range in overlap(video.clip_range, missing[video.id])
+        ]
+    return Work(mine, left, {key(video): cost(video.clip_range, counts[video.id]) for video in left})
 
 
-def device_names(crew: Crew, ready: Ready) -> str:
+def device_names(pool: WorkerPool, ready: Ready) -> str:
     """The devices in words, as cuda:0 x 4, or cuda:0, cuda:1."""
-    if len(crew.names) == 1:
+    if len(pool.names) == 1:
         return str(ready.attributes["device"])
-    different = list(dict.fromkeys(crew.names))
-    return f"{different[0]} x {len(crew.names)}" if len(different) == 1 else ", ".join(different)
+    different = list(dict.fromkeys(pool.names))
+    return f"{different[0]} x {len(pool.names)}" if len(different) == 1 else ", ".join(different)
 
 
 def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardDone:
@@ -236,7 +247,9 @@ def _check_same(one: Ready, other: Ready) -> None:
 
 
 def _give_up(journal: Journal, video: Video, error: WorkerDied) -> VideoRecord:
-    record = record_of(Passage(video, *file_state(video)), status="failed", error="WorkerDied", message=str(error))
+    record = record_of(
+        InFlightVideo(video, *fingerprint(video)), status="failed", error="WorkerDied", message=str(error)
+    )
     journal.commit(record)
     return record
 

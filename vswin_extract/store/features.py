@@ -6,6 +6,7 @@ All of it may be pickled and used in processes that were forked: each process op
 import json
 import os
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -235,6 +236,13 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """Videos that could not be extracted: id, path, error class, message."""
         table = {name: column.asstr()[:] for name, column in self.file["failures"].items()}
         return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
+
+    def matching(self, pattern: str) -> list[str]:
+        """The ids that match a shell pattern, as clips/*. Raises UsageError where none does."""
+        found = [video_id for video_id in self if fnmatchcase(video_id, pattern)]
+        if not found:
+            raise UsageError(f"no id in {self.file.filename} matches {pattern!r}; vswin inspect lists the ids")
+        return found
 
     def __repr__(self) -> str:
         return (

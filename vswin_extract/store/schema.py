@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.video.ranges import WHOLE, Span
+from vswin_extract.video.ranges import WHOLE, ClipRange
 
 SCHEMA = "vswin-extract/1"
 BLOCK_BYTES = 1 << 23
@@ -56,7 +56,7 @@ class VideoRecord:
 
     `size` in bytes, `mtime` in seconds and `etag`, where a server gives one, are the file's, as it was when the video
     was begun. `frames` were decoded.
-    `span`: which of its clips; where its end is None, the figures are those of the whole video.
+    `clip_range`: which of its clips; where its end is None, the figures are those of the whole video.
     """
 
     id: str
@@ -73,7 +73,7 @@ class VideoRecord:
     etag: str = ""
     start: float | None = None
     end: float | None = None
-    span: Span = WHOLE
+    clip_range: ClipRange = WHOLE
     error: str = ""
     message: str = ""
 

@@ -86,15 +86,15 @@ class Fetch(threading.Thread):
             self.drop()
             self.error = error
 
-    def wait(self, beat: Callable[[], None]) -> Path:
-        """The file. `beat` is called as it makes progress. Raises VideoMissing, VideoChanged and VideoUnreachable."""
+    def wait(self, on_progress: Callable[[], None]) -> Path:
+        """The file. `on_progress` is called as it makes progress. Raises VideoMissing, VideoChanged and VideoUnreachable."""
         self.wanted.set()
         seen = 0
         while self.is_alive():
             self.join(POLL)
             if self.steps > seen:
                 seen = self.steps
-                beat()
+                on_progress()
         if self.error is not None:
             raise self.error
         return self.path

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-Span = tuple[int, int | None]
-WHOLE: Span = (0, None)
+ClipRange = tuple[int, int | None]
+WHOLE: ClipRange = (0, None)
 
 
-def without(span: Span, done: Sequence[Span]) -> list[Span]:
-    """What of a span is left when `done` are through."""
-    left = [span]
+def without(clip_range: ClipRange, done: Sequence[ClipRange]) -> list[ClipRange]:
+    """What of a clip_range is left when `done` are through."""
+    left = [clip_range]
     for begin, end in done:
-        rest: list[Span] = []
+        rest: list[ClipRange] = []
         for first, last in left:
             if first < begin:
                 rest.append((first, begin if last is None else min(last, begin)))
@@ -20,12 +20,12 @@ def without(span: Span, done: Sequence[Span]) -> list[Span]:
     return left
 
 
-def overlap(span: Span, others: Sequence[Span]) -> list[Span]:
-    """What of a span lies in others."""
-    found: list[Span] = []
+def overlap(clip_range: ClipRange, others: Sequence[ClipRange]) -> list[ClipRange]:
+    """What of a clip_range lies in others."""
+    found: list[ClipRange] = []
     for first, end in others:
-        begin = max(first, span[0])
-        ends = [last for last in (end, span[1]) if last is not None]
+        begin = max(first, clip_range[0])
+        ends = [last for last in (end, clip_range[1]) if last is not None]
         if not ends or begin < min(ends):
             found.append((begin, min(ends) if ends else None))
     return found

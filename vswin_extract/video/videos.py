@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vswin_extract.errors import UsageError
 from vswin_extract.video import remote
-from vswin_extract.video.ranges import WHOLE, Span
+from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import Address, is_remote
 
 EXTENSIONS = frozenset(
@@ -23,14 +23,14 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class Video:
-    """A video, or the segment [start, end) of one in seconds, or a span of its clips. `id` is unique within a run. What
+    """A video, or the segment [start, end) of one in seconds, or a clip_range of its clips. `id` is unique within a run. What
     lies at an address has no file here until a decoder fetches it."""
 
     id: str
     path: Path | Address
     start: float | None = None
     end: float | None = None
-    span: Span = WHOLE
+    clip_range: ClipRange = WHOLE
 
     @property
     def location(self) -> str:
@@ -38,7 +38,7 @@ class Video:
         return str(self.path) if isinstance(self.path, Address) else os.path.abspath(self.path)
 
 
-def file_state(video: Video) -> tuple[int, float, str]:
+def fingerprint(video: Video) -> tuple[int, float, str]:
     """Size in bytes, time of change and etag of a video's file; -1, 0 and "" where it is not there, or where it is at
     an address that nobody has looked at yet."""
     if isinstance(video.path, Address):

@@ -34,8 +34,8 @@ from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry, Pixels
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.video.videos import Video, file_state
-from vswin_extract.worker.writer import Passage, Writer
+from vswin_extract.video.videos import Video, fingerprint
+from vswin_extract.worker.writer import InFlightVideo, Writer
 
 MOST_THREADS = 8
 """Batches that a CPU computes at once; more cores share these. More threads would wait for Python's lock."""
@@ -43,7 +43,7 @@ IDLE = 0.2
 """Seconds between looks at whether to stop, while there is nothing to do."""
 
 
-class Feed:
+class VideoQueue:
     """The videos that a pipeline is to take, in order: all at once, or one after another until it is closed. Any
     thread may give."""
 
@@ -79,11 +79,11 @@ class Feed:
 
 
 @dataclass
-class Lane:
+class DecoderSlot:
     """A decoder process and the videos it was given, the one that `read` speaks of first."""
 
     decoder: DecoderProcess
-    passages: deque[Passage]
+    in_flight_videos: deque[InFlightVideo]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Pipeline:
         self.sampling = sampling
         self.geometry = geometry
         self.batch_size = self.announced = batch_size
-        self.batch: list[tuple[Passage, DecodedClip]] = []
+        self.batch: list[tuple[InFlightVideo, DecodedClip]] = []
         self.cuda = backbone.device.type == "cuda"
         self.threads = 1 if self.cuda else min(cores, MOST_THREADS)
         # The first batch has the machine to itself. How many cores share a clip does not change its features.
@@ -137,77 +137,77 @@ class Pipeline:
         self.copies = torch.cuda.Stream(backbone.device) if self.cuda else None  # type: ignore[no-untyped-call]
         self.profile = Profile()
 
-    def run(self, feed: Feed, workers: int, stopping: threading.Event) -> Iterator[Event]:
+    def run(self, video_queue: VideoQueue, workers: int, stopping: threading.Event) -> Iterator[Event]:
         """Extract the videos that are fed. Yields ClipsDone and VideoDone; a video that fails does not end it.
 
         Once `stopping` is set no further video is begun, and it ends when those that are in flight are through.
         """
-        count = min(workers, max(1, len(feed.videos))) if feed.closed else workers
-        lanes = deque(Lane(DecoderProcess(self.job.decoder, self.job.timeout), deque()) for _ in range(count))
+        count = min(workers, max(1, len(video_queue.videos))) if video_queue.closed else workers
+        slots = deque(DecoderSlot(DecoderProcess(self.job.decoder, self.job.timeout), deque()) for _ in range(count))
         before = torch.get_num_threads()
         try:
             # Two videos each, so that a decoder need not wait between them.
-            for lane in [*lanes, *lanes]:
-                self._give(lane, feed)
-            while lanes:
-                lane = lanes[0]
+            for slot in [*slots, *slots]:
+                self._give(slot, video_queue)
+            while slots:
+                slot = slots[0]
                 if stopping.is_set():
-                    feed.close()
-                    feed.videos.clear()
-                    for other in lanes:
-                        while len(other.passages) > 1:
-                            other.passages.pop()
-                if not lane.passages:
-                    self._give(lane, feed)
-                if not lane.passages and feed.over:
-                    lane.decoder.close()
-                    lanes.popleft()
+                    video_queue.close()
+                    video_queue.videos.clear()
+                    for other in slots:
+                        while len(other.in_flight_videos) > 1:
+                            other.in_flight_videos.pop()
+                if not slot.in_flight_videos:
+                    self._give(slot, video_queue)
+                if not slot.in_flight_videos and video_queue.over:
+                    slot.decoder.close()
+                    slots.popleft()
                     continue
-                if not any(other.passages for other in lanes):  # out of work for now, so nothing is held back
+                if not any(other.in_flight_videos for other in slots):  # out of work for now, so nothing is held back
                     yield from self._compute()
                     while self.given:
                         yield from self._written()
-                    feed.wait(IDLE)
+                    video_queue.wait(IDLE)
                     continue
-                if not lane.passages:
-                    lanes.rotate(-1)
+                if not slot.in_flight_videos:
+                    slots.rotate(-1)
                     continue
-                passage = lane.passages[0]
-                arrived = self._read(lane.decoder)
+                in_flight = slot.in_flight_videos[0]
+                arrived = self._read(slot.decoder)
                 if isinstance(arrived, VideoError):
-                    lane.passages.popleft()
-                    self._give(lane, feed)
-                    yield from self._later(partial(self.writer.fail, passage, arrived))
+                    slot.in_flight_videos.popleft()
+                    self._give(slot, video_queue)
+                    yield from self._later(partial(self.writer.fail, in_flight, arrived))
                 elif isinstance(arrived, DecodedClip):
-                    self.batch.append((passage, arrived))
-                    lanes.rotate(-1)  # every decoder in turn, so that all of them work
+                    self.batch.append((in_flight, arrived))
+                    slots.rotate(-1)  # every decoder in turn, so that all of them work
                     if len(self.batch) >= self.batch_size:
                         yield from self._compute()
                 else:
-                    lane.passages.popleft()
-                    self._give(lane, feed)
+                    slot.in_flight_videos.popleft()
+                    self._give(slot, video_queue)
                     self.profile.decoded += arrived.cpu
                     if arrived.partial and self.job.partial == "fail":
                         damaged = VideoDamaged(f"{arrived.trouble}; {arrived.frames} frames decode")
-                        yield from self._later(partial(self.writer.fail, passage, damaged))
+                        yield from self._later(partial(self.writer.fail, in_flight, damaged))
                     else:
-                        yield from self._later(partial(self.writer.end, passage, arrived))
+                        yield from self._later(partial(self.writer.end, in_flight, arrived))
             yield from self._compute()
             while self.given:
                 yield from self._written()
         finally:
-            for lane in lanes:
-                lane.decoder.close()
+            for slot in slots:
+                slot.decoder.close()
             self.computing.shutdown(cancel_futures=True)
             self.writing.shutdown(cancel_futures=True)
             torch.set_num_threads(before)  # which is the whole process's
 
-    def _give(self, lane: Lane, feed: Feed) -> None:
-        video = feed.take()
+    def _give(self, slot: DecoderSlot, video_queue: VideoQueue) -> None:
+        video = video_queue.take()
         if video is None:
             return
-        lane.passages.append(Passage(video, *file_state(video)))
-        lane.decoder.submit(decoding(self.job, video, self.sampling, self.geometry))
+        slot.in_flight_videos.append(InFlightVideo(video, *fingerprint(video)))
+        slot.decoder.submit(decoding(self.job, video, self.sampling, self.geometry))
 
     def _read(self, decoder: DecoderProcess) -> DecodedClip | VideoEnd | VideoError:
         begun = time.perf_counter()
@@ -243,14 +243,17 @@ class Pipeline:
             "clips/valid": np.array([clip.valid for clip in clips]),
         }
         features = self.computing.submit(self._features, clips, next(self.cores_each))
-        yield from self._later(partial(self._write, [passage for passage, _ in batch], features, places))
+        yield from self._later(partial(self._write, [in_flight for in_flight, _ in batch], features, places))
 
     def _write(
-        self, passages: Sequence[Passage], features: "Future[list[Batch]]", places: dict[str, NDArray[Any]]
+        self,
+        in_flight_videos: Sequence[InFlightVideo],
+        features: "Future[list[Batch]]",
+        places: dict[str, NDArray[Any]],
     ) -> list[Event]:
         """In the writer's thread: wait for a batch's features and write them."""
         parts = features.result()
-        events: list[Event] = [ClipsDone(len(passages))]
+        events: list[Event] = [ClipsDone(len(in_flight_videos))]
         if self.batch_size < self.announced:
             events.append(
                 Notice(f"out of memory with batches of {self.announced} clips; going on with {self.batch_size}")
@@ -264,7 +267,7 @@ class Pipeline:
                 name: torch.cat([part.values[name] for part in parts]).numpy().astype(self.job.dtype)
                 for name in parts[0].values
             }
-        events += self.writer.rows(passages, {**rows, **places})
+        events += self.writer.rows(in_flight_videos, {**rows, **places})
         self.profile.written += time.perf_counter() - begun
         return events
 
@@ -336,7 +339,7 @@ def decoding(job: Job, video: Video, sampling: Sampling, geometry: Geometry, cou
         geometry=geometry,
         start=video.start,
         end=video.end,
-        span=video.span,
+        clip_range=video.clip_range,
         count=count,
         address=address,
         cache=job.cache() if address else None,

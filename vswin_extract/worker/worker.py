@@ -1,6 +1,6 @@
 """What one device does with the videos that it is given, wherever it is: in this process, in another, on another host.
 
-    driver ──Begin, Video, Close, Stop──> worker ──Ready, events, Through──> driver
+    driver ──Begin, Video, Close, Stop──> worker ──Ready, events, WorkerDone──> driver
 
 A worker loads the model, says what it will compute (Ready), and writes what it extracts into a branch of the journal.
 """
@@ -27,7 +27,7 @@ from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.pipeline import Feed, Pipeline, row_shapes
+from vswin_extract.worker.pipeline import Pipeline, VideoQueue, row_shapes
 from vswin_extract.worker.writer import Writer
 
 COMPILE_FROM = 100_000
@@ -69,7 +69,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Through:
+class WorkerDone:
     """A worker has nothing left to do."""
 
     profile: Profile
@@ -77,14 +77,14 @@ class Through:
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerLost:
     """A worker is gone, with the videos that it had."""
 
     reason: str
 
 
 Order = Begin | Video | Close | Stop
-Message = Ready | Event | Through | Lost | Exception
+Message = Ready | Event | WorkerDone | WorkerLost | Exception
 """An exception ends the run: nothing that another worker or another try would mend."""
 
 
@@ -129,7 +129,9 @@ class Worker:
             decoders=self.decoders,
         )
 
-    def run(self, journal: Journal, clips: float, feed: Feed, stopping: threading.Event) -> Iterator[Event | Through]:
+    def run(
+        self, journal: Journal, clips: float, video_queue: VideoQueue, stopping: threading.Event
+    ) -> Iterator[Event | WorkerDone]:
         """Extract what is fed into the journal. About so many `clips` lie ahead."""
         job, backbone = self.job, self.backbone
         compiled = job.compile == "on" or (job.compile == "auto" and backbone.compiles and clips > COMPILE_FROM)
@@ -145,9 +147,9 @@ class Worker:
                 yield Notice(str(error))
         writer = Writer(journal, backbone.precision, job.dtype)
         pipeline = Pipeline(job, backbone, writer, self.sampling, self.geometry, self.batch_size, self.cores)
-        yield from pipeline.run(feed, self.decoders, stopping)
+        yield from pipeline.run(video_queue, self.decoders, stopping)
         pipeline.profile.loaded = self.loaded
-        yield Through(pipeline.profile, compiled)
+        yield WorkerDone(pipeline.profile, compiled)
 
 
 def load(job: Job, device: str) -> Backbone:

@@ -1,0 +1,26 @@
+"""Numbers, times and names as people read them. The same everywhere: in messages, tables and pages."""
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> 1.5 kB: powers of 1000, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def plural(count: int, thing: str) -> str:
+    """1 video, 2 videos."""
+    return f"{count} {thing}" + ("" if count == 1 else "s")
+
+
+def name_some(names: list[str], most: int = 3) -> str:
+    """a, b, c and 4 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def printable(text: str) -> str:
+    """Text without control characters: file names may hold anything, and a terminal must not obey them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
