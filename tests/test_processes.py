@@ -1,0 +1,126 @@
+"""Child processes: messages both ways, and children that die, hang or send garbage."""
+
+import os
+import queue
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vswin_extract import processes
+from vswin_extract.processes import Channel, ChildProcess, Ended, Inbox
+
+CHILD = """
+import os, sys, time
+
+def main(channel):
+    while True:
+        message = channel.receive()
+        match message if isinstance(message, str) else None:
+            case "print": print("a line"); sys.stdout.flush()
+            case "fail": raise RuntimeError("on purpose")
+            case "sleep": time.sleep(3600)
+            case "garbage": os.write(channel._socket.fileno(), b"\\xff" * 64); time.sleep(3600)
+            case "half": os.write(channel._socket.fileno(), b"\\x01"); time.sleep(3600)
+            case _: channel.send(("echo", message))
+"""
+Start = Callable[..., ChildProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a child that sends back what it receives, and does what it is told."""
+    (tmp_path / "echoing_child.py").write_text(CHILD)
+    children = []
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+
+    def begin(inbox: Inbox) -> ChildProcess:
+        children.append(ChildProcess("echoing_child", "child", inbox, {"PYTHONPATH": path}))
+        return children[-1]
+
+    yield begin
+    for child in children:
+        child.close()
+
+
+def receive(inbox: Inbox) -> Any:
+    return inbox.get(timeout=20)[1]
+
+
+def test_messages_and_arrays_go_both_ways(start: Start) -> None:
+    inbox: Inbox = queue.Queue()
+    child = start(inbox)
+    pixels = np.arange(3 * 5 * 7, dtype=np.uint8).reshape(3, 5, 7)
+    for message in ([{"a": 1}], [pixels], [pixels, pixels[1], pixels[:, ::2]], ["word", None], [np.zeros((0, 3))]):
+        child.send(message)
+        word, found = receive(inbox)
+        assert word == "echo"
+        assert len(found) == len(message)
+        for one, other in zip(found, message, strict=True):
+            assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("order", ["fail", "garbage"])
+def test_a_child_that_fails_says_why(start: Start, order: str) -> None:
+    inbox: Inbox = queue.Queue()
+    start(inbox).send(order)
+    ended = receive(inbox)
+    assert isinstance(ended, Ended)
+    assert {"fail": "on purpose", "garbage": "no message"}[order] in ended.reason
+
+
+def test_a_killed_child_ends_with_its_signal_and_last_line(start: Start) -> None:
+    inbox: Inbox = queue.Queue()
+    child = start(inbox)
+    child.send("print")
+    child.send(1)
+    receive(inbox)
+    os.kill(child.pid, signal.SIGSEGV)
+    assert receive(inbox).reason == "signal SIGSEGV; it printed: a line"
+
+
+@pytest.mark.parametrize("order", ["sleep", "half"])
+def test_a_child_that_hangs_is_closed_at_once(start: Start, order: str) -> None:
+    inbox: Inbox = queue.Queue()
+    child = start(inbox)
+    child.send(1)
+    receive(inbox)
+    child.send(order)
+    begun = time.monotonic()
+    child.close()
+    assert time.monotonic() - begun < 5
+    assert inbox.empty()  # what is closed reports nothing more
+
+
+def test_a_full_inbox_holds_the_child_up_and_does_not_keep_it_from_closing(start: Start) -> None:
+    inbox: Inbox = queue.Queue(1)
+    child = start(inbox)
+    for number in range(5):
+        child.send(number)
+    assert receive(inbox) == ("echo", 0)
+    child.close()
+
+
+def test_a_child_that_does_not_read_is_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "SEND_TIMEOUT", 1)
+    inbox: Inbox = queue.Queue()
+    child = start(inbox)
+    child.send("sleep")
+    begun = time.monotonic()
+    while inbox.empty() and time.monotonic() - begun < 20:
+        child.send(np.zeros(1 << 20, np.uint8))
+    assert isinstance(receive(inbox), Ended)
+
+
+def test_sizes_that_no_message_has_are_refused() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for header in (b"\0" * 8, b"\xff" * 8, (1).to_bytes(8, "little") + b"\xff" * 8):
+            ours.sendall(header)
+            with pytest.raises(ValueError, match="message"):
+                Channel(theirs).receive()

@@ -1,0 +1,215 @@
+"""Child processes of this package, and the messages that go to them and come from them.
+
+    parent                                       child
+    ChildProcess.send ───────messages──────────> Channel.receive
+    inbox, a queue    <──reader thread─messages─ Channel.send
+
+A message is any value that pickle knows. NumPy arrays in it are sent as they lie in memory, without a copy. Decoders
+and workers of devices are such children. A child runs our own code as the same user, so its messages are trusted as much as
+this process is; a child that sends anything else is ended.
+
+No call blocks for ever: the parent reads in a thread of its own, and gives up a child that does not read.
+"""
+
+import logging
+import os
+import pickle
+import queue
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+from vswin_extract.errors import first_line
+
+log = logging.getLogger(__name__)
+
+SIZE = struct.Struct("<Q")
+MOST_PARTS = 1 << 16
+MOST_BYTES = 1 << 32
+"""A message has at most this many buffers, each of at most this many bytes. What announces more is no message."""
+SEND_TIMEOUT = 30
+"""Seconds after which a child that does not read its messages is ended."""
+KILL_TIMEOUT = 5.0
+"""Seconds that the kernel has to end a process. On a network file system that hangs it may take for ever."""
+IGNORED = "signal.SIGINT, signal.SIGTERM, signal.SIGUSR1"
+"""Signals that are meant for the parent, which tells its children what to do. Slurm sends them to all processes."""
+
+
+class Channel:
+    """Messages over a connected socket. One thread may send while another one receives."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._sending = threading.Lock()
+
+    def send(self, message: object) -> None:
+        """Send a message. Raises OSError where the other end is closed."""
+        buffers: list[pickle.PickleBuffer] = []
+        parts = [memoryview(pickle.dumps(message, 5, buffer_callback=buffers.append))]
+        parts += [buffer.raw() for buffer in buffers]
+        header = b"".join(SIZE.pack(size) for size in (len(parts), *(part.nbytes for part in parts)))
+        with self._sending:
+            self._socket.sendall(header)
+            for part in parts:
+                self._socket.sendall(part)
+
+    def receive(self) -> Any:
+        """Wait for the next message. Raises EOFError or OSError where the other end is closed, and any other exception
+        where what comes is no message."""
+        (count,) = SIZE.unpack(self._read(SIZE.size))
+        if not 0 < count <= MOST_PARTS:
+            raise ValueError(f"a message cannot have {count} parts")
+        sizes = [size for (size,) in SIZE.iter_unpack(self._read(count * SIZE.size))]
+        if max(sizes) > MOST_BYTES:
+            raise ValueError(f"a part of a message cannot have {max(sizes)} bytes")
+        data, *buffers = [self._read(size) for size in sizes]
+        return pickle.loads(data, buffers=buffers)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _read(self, size: int) -> bytearray:
+        content = bytearray(size)
+        left = memoryview(content)
+        while left:
+            if not (count := self._socket.recv_into(left)):
+                raise EOFError
+            left = left[count:]
+        return content
+
+
+class Ended:
+    """The last message of every child, made by the parent: the process is over. `reason` says how, with the last line
+    that it printed."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+Inbox = queue.Queue[tuple["ChildProcess", Any]]
+"""Messages of children, each with the child that it is from. A bounded queue makes its children wait."""
+
+
+class ChildProcess:
+    """A process that runs `main(channel)` of a module of this package. Its messages arrive in `inbox`.
+
+    `name` is for the log. Whatever the process prints is logged at level debug.
+    """
+
+    def __init__(self, module: str, name: str, inbox: Inbox, environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.inbox = inbox
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT, 0))
+        self._channel = Channel(ours)
+        self._closed = threading.Event()
+        self._last_line = ""
+        with theirs:
+            self._process = subprocess.Popen(
+                _command(module, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # native libraries print to either
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **(environment or {})},
+                process_group=0,  # so that Ctrl-C reaches the parent alone
+            )
+        self._logger = threading.Thread(target=self._log_lines, args=(self._process.stdout,), daemon=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._logger.start()
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: object) -> None:
+        """Send a message. A child that is over or does not read is reported by `Ended`, not here."""
+        try:
+            self._channel.send(message)
+        except BlockingIOError:
+            log.debug("%s has read nothing for %d s; it is ended", self.name, SEND_TIMEOUT)
+            self._process.kill()
+        except OSError:
+            log.debug("%s is over; its last message says why", self.name)
+
+    def close(self) -> None:
+        """End the process at once."""
+        self._closed.set()
+        self._process.kill()
+        try:
+            self._process.wait(KILL_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            log.warning("process %d (%s) cannot be ended", self.pid, self.name)
+            return
+        self._reader.join()
+        self._logger.join()
+        self._channel.close()
+
+    def _read(self) -> None:
+        """Put the child's messages into the inbox, and `Ended` after the last one."""
+        reason = ""
+        try:
+            while True:
+                self._put(self._channel.receive())
+        except (EOFError, OSError):
+            pass
+        except Exception as error:  # pickle raises whatever the bytes make it do
+            reason = f"it sent bytes that are no message: {first_line(error)}"
+            self._process.kill()
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._logger.join(1)
+        reason = reason or describe_exit(status)
+        self._put(Ended(f"{reason}; it printed: {self._last_line}" if self._last_line else reason))
+
+    def _put(self, message: object) -> None:
+        while not self._closed.is_set():
+            try:
+                self.inbox.put((self, message), timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def _log_lines(self, output: IO[bytes]) -> None:
+        with output:
+            for line in output:
+                if text := line.decode(errors="replace").strip():
+                    self._last_line = text
+                    log.debug("%s: %s", self.name, text)
+
+
+def run_child(module: str, descriptor: int) -> None:
+    """What a child process runs: `main` of the module, with the channel to the parent."""
+    import_module(module).main(Channel(socket.socket(fileno=descriptor)))
+
+
+def describe_exit(status: int) -> str:
+    """How a process ended, by its exit status: exit status 1, signal SIGKILL."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _command(module: str, descriptor: int) -> list[str]:
+    """The command line of a child. The working directory is not searched for modules (-P), and the directory of this
+    package is searched last."""
+    home = str(Path(__file__).parents[1])
+    program = (
+        f"import signal, sys; [signal.signal(number, signal.SIG_IGN) for number in ({IGNORED})]; "
+        f"sys.path.append({home!r}); from vswin_extract.processes import run_child; run_child({module!r}, {descriptor})"
+    )
+    return [sys.executable, "-P", "-c", program]
