@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vswin_extract.backbone import Backbone, Features, load_model
     from vswin_extract.errors import VswinError
-    from vswin_extract.run.run import extract
+    from vswin_extract.run.api import extract
     from vswin_extract.store.dataset import FeatureDataset, collate
     from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
 
@@ -25,7 +25,7 @@ _HOMES = {
     "load_model": "backbone",
     "FeatureDataset": "store.dataset",
     "collate": "store.dataset",
-    "extract": "run.run",
+    "extract": "run.api",
     "VswinError": "errors",
     "FeatureFile": "store.features",
     "VideoFeatures": "store.features",

@@ -1,4 +1,7 @@
-"""The events that a run yields, in the order in which they come. Importing them needs no torch."""
+"""The events that a run yields. Importing them needs neither torch nor h5py.
+
+Started, then Notice, ClipsDone and VideoDone in any order, then one of Stopped, ShardDone and Finished
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,7 +13,8 @@ from vswin_extract.store.schema import VideoRecord
 
 @dataclass(frozen=True)
 class Started:
-    """The model is loaded. `notes` are for the user; `resumed` of `videos` were done by an earlier run."""
+    """The model is loaded and work begins. An earlier run finished `resumed` of the `videos`; `bytes` is the size of
+    the files of the others. `notes` are for the user."""
 
     model: str
     parameters: int
@@ -24,40 +28,40 @@ class Started:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that the user should know, said once."""
+    """Something that the user should know."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """The run was asked to stop; `remaining` videos are not done. The same job again continues it."""
-
-    remaining: int
-
-
-@dataclass(frozen=True)
 class ClipsDone:
-    """So many more clips went through the network."""
+    """The features of this many more clips are computed."""
 
     clips: int
 
 
 @dataclass(frozen=True)
 class VideoDone:
-    """A video is through and kept, or failed: see `record.status`. `bytes` is the size of its file."""
+    """A video is finished or failed: see `record.status`. `bytes` is the size of its file."""
 
     record: VideoRecord
     bytes: int
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """The run was asked to stop. `remaining` videos are not done; the same job continues."""
+
+    remaining: int
+
+
 @dataclass
 class Profile:
-    """Where a run's time went, in seconds.
+    """Where the time of a run went, in seconds.
 
-    The run's own thread `loaded` the model, `waited` for decoders, was `held` up by the device and the writer, and
-    `published` the output. Beside it, features were `computed`, the device's part of which was making batches of clips
-    (`gathered`), and `written`; `decoded` is the processor time of all decoders together.
+    The thread of the run `loaded` the model, `waited` for decoders, was `held` up by the device and the writer, and
+    `published` the output. At the same time other threads `gathered` clips into batches, `computed` features and
+    `written` is the time of writing rows. `decoded` is the processor time of all decoders together.
     """
 
     loaded: float = 0.0
@@ -70,14 +74,14 @@ class Profile:
     decoded: float = 0.0
 
     @classmethod
-    def together(cls, profiles: "Sequence[Profile]") -> "Profile":
-        """Of workers that ran beside each other: their mean, but for processor time, which adds up."""
+    def combine(cls, profiles: "Sequence[Profile]") -> "Profile":
+        """Combine the profiles of workers that ran at the same time: mean of the times, sum of the processor times."""
         count = max(1, len(profiles))
         total = {field.name: sum(getattr(profile, field.name) for profile in profiles) for field in fields(cls)}
         return cls(**{name: value if name == "decoded" else value / count for name, value in total.items()})
 
     def verdict(self, seconds: float) -> str:
-        """What the run spent most of its `seconds` on, and what would make it faster."""
+        """Say what most of the run's `seconds` went into, and what would make the run faster."""
         reasons = {
             "compute-bound: the network takes longest; a faster device, fewer clips or smaller weights help":
                 self.computed,
@@ -92,7 +96,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Finished:
-    """The output is complete. The counts are of all its videos; `new_clips` of them this run computed."""
+    """The output is complete. The counts are of all its videos; this run computed `new_clips` of the clips."""
 
     output: Path
     videos: int
@@ -107,8 +111,8 @@ class Finished:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """This shard's `videos` are through, `failed` of them; the output is made of all shards by `merge`. `merged`: it
-    has been."""
+    """The videos of this shard are done; `failed` of them failed. `vswin merge` makes the output of all shards.
+    `merged` is True where that was done before."""
 
     output: Path
     journal: Path

@@ -1,4 +1,4 @@
-"""One frozen value that says everything about a run, and the events that a run yields."""
+"""A job: one frozen value with everything that a run needs to know. Making one reads and writes no file."""
 
 import operator
 import os
@@ -29,19 +29,20 @@ Compile = Literal["auto", "on", "off"]
 Engine = Literal["local", "ray"]
 AUTO = "auto"
 MOST = 16384
-"""Pixels of a side, clips of a batch, processes: more is a mistake."""
+"""Pixels of a side, clips of a batch, processes: a larger number is a mistake."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a run needs. What is None follows from the weights' recipe or from the device.
+    """The videos, the output and all settings of a run. None means: as the weights' recipe or the device says.
 
-    `stages`: maps to write, 1 to 4. `pool`: keep their maps, or average over space or all. `embedding`: write it, which
-    needs all four stages. `layout`: one file, or shards and an index of them. `partial`: keep what decodes of a
-    damaged video, or let it fail. `shard`: extract only this part of the videos, into the journal, which `merge` makes
-    the output of. `storage`: where the journal is kept, if not beside the output. `cache_dir`, `cache_size` in bytes:
-    where the files of remote videos are while they are decoded, on the host that does it. `engine`: devices of this
-    machine, or `actors` on the Ray cluster at `ray_address`, by default as many as it has room for. Raises UsageError.
+    `stages`: stages whose maps are written, 1 to 4. `pool`: write the maps as they are, or averaged over space or over
+    time and space. `embedding`: write the embedding, which needs all four stages. `layout`: one file, or several files
+    and an index. `partial`: keep the part of a damaged video that decodes, or let the video fail. `shard`: extract
+    only this part of the videos into the journal; `merge` makes the output. `storage`: directory of the journal, if it
+    is not beside the output. `cache_dir`, `cache_size` (bytes): where each host keeps the files of remote videos while
+    it decodes them. `engine`: the devices of this machine, or `actors` on the Ray cluster at `ray_address` (default: as
+    many actors as there is room for). Raises UsageError for values that cannot work.
     """
 
     videos: tuple[Video, ...]
@@ -101,8 +102,6 @@ class Job:
             raise UsageError(f"timeout must be more than 0 seconds, and finite, not {self.timeout:g}")
         if not self.output.name:
             raise UsageError(f"{self.output} is a directory; name the file to write")
-        if self.storage is not None and not self.storage.is_dir():
-            raise UsageError(f"no directory {self.storage} to store unfinished work in")
         if self.crop == "three" and self.stages and self.pool == "none":
             raise UsageError(
                 "the features of three crops are averaged, which a map in space does not allow; "
@@ -110,8 +109,6 @@ class Job:
             )
         if not isinstance(self.cache_size, int) or self.cache_size < 0:
             raise UsageError(f"cache-size must be a whole number of bytes, 0 or more, not {self.cache_size!r}")
-        if any(isinstance(video.path, Address) for video in self.videos):
-            self.cache()
         self._check_engine()
         self.sampling(Recipe())
         self.geometry(Recipe())
@@ -123,7 +120,7 @@ class Job:
                     raise UsageError(f"--{name} is for --engine ray")
             return
         if self.shard is not None:
-            raise UsageError("--shard and --engine ray are two ways to share videos out; choose one")
+            raise UsageError("--shard and --engine ray both divide the videos; choose one of them")
         if self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(
                 f"with --engine ray, Ray chooses devices: --device cuda or cpu and --actors N, not {self.device}"
@@ -133,12 +130,19 @@ class Job:
                 f"ray-address is auto, or HOST:PORT of a cluster that has a node on this host, not {self.ray_address}"
             )
 
+    def check_directories(self) -> None:
+        """Raise UsageError where a directory that the run needs is not there and cannot be made."""
+        if self.storage is not None and not self.storage.is_dir():
+            raise UsageError(f"no directory {self.storage} to store unfinished work in")
+        if any(isinstance(video.path, Address) for video in self.videos):
+            self.cache()
+
     def cache(self) -> Cache:
-        """Where this host's decoders fetch remote videos to. Raises UsageError."""
+        """The cache of this host for the files of remote videos; its directory is made. Raises UsageError."""
         return Cache(str(cache_directory(self.cache_dir)), self.cache_size)
 
     def sampling(self, recipe: Recipe) -> Sampling:
-        """How to cut clips, with what the recipe says where the job does not."""
+        """Return the sampling; what the job leaves open is as in the recipe."""
         return Sampling(
             clip_len=recipe.clip_len if self.clip_len is None else self.clip_len,
             frame_interval=recipe.frame_interval if self.frame_interval is None else self.frame_interval,
@@ -149,18 +153,20 @@ class Job:
         )
 
     def geometry(self, recipe: Recipe) -> Geometry:
-        """Which pixels. A new size keeps the recipe's proportion of crop to short side."""
+        """Return the resize and the crop. A new size keeps the proportion of crop to short side of the recipe."""
         size = recipe.size if self.size is None else self.size
         resize = round(recipe.resize * size / recipe.size) if self.resize is None else self.resize
         return Geometry(size=size, resize=resize, crop=self.crop)
 
 
 def parse_fps(text: str | float | None) -> Fraction | None:
-    """A frame rate as people write it: 15, 29.97, 30000/1001. Raises UsageError."""
+    """Parse a frame rate: 15, 29.97 or 30000/1001. Raises UsageError."""
     if text is None:
         return None
     try:
-        if not all(0 < float(part) < 1e9 for part in str(text).split("/")):  # before it becomes a long whole number
+        if not all(
+            0 < float(part) < 1e9 for part in str(text).split("/")
+        ):  # a huge exponent would become a huge whole number
             raise ValueError(text)
         return Fraction(str(text))
     except (ValueError, ZeroDivisionError) as error:
@@ -168,7 +174,7 @@ def parse_fps(text: str | float | None) -> Fraction | None:
 
 
 def parse_stages(stages: int | Iterable[int]) -> tuple[int, ...]:
-    """One stage or several, in order."""
+    """Return one stage or several in ascending order. Raises UsageError."""
     try:
         return tuple(sorted({stages} if isinstance(stages, int) else {operator.index(stage) for stage in stages}))
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""A shard: which part of a run's videos one of several tasks extracts."""
+"""A shard: the part of a job's videos that one of several tasks extracts."""
 
 from dataclasses import dataclass
 
@@ -24,8 +24,8 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """A shard as people write it: 0/8 to 7/8. Raises UsageError."""
+    """Parse index/count, as in 0/8 to 7/8. Raises UsageError."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and len(text) < 20):
-        raise UsageError(f"a shard is written index/count, counted from 0, as 0/8, not {text!r}")
+        raise UsageError(f"a shard is index/count, counted from 0, for example 0/8, not {text!r}")
     return Shard(int(index), int(count))

@@ -1,8 +1,8 @@
-"""Videos to a pool: the next to whoever has room, and what is lost with a worker to another, at most twice.
+"""Giving pieces of work to the workers of a pool, and the pieces of a worker that died to other workers.
 
-Videos, or clip_ranges of them, are given in order, so the longest come first where `schedule.plan` made it. What was in
-flight when a worker died is suspected of having killed it: from then on it travels alone, so that a video that kills
-workers takes no other down with it.
+Pieces are given in order, so the longest come first where `schedule.plan` made them. When a worker dies, each video
+that it had may have caused it. From then on such a suspect is given to a worker alone, so that a video that kills
+workers takes no other video with it.
 """
 
 import threading
@@ -15,69 +15,65 @@ from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
 from vswin_extract.run.pool import WorkerPool
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.worker import Begin, Close, Message, Ready, Stop, WorkerDone, WorkerLost
+from vswin_extract.worker.messages import Begin, Close, Message, Ready, Stop, WorkerDone, WorkerLost
 
 RETRIES = 2
-"""So often a video is tried again after its worker died, and a worker started again that got nothing done."""
-
+"""How often a video is tried again after its worker died, and how often a worker that finished nothing is started
+again."""
 DEEP = 4
-"""Videos that a worker has at a time, for each of its decoders: short ones would leave it waiting for the next."""
+"""Videos that a worker has at a time, for each of its decoders: with fewer, short videos would leave it waiting."""
 SHARE, AHEAD = 0.75, 0.25
-"""What a worker is given at a time, of its share of all that is left: for its decoders, and to wait behind these. More,
-and the first worker that is ready would take all the longest videos, and the others wait for it at the end; `python -m
-benchmarks simulation` says what comes of it."""
+"""What a worker is given at a time, as shares of its part of all work that is left: for its decoders, and to wait
+behind these. With more, the first worker that is ready would take all the longest videos, and the others would wait for
+it at the end; `python -m benchmarks simulation` shows it."""
 
-Key = tuple[str, int]
-"""A video's id, and the first clip of the clip_range."""
+PieceKey = tuple[str, int]
+"""The id of a video, and the first clip of the clip range."""
 
 
-def key(piece: Video | VideoRecord) -> Key:
+def piece_key(piece: Video | VideoRecord) -> PieceKey:
     return piece.id, piece.clip_range[0]
 
 
 class Dispatch:
-    """The videos of a run on their way through a pool.
+    """The work of a run on its way through a pool.
 
-    `costs`: of pieces of work, in clips, where there are several workers. `begin`: what each is told first. `check`:
-    raises where what a worker would compute is not what others do. `give_up`: notes that a video failed, and returns
-    its record. What came of it is in `through`, by worker; `left` videos were not finished.
+    `work`: videos or clip ranges of them, in order. `costs`: of each piece, in clips, where there are several workers.
+    `begin`: the first order of each worker. `check`: raises where a worker would compute something different.
+    `give_up`: records that a video failed, and returns the record. `done`: what finished workers reported.
     """
 
     def __init__(
         self,
         pool: WorkerPool,
         work: Iterable[Video],
-        costs: Mapping[Key, float],
+        costs: Mapping[PieceKey, float],
         begin: Begin,
         check: Callable[[Ready], None],
         give_up: Callable[[Video, WorkerDied], VideoRecord],
     ) -> None:
-        self.pool = pool
-        self.queue = deque(work)
-        self.costs = costs
-        self.cost_left = sum(costs.values())
-        self.begin = begin
-        self.check = check
-        self.give_up = give_up
-        self.suspects: deque[Video] = deque()
-        self.room: dict[int, int] = {}
-        """How many videos each worker that is there takes at a time."""
-        self.flying: dict[int, dict[Key, Video]] = {worker: {} for worker in range(len(pool.names))}
-        self.alone: set[int] = set()
-        """Workers that have a suspect."""
-        self.tries: Counter[Key] = Counter()
-        self.deaths: Counter[int] = Counter()
-        self.gone: set[int] = set()
-        self.closed: set[int] = set()
-        """Workers that have been told that nothing more will come."""
-        self.through: dict[int, WorkerDone] = {}
-        self.pieces = Counter(video.id for video in self.queue)
-        self.extracted: dict[str, VideoRecord] = {}
-        """Videos of which some clip_ranges are through: those added up."""
+        self.done: dict[int, WorkerDone] = {}
+        self._pool = pool
+        self._queue = deque(work)
+        self._costs = costs
+        self._cost_left = sum(costs.values())
+        self._begin = begin
+        self._check = check
+        self._give_up = give_up
+        self._suspects: deque[Video] = deque()
+        self._room: dict[int, int] = {}  # videos that each running worker takes at a time
+        self._in_flight: dict[int, dict[PieceKey, Video]] = {worker: {} for worker in range(len(pool.names))}
+        self._with_suspect: set[int] = set()  # workers that have a suspect, and nothing else
+        self._tries: Counter[PieceKey] = Counter()
+        self._deaths: Counter[int] = Counter()
+        self._given_up: set[int] = set()  # workers that are not started again
+        self._closed: set[int] = set()  # workers that know that nothing more will come
+        self._pieces_left = Counter(video.id for video in self._queue)
+        self._extracted: dict[str, VideoRecord] = {}  # of videos in several pieces, the sum of the finished ones
 
     @property
     def left(self) -> int:
-        return len(self.pieces)
+        return len(self._pieces_left)
 
     def run(self, arrived: Iterable[tuple[int, Message]], stopping: threading.Event) -> Iterator[Event]:
         """Give everything out; yields what workers say, and VideoDone once a video. `arrived` are messages that came
@@ -85,16 +81,16 @@ class Dispatch:
         for worker, message in arrived:
             yield from self._take(worker, message, ending=False)
         while True:
-            ending = stopping.is_set() or not (self.queue or self.suspects or any(self.flying.values()))
-            if ending or (self.pool.single and not self.queue):
-                for worker in self.room.keys() - self.closed:
-                    self.closed.add(worker)
-                    self.pool.send(worker, Stop() if stopping.is_set() else Close())
-            if stopping.is_set() and self.pool.single:
-                self.pool.send(0, Stop())
-            if ending and not self.room.keys() - self.through.keys():
+            ending = stopping.is_set() or not (self._queue or self._suspects or any(self._in_flight.values()))
+            if ending or (self._pool.single and not self._queue):
+                for worker in self._room.keys() - self._closed:
+                    self._closed.add(worker)
+                    self._pool.send(worker, Stop() if stopping.is_set() else Close())
+            if stopping.is_set() and self._pool.single:
+                self._pool.send(0, Stop())
+            if ending and not self._room.keys() - self.done.keys():
                 return
-            came = self.pool.receive(1.0)
+            came = self._pool.receive(1.0)
             if came is not None:
                 yield from self._take(*came, ending)
 
@@ -105,92 +101,94 @@ class Dispatch:
             case Ready():
                 if not ending:
                     self._welcome(worker, message)
-            case WorkerLost() if worker not in self.through:
+            case WorkerLost() if worker not in self.done:
                 yield from self._lose(worker, message.reason, ending)
             case WorkerDone():
-                self.through[worker] = message
+                self.done[worker] = message
             case VideoDone():
-                self.deaths[worker] = 0
-                if self.flying[worker].pop(key(message.record), None):
-                    self.cost_left -= self.costs.get(key(message.record), 0.0)
-                self.alone.discard(worker)
-                yield from self._done(message.record, message.bytes)
+                self._deaths[worker] = 0
+                if self._in_flight[worker].pop(piece_key(message.record), None):
+                    self._cost_left -= self._costs.get(piece_key(message.record), 0.0)
+                self._with_suspect.discard(worker)
+                yield from self._finish(message.record, message.bytes)
                 if not ending:
                     self._fill(worker)
             case Notice() | ClipsDone():
                 yield message
 
     def _welcome(self, worker: int, ready: Ready) -> None:
-        self.check(ready)
-        self.room[worker] = len(self.queue) if self.pool.single else DEEP * ready.decoders
-        self.pool.send(worker, self.begin)
+        self._check(ready)
+        self._room[worker] = len(self._queue) if self._pool.single else DEEP * ready.decoders
+        self._pool.send(worker, self._begin)
         self._fill(worker)
 
     def _fill(self, worker: int) -> None:
-        flying = self.flying[worker]
-        if self.suspects and not flying:
-            self._give(worker, self.suspects.popleft())
-            self.alone.add(worker)
-        while self.queue and len(flying) < self.room[worker] and worker not in self.alone and self._fair(worker):
-            self._give(worker, self.queue.popleft())
+        in_flight = self._in_flight[worker]
+        if self._suspects and not in_flight:
+            self._send(worker, self._suspects.popleft())
+            self._with_suspect.add(worker)
+        if worker in self._with_suspect:
+            return
+        while self._queue and len(in_flight) < self._room[worker] and self._is_fair(worker):
+            self._send(worker, self._queue.popleft())
 
-    def _fair(self, worker: int) -> bool:
-        """Whether the next piece leaves the others enough to do; whoever has nothing gets it anyway."""
-        flying = self.flying[worker]
-        cost = sum(self.costs.get(piece, 0.0) for piece in [*flying, key(self.queue[0])])
-        share = self.cost_left / (len(self.flying) - len(self.gone))
-        return not flying or cost <= share * (SHARE if DEEP * len(flying) < self.room[worker] else AHEAD)
+    def _is_fair(self, worker: int) -> bool:
+        """Return True if the next piece leaves enough for the other workers, or this worker has nothing to do."""
+        in_flight = self._in_flight[worker]
+        cost = sum(self._costs.get(piece, 0.0) for piece in [*in_flight, piece_key(self._queue[0])])
+        share = self._cost_left / (len(self._in_flight) - len(self._given_up))
+        return not in_flight or cost <= share * (SHARE if DEEP * len(in_flight) < self._room[worker] else AHEAD)
 
-    def _give(self, worker: int, video: Video) -> None:
-        self.flying[worker][key(video)] = video
-        self.pool.send(worker, video)
+    def _send(self, worker: int, video: Video) -> None:
+        self._in_flight[worker][piece_key(video)] = video
+        self._pool.send(worker, video)
 
     def _lose(self, worker: int, reason: str, ending: bool) -> Iterator[Event]:
-        name = self.pool.names[worker]
-        flying, self.flying[worker] = self.flying[worker], {}
-        self.alone.discard(worker)
-        self.closed.discard(worker)
-        self.room.pop(worker, None)
-        self.deaths[worker] += 1
-        for piece, video in flying.items():
-            self.tries[piece] += 1
-            if self.tries[piece] <= RETRIES:
-                self.suspects.append(video)
+        name = self._pool.names[worker]
+        in_flight, self._in_flight[worker] = self._in_flight[worker], {}
+        self._with_suspect.discard(worker)
+        self._closed.discard(worker)
+        self._room.pop(worker, None)
+        self._deaths[worker] += 1
+        for piece, video in in_flight.items():
+            self._tries[piece] += 1
+            if self._tries[piece] <= RETRIES:
+                self._suspects.append(video)
             else:
-                self.deaths[worker] = 0
+                self._deaths[worker] = 0
                 error = WorkerDied(f"the process that extracted it died {RETRIES + 1} times: {reason}")
-                yield from self._done(self.give_up(video, error), 0)
+                yield from self._finish(self._give_up(video, error), 0)
         if ending:
             return
-        if self.deaths[worker] > RETRIES:
-            self.gone.add(worker)
+        if self._deaths[worker] > RETRIES:
+            self._given_up.add(worker)
             yield Notice(f"worker {worker} ({name}) is given up: it died {RETRIES + 1} times in a row: {reason}")
-            if len(self.gone) == len(self.pool.names):
-                raise DeviceError(f"no worker is left; the last one died: {reason}; what is finished is kept")
-            for other in self.room:  # a suspect may have been waiting for the worker that is gone
+            if len(self._given_up) == len(self._pool.names):
+                raise DeviceError(f"no worker is left; the last one died: {reason}; finished videos are kept")
+            for other in self._room:  # a suspect may have waited for this worker
                 self._fill(other)
         else:
-            again = f", with {len(flying)} videos in flight" if flying else ""
+            again = f", with {len(in_flight)} videos in flight" if in_flight else ""
             yield Notice(f"worker {worker} ({name}) died{again}: {reason}; starting it again")
-            self.pool.start(worker)
+            self._pool.start(worker)
 
-    def _done(self, record: VideoRecord, nbytes: int) -> Iterator[Event]:
-        """A video is through when all its clip_ranges are, or one of them failed."""
-        if record.id not in self.pieces:  # another clip_range of it failed
+    def _finish(self, record: VideoRecord, nbytes: int) -> Iterator[Event]:
+        """Note a finished piece. A video is done when all its pieces are, or one of them failed."""
+        if record.id not in self._pieces_left:  # another piece of the video failed
             return
-        self.pieces[record.id] -= 1
-        left, before = self.pieces[record.id], self.extracted.pop(record.id, None)
+        self._pieces_left[record.id] -= 1
+        left, before = self._pieces_left[record.id], self._extracted.pop(record.id, None)
         if record.status != "failed":
             if before is not None:
-                ends = before if before.clip_range[1] is None else record  # what is known of the whole video
+                ends = before if before.clip_range[1] is None else record  # its figures are of the whole video
                 record = replace(ends, clip_range=(0, ends.clip_range[1]), clips=before.clips + record.clips)
             if left:
-                self.extracted[record.id] = record
+                self._extracted[record.id] = record
                 return
-        del self.pieces[record.id]
+        del self._pieces_left[record.id]
         if left:
-            for waiting in (self.queue, self.suspects):
+            for waiting in (self._queue, self._suspects):
                 for video in [video for video in waiting if video.id == record.id]:
                     waiting.remove(video)
-                    self.cost_left -= self.costs.get(key(video), 0.0)
+                    self._cost_left -= self._costs.get(piece_key(video), 0.0)
         yield VideoDone(record, nbytes)

@@ -1,6 +1,6 @@
-"""Slurm: which shard a task's environment says it is, and the batch script of an array of tasks that are shards.
+"""Slurm: the shard of a task by its environment, and the batch script of an array whose tasks are shards.
 
-vswin slurm ──sbatch──> array: task 0, task 1, … ──branches──> journal
+vswin slurm ──sbatch──> array: task 0, task 1, … ──shard directories──> journal
                  └────> merge, after the array: journal ──> output
 """
 
@@ -12,42 +12,42 @@ from vswin_extract.errors import UsageError
 from vswin_extract.job.shard import Shard
 
 WARNING = 120
-"""Seconds before a task's end at which Slurm says so."""
+"""Seconds before the end of a task at which Slurm sends it a signal."""
 SCRIPT = """\
 #!/bin/bash
 {directives}
 #
 # Written by `vswin slurm`: extracts into {output}, by {tasks} tasks that share one journal.
 #
-# Submit the array, and a merge that begins when the whole array has ended, well or not, and fails if videos are missing
-# (afterok would never begin once a task has failed, even if it was requeued and is through):
+# Submit the array, and a merge that begins when the whole array has ended, and fails if videos are missing. (afterok
+# would never begin once a task has failed, even if the task was requeued and succeeded.)
 #
 #   array=$(sbatch --parsable {name})
 #   sbatch --dependency=afterany:"${{array%;*}}" {merge}
 #
-# A task that failed: `scontrol requeue JOB_TASK` while the array is there, and the merge waits for it; later submit it
-# again, `sbatch --array=TASK {name}`, and then the merge. What is finished is never extracted again.
+# If a task failed: `scontrol requeue JOB_TASK` while the array still exists, and the merge waits for it. Later, submit
+# the task again, `sbatch --array=TASK {name}`, and then the merge. Finished videos are never extracted again.
 
 warned=
 trap 'warned=1; kill -USR1 "$child" 2>/dev/null' USR1 # the time is nearly over: finish the videos in flight
-trap : TERM                                           # which Slurm sends to the command, too: wait for it
+trap : TERM                                           # Slurm sends it to the command too: wait for the command
 
-# In the background, since a trap runs at once only during wait. If this script is killed by SIGKILL, the command lives
-# on where Slurm does not use cgroups, and does what the requeued one does, too; each writes where no other does.
+# In the background, because a trap runs at once only during wait. If this script is killed by SIGKILL where Slurm does
+# not use cgroups, the command goes on beside the requeued one. That does no harm: each has a directory of its own.
 {extract} --shard "$SLURM_ARRAY_TASK_ID/{tasks}" &
 child=$!
 wait "$child"
 code=$?
-while kill -0 "$child" 2>/dev/null; do # a signal has ended wait, not the command
+while kill -0 "$child" 2>/dev/null; do # a signal ended wait, and the command still runs
     wait "$child"
     code=$?
 done
 
 case $code in
-3) # some videos failed, which is no failure of the task: the merged file lists them
+3) # some videos failed: the merged file lists them, and the task has done its work
     exit 0
     ;;
-138 | 143) # stopped, as it was told; not for ever, in case a single video takes longer than the time allows
+138 | 143) # stopped by a signal; requeue, but not for ever, in case a single video takes longer than a task may run
     if [ -n "$warned" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 100 ]; then
         scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" && exit 0
     fi
@@ -58,12 +58,12 @@ exit "$code"
 
 
 def own_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
-    """The shard that this process is as a task of an array, as one of several tasks that srun started, or as both; and
-    the variables that say so. None where Slurm says nothing of the kind.
+    """Return the shard of this process, and the variables that it follows from: as a task of an array, as one of
+    several tasks that srun started, or as both. None where the environment names neither.
 
-    The tasks of an array share out everything among them, whatever their indices: --array=5-7 is shards 0/3 to 2/3,
-    --array=5 is shard 0/1. Raises UsageError for indices without a regular step, as --array=1,3,4, since a task is not
-    told how many come before its own.
+    The tasks of an array divide all videos among them, whatever their indices: --array=5-7 is shards 0/3 to 2/3,
+    --array=5 is shard 0/1. Raises UsageError for indices without a regular step, as in --array=1,3,4, because a task
+    does not know how many tasks come before it.
     """
     array, step = _array_task(environment), _step_task(environment)
     if array and step:
@@ -75,7 +75,7 @@ def own_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
 
 
 def _array_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """Which of how many tasks of an array."""
+    """Return the number of this task in the array, and the number of tasks."""
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return None
     names = ("ID", "COUNT", "MIN", "MAX", "STEP")
@@ -91,8 +91,9 @@ def _array_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _step_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """Which of how many tasks of an srun. A batch script has SLURM_NTASKS and SLURM_PROCID, too, but no step; what is
-    submitted from inside a step inherits its SLURM_STEP_NUM_TASKS, but has a SLURM_NTASKS of its own."""
+    """Return the number of this task in an srun, and the number of tasks. A batch script has SLURM_NTASKS and
+    SLURM_PROCID too, but no step. A job that is submitted from inside a step inherits SLURM_STEP_NUM_TASKS, but has a
+    SLURM_NTASKS of its own."""
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks == "1" or tasks != environment.get("SLURM_NTASKS"):
         return None
@@ -112,11 +113,11 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 def array_script(
     extract: Sequence[str], output: str, tasks: int, directives: Sequence[str], merge: Sequence[str], name: str
 ) -> str:
-    """The batch script of an array of so many tasks.
+    """Return the batch script of an array of tasks.
 
-    `extract`: the command and its arguments, but for --shard, writing `output`. `directives`: more options of sbatch.
-    `merge`: arguments of sbatch that submit the merge. `name`: what the script's file will be called. Raises UsageError
-    for a line break, which would end a line of the script wherever it stands.
+    `extract`: the command that writes `output`, without --shard. `directives`: more options of sbatch. `merge`:
+    arguments of sbatch that submit the merge. `name`: name of the script's file. Raises UsageError for a line break in
+    any of them, which would end a line of the script.
     """
     for text in (*extract, *directives, *merge, name):
         if "\n" in text or "\r" in text:
@@ -140,14 +141,14 @@ def array_script(
 
 
 def merge_job(command: Sequence[str], directives: Sequence[str]) -> list[str]:
-    """Arguments of sbatch that submit `command`, a merge. That some videos failed is no failure of the job."""
+    """Return the arguments of sbatch that submit a merge `command`. Failed videos do not make the job fail."""
     return ["--job-name=vswin-merge", *directives, f"--wrap={shlex.join(command)} || test $? -eq 3"]
 
 
 def submit(script: str, merge: Sequence[str]) -> tuple[str, str]:
-    """Submit an array by its script, and the merge that depends on it; the ids of both jobs.
+    """Submit an array by its script, and the merge that depends on it. Return the ids of both jobs.
 
-    Raises UsageError where sbatch is missing, or refuses one of the two; then neither is left.
+    Raises UsageError where sbatch is missing or refuses one of the two; then neither stays submitted.
     """
     array = _sbatch([], script)
     try:
@@ -165,5 +166,5 @@ def _sbatch(arguments: Sequence[str], script: str = "") -> str:
         raise UsageError("no sbatch on the PATH: submit on a machine that has Slurm") from error
     if done.returncode:
         said = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
-        raise UsageError(f"sbatch has refused, and nothing is submitted: {said}")
-    return done.stdout.strip().partition(";")[0]  # with the cluster behind it, where there are several
+        raise UsageError(f"sbatch refused, and nothing is submitted: {said}")
+    return done.stdout.strip().partition(";")[0]  # the name of the cluster follows, where there are several

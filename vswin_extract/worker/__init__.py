@@ -1,1 +1,7 @@
-"""worker."""
+"""One device at work: videos go in, their rows go into the journal, events come out.
+
+A worker (worker.py) loads the model and follows the orders of the run (messages.py). Videos wait in a queue
+(video_queue.py). A pipeline (pipeline.py) takes them through three stations: decoder slots read their clips in a fixed
+order (decoder_slots.py), the computer computes features batch by batch (compute.py, device.py), and the writer writes
+rows and records (writer.py). settings.py describes what a worker computes, for the output and for comparing runs.
+"""

@@ -1,95 +1,39 @@
-"""What one device does with the videos that it is given, wherever it is: in this process, in another, on another host.
+"""A worker: a model on a device that extracts the videos it is given. It runs in this process, in a child process or on
+another host; `serve` is the same everywhere."""
 
-    driver ──Begin, Video, Close, Stop──> worker ──Ready, events, WorkerDone──> driver
-
-A worker loads the model, says what it will compute (Ready), and writes what it extracts into a branch of the journal.
-"""
-
-import contextlib
-import json
-import platform
+import os
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 
 from vswin_extract.backbone import Backbone, load_model
-from vswin_extract.errors import DeviceError, UsageError
-from vswin_extract.job.events import Event, Notice, Profile
+from vswin_extract.decoding.messages import Task
+from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.errors import DeviceError, UsageError, VswinError
+from vswin_extract.job.events import Event, Notice
 from vswin_extract.job.job import Job
-from vswin_extract.journal.journal import Journal
-from vswin_extract.store.schema import Arrays
+from vswin_extract.journal.writer import open_writer
 from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.pipeline import Pipeline, VideoQueue, row_shapes
+from vswin_extract.worker.compute import Computer
+from vswin_extract.worker.decoder_slots import DecoderSlots
+from vswin_extract.worker.device import make_device
+from vswin_extract.worker.messages import Begin, Close, Message, Order, Ready, Stop, WorkerDone
+from vswin_extract.worker.pipeline import Pipeline
+from vswin_extract.worker.settings import describe_settings, feature_arrays, versions
+from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import Writer
 
 COMPILE_FROM = 100_000
-"""Clips from which on a GPU compiling, which takes about a minute, is expected to pay; still to be measured."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The model is loaded: what features will be like, and what the output will say of how they were made."""
-
-    settings: dict[str, Any]
-    arrays: Arrays
-    sampling: Sampling
-    geometry: Geometry
-    attributes: dict[str, Any]
-    classes: tuple[str, ...]
-    parameters: int
-    notes: tuple[str, ...]
-    decoders: int
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Where to write: the journal of this run. About so many `clips` lie ahead of each worker."""
-
-    root: Path
-    run: str
-    clips: float
-
-
-@dataclass(frozen=True)
-class Close:
-    """No more videos will come."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Begin no further video."""
-
-
-@dataclass(frozen=True)
-class WorkerDone:
-    """A worker has nothing left to do."""
-
-    profile: Profile
-    compiled: bool
-
-
-@dataclass(frozen=True)
-class WorkerLost:
-    """A worker is gone, with the videos that it had."""
-
-    reason: str
-
-
-Order = Begin | Video | Close | Stop
-Message = Ready | Event | WorkerDone | WorkerLost | Exception
-"""An exception ends the run: nothing that another worker or another try would mend."""
+"""Clips from which compiling on a GPU, which takes about a minute, should pay. Not measured yet."""
 
 
 class Worker:
-    """A model on a device, with so many `cores` of the machine to itself. Raises what `load_model` does."""
+    """A model on a device, with this many `cores` of the machine to itself. Raises what `load_model` does."""
 
     def __init__(self, job: Job, device: str, cores: int) -> None:
         begun = time.monotonic()
@@ -99,17 +43,19 @@ class Worker:
         self.sampling, self.geometry = job.sampling(self.backbone.recipe), job.geometry(self.backbone.recipe)
         cuda = self.backbone.device.type == "cuda"
         self.batch_size = job.batch_size or (8 if cuda else 1)
-        # On a CPU the network needs the cores, and two decoders keep up with it; beside a GPU decoding needs them.
+        # On a CPU the network needs the cores, and two decoders keep up with it. Beside a GPU, decoding needs the
+        # cores.
         usual = max(1, min(8, cores - 1)) if cuda else max(1, min(cores, max(2, cores // 4)))
         self.decoders = job.workers or usual
         self.loaded = time.monotonic() - begun
 
     def ready(self) -> Ready:
+        """Describe what this worker will compute."""
         backbone = self.backbone
-        settings = describe(self.job, backbone)
+        settings = describe_settings(self.job, backbone)
         return Ready(
             settings=settings,
-            arrays=row_shapes(self.job, backbone, self.sampling, self.geometry),
+            arrays=feature_arrays(self.job, backbone),
             sampling=self.sampling,
             geometry=self.geometry,
             attributes={
@@ -129,31 +75,92 @@ class Worker:
             decoders=self.decoders,
         )
 
-    def run(
-        self, journal: Journal, clips: float, video_queue: VideoQueue, stopping: threading.Event
-    ) -> Iterator[Event | WorkerDone]:
-        """Extract what is fed into the journal. About so many `clips` lie ahead."""
-        job, backbone = self.job, self.backbone
-        compiled = job.compile == "on" or (job.compile == "auto" and backbone.compiles and clips > COMPILE_FROM)
-        if compiled:
-            shape = (self.batch_size, self.sampling.clip_len, self.geometry.size, self.geometry.size, 3)
+    def run(self, begin: Begin, queue: VideoQueue, stopping: threading.Event) -> Iterator[Event | WorkerDone]:
+        """Extract the videos of a queue into the journal."""
+        compiled = False
+        if self._should_compile(begin.clips):
             try:
-                zeros = torch.zeros(shape, dtype=torch.uint8)
-                backbone.compile_for(zeros, stages=job.stages, embedding=job.embedding, logits=job.logits)
+                self._compile()
+                compiled = True
             except DeviceError as error:
-                if job.compile == "on":
+                if self.job.compile == "on":
                     raise
-                compiled = False
                 yield Notice(str(error))
-        writer = Writer(journal, backbone.precision, job.dtype)
-        pipeline = Pipeline(job, backbone, writer, self.sampling, self.geometry, self.batch_size, self.cores)
-        yield from pipeline.run(video_queue, self.decoders, stopping)
+        with open_writer(begin.root, feature_arrays(self.job, self.backbone)) as journal:
+            pipeline = self._pipeline(queue, Writer(journal, self.backbone.precision, self.job.dtype))
+            yield from pipeline.run(stopping)
+            journal.close(pack=stopping.is_set())  # otherwise the output is made next
         pipeline.profile.loaded = self.loaded
         yield WorkerDone(pipeline.profile, compiled)
 
+    def _pipeline(self, queue: VideoQueue, writer: Writer) -> Pipeline:
+        job, backbone = self.job, self.backbone
+        slots = DecoderSlots(
+            queue,
+            self.decoders,
+            open_decoder=lambda: DecoderProcess(job.decoder, job.timeout),
+            make_task=lambda video: make_task(job, video, self.sampling, self.geometry),
+        )
+        computer = Computer(
+            lambda pixels: backbone(pixels, job.stages, job.pool, embedding=job.embedding, logits=job.logits),
+            make_device(backbone.device, self.cores),
+            self.batch_size,
+            on_shrink=backbone.limit_batch,
+        )
+        return Pipeline(slots, computer, writer, job.dtype, keep_partial=job.partial == "keep")
+
+    def _should_compile(self, clips: float) -> bool:
+        if self.job.compile == "auto":
+            return self.backbone.compiles and clips > COMPILE_FROM
+        return self.job.compile == "on"
+
+    def _compile(self) -> None:
+        job = self.job
+        shape = (self.batch_size, self.sampling.clip_len, self.geometry.size, self.geometry.size, 3)
+        zeros = torch.zeros(shape, dtype=torch.uint8)
+        self.backbone.compile_for(zeros, stages=job.stages, embedding=job.embedding, logits=job.logits)
+
+
+def serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send: Callable[[Message], None]) -> None:
+    """Be a worker that takes orders by `receive` and answers by `send`: load the model, say Ready, wait for Begin,
+    extract what comes. Errors of this package and of the file system are sent as messages. When `receive` raises
+    EOFError or OSError, the run is gone, and this process exits."""
+    try:
+        worker = Worker(job, device, cores)
+        send(worker.ready())
+        begin = receive()
+        if not isinstance(begin, Begin):
+            return
+        queue, stopping = VideoQueue(), threading.Event()
+        threading.Thread(target=_follow_orders, args=(receive, queue, stopping), daemon=True).start()
+        for message in worker.run(begin, queue, stopping):
+            send(message)
+    except (VswinError, OSError) as error:
+        send(error)
+
+
+def follow_order(order: Order, queue: VideoQueue, stopping: threading.Event) -> None:
+    """Do what an order says, once the worker runs."""
+    match order:
+        case Video():
+            queue.put(order)
+        case Close():
+            queue.close()
+        case Stop():
+            stopping.set()
+
+
+def _follow_orders(receive: Callable[[], Order], queue: VideoQueue, stopping: threading.Event) -> None:
+    while True:
+        try:
+            order = receive()
+        except (EOFError, OSError):
+            os._exit(0)  # the run is gone
+        follow_order(order, queue, stopping)
+
 
 def load(job: Job, device: str) -> Backbone:
-    """The job's model on a device. Raises what `load_model` does, and UsageError for what it cannot do."""
+    """Load the model of a job. Raises what `load_model` does, and UsageError for what the model cannot do."""
     backbone = load_model(job.weights, variant=job.variant, device=device, precision=job.precision)
     if job.compile == "on" and not backbone.compiles:
         raise UsageError(
@@ -166,32 +173,18 @@ def load(job: Job, device: str) -> Backbone:
     return backbone
 
 
-def describe(job: Job, backbone: Backbone) -> dict[str, Any]:
-    """The settings that features depend on: written to the file, and compared when a run is continued."""
-    sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
-    settings = {
-        "weights_sha256": backbone.sha256,
-        "variant": asdict(backbone.variant),
-        "sampling": {**asdict(sampling), "stride": sampling.step, "fps": sampling.fps and str(sampling.fps)},
-        "preprocessing": {**asdict(geometry), "mean": backbone.recipe.mean, "std": backbone.recipe.std},
-        "features": {
-            "stages": job.stages,
-            "pool": job.pool,
-            "embedding": job.embedding,
-            "logits": job.logits,
-            "dtype": job.dtype,
-            "compression": job.compression,
-        },
-        "precision": backbone.precision,
-        "decoder": job.decoder,
-    }
-    return json.loads(json.dumps(settings))  # type: ignore[no-any-return]  # as a journal gives it back
-
-
-def versions() -> dict[str, str]:
-    """Versions of this tool and of what it computes with."""
-    found = {"python": platform.python_version()}
-    for package in ("vswin-extract", "torch", "numpy", "av", "decord2", "h5py"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+def make_task(job: Job, video: Video, sampling: Sampling, geometry: Geometry, count: bool = False) -> Task:
+    """Return the task of a decoder: decode a video, or only `count` its clips."""
+    address = video.path if isinstance(video.path, Address) else None
+    return Task(
+        path=video.location,
+        decoder=job.decoder,
+        sampling=sampling,
+        geometry=geometry,
+        start=video.start,
+        end=video.end,
+        clip_range=video.clip_range,
+        count=count,
+        address=address,
+        cache=job.cache() if address else None,
+    )

@@ -1,0 +1,94 @@
+"""Estimates of how many clips videos have, by which they are divided among workers and shards."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from vswin_extract.decoding.estimate import USUAL_BYTES, USUAL_RATE, clips_in
+from vswin_extract.decoding.messages import Task
+from vswin_extract.decoding.process import DecoderProcess, VideoEnd
+from vswin_extract.errors import OutputError, VideoError
+from vswin_extract.job.job import Job
+from vswin_extract.journal.directory import claim, read_list, write_list
+from vswin_extract.journal.journal import Journal
+from vswin_extract.video.remote import Address
+from vswin_extract.video.sampling import Sampling
+from vswin_extract.video.videos import Video, fingerprint
+from vswin_extract.worker.messages import Ready
+
+AHEAD = 32
+"""Videos that a decoder process is given at a time."""
+POLL = 0.2
+"""Seconds between two looks at whether another task has finished counting."""
+
+
+def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
+    """Return an estimate of the clips of each video, by id.
+
+    The estimates are kept in the journal, so that all tasks that share it divide the videos in the same way. Of several
+    tasks that start together one estimates, and the others wait.
+    """
+    while True:
+        known = _known_counts(journal.root)
+        if list(known) == [video.id for video in job.videos]:
+            return known
+        try:
+            with claim(journal.root / "probing", job.output):
+                known = _known_counts(journal.root)  # another task may have finished in the meantime
+                new = [video for video in job.videos if video.id not in known]
+                known |= estimate_clips(new, job, ready)
+                counts = {video.id: known[video.id] for video in job.videos}
+                write_list(journal.root, counts)
+                return counts
+        except OutputError:  # another task is estimating
+            time.sleep(POLL)
+
+
+def estimate_clips(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
+    """Estimate the clips of videos by their headers, and of remote videos by the sizes of their files, so that nothing
+    is fetched. A video that cannot be opened counts as one clip; extracting it will say why."""
+    found = {
+        video.id: clips_in(max(0, fingerprint(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
+        for video in videos
+        if isinstance(video.path, Address)
+    }
+    local = [video for video in videos if video.id not in found]
+    processes = [DecoderProcess("pyav", job.timeout) for _ in range(min(len(os.sched_getaffinity(0)), len(local)))]
+    waiting: list[deque[Video]] = [deque() for _ in processes]
+
+    def read(number: int) -> None:
+        video = waiting[number].popleft()
+        try:
+            end = processes[number].read()
+            found[video.id] = end.clips if isinstance(end, VideoEnd) else 1
+        except VideoError:
+            found[video.id] = 1
+
+    try:
+        for turn, video in enumerate(local):
+            number = turn % len(processes)
+            if len(waiting[number]) >= AHEAD:
+                read(number)
+            waiting[number].append(video)
+            processes[number].submit(
+                Task(video.location, "pyav", ready.sampling, ready.geometry, video.start, video.end, guess=True)
+            )
+        for number in range(len(processes)):
+            while waiting[number]:
+                read(number)
+    finally:
+        for process in processes:
+            process.close()
+    return found
+
+
+def clips_ahead(videos: Sequence[Video], sampling: Sampling) -> float:
+    """Estimate the clips of all videos together by the sizes of their files, without opening them."""
+    seconds = sum(max(0, fingerprint(video)[0]) for video in videos) / USUAL_BYTES
+    return max(len(videos), seconds * float(sampling.fps or USUAL_RATE) / sampling.step)
+
+
+def _known_counts(root: Path) -> dict[str, int]:
+    return {video_id: clips for video_id, clips in read_list(root).items() if clips is not None}

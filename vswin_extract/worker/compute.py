@@ -1,0 +1,87 @@
+"""Features of batches of clips, by threads beside the caller. A batch that does not fit into memory is halved."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vswin_extract.backbone import Features
+from vswin_extract.decoding.process import DecodedClip
+from vswin_extract.worker.device import Device, Timer
+
+Forward = Callable[[Tensor], Features]
+"""(N, T, size, size, 3) uint8 to the features that are wanted."""
+
+
+@dataclass(frozen=True)
+class ComputedBatch:
+    """Features of N clips, on their way to host memory. `seconds()` waits until they are there, and says how long the
+    device was busy. `gathered`: seconds that stacking the clips took."""
+
+    values: dict[str, Tensor]
+    gathered: float
+    seconds: Timer
+
+
+class Computer:
+    """Computes batches in the order in which they are submitted. `batch_size` shrinks when memory runs out; then
+    `on_shrink` is called with the new size."""
+
+    def __init__(
+        self, forward: Forward, device: Device, batch_size: int, on_shrink: Callable[[int], None] = lambda size: None
+    ) -> None:
+        self.device = device
+        self.batch_size = batch_size
+        self._forward = forward
+        self._on_shrink = on_shrink
+        self._threads = ThreadPoolExecutor(device.threads, "computing")
+
+    def submit(self, clips: Sequence[DecodedClip]) -> "Future[list[ComputedBatch]]":
+        """Compute the features of clips, in one batch, or in several where memory does not suffice for one."""
+        return self._threads.submit(self._compute, clips)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self.device.close()
+
+    def _compute(self, clips: Sequence[DecodedClip]) -> list[ComputedBatch]:
+        self.device.prepare()
+        return self._halve(clips)
+
+    def _halve(self, clips: Sequence[DecodedClip]) -> list[ComputedBatch]:
+        try:
+            return [self._batch(clips)]
+        except torch.OutOfMemoryError:
+            if len(clips) == 1:
+                raise
+        torch.cuda.empty_cache()  # outside of `except`, because the traceback keeps tensors alive
+        half = len(clips) // 2
+        self.batch_size = min(self.batch_size, len(clips) - half)
+        self._on_shrink(self.batch_size)
+        return [*self._halve(clips[:half]), *self._halve(clips[half:])]
+
+    def _batch(self, clips: Sequence[DecodedClip]) -> ComputedBatch:
+        """Compute one batch: the mean of the features of each clip's crops."""
+        begun = time.perf_counter()
+        crops = [self.device.load([clip.views[crop] for clip in clips]) for crop in range(len(clips[0].views))]
+        gathered = time.perf_counter() - begun
+        stopwatch = self.device.start_timer()
+        total: dict[str, Tensor] = {}
+        for pixels in crops:
+            for name, values in named(self._forward(pixels)).items():
+                total[name] = total[name] + values if name in total else values
+        host = {name: (values / len(crops)).to("cpu", non_blocking=True) for name, values in total.items()}
+        return ComputedBatch(host, gathered, stopwatch.stop())
+
+
+def named(features: Features) -> dict[str, Tensor]:
+    """Return features by the names of their datasets."""
+    found = {f"stage{stage}": values for stage, values in features.stages.items()}
+    if features.embedding is not None:
+        found["embedding"] = features.embedding
+    if features.logits is not None:
+        found["logits"] = features.logits
+    return found

@@ -1,0 +1,138 @@
+"""How batches get to a device and how its time is measured: one class for the CPU, one for CUDA."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain, repeat
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vswin_extract.video.geometry import Pixels
+
+MOST_THREADS = 8
+"""Batches that a CPU computes at a time. With more threads they would wait for Python's lock; more cores share a
+batch."""
+
+Clip = Sequence[Pixels]
+"""T frames of (size, size, 3) uint8."""
+Timer = Callable[[], float]
+"""Started when it was made; a call waits for what was begun until then and returns the seconds that the device
+needed."""
+
+
+class Device(Protocol):
+    """`threads`: how many batches are computed at a time."""
+
+    threads: int
+
+    def prepare(self) -> None:
+        """Called by the thread that computes a batch, before it does."""
+        ...
+
+    def load(self, clips: Sequence[Clip]) -> Tensor:
+        """Stack clips to (N, T, size, size, 3) uint8 where the network takes them from."""
+        ...
+
+    def start_timer(self) -> "Stopwatch": ...
+
+    def close(self) -> None: ...
+
+
+class Stopwatch(Protocol):
+    def stop(self) -> Timer:
+        """Mark the end. The returned call waits for it and gives the seconds in between."""
+        ...
+
+
+class CpuDevice:
+    """Each thread takes a batch of its own: threads that share one would wait for each other at every operation, as
+    often as a decoder takes a core from one of them."""
+
+    def __init__(self, cores: int) -> None:
+        self.threads = min(cores, MOST_THREADS)
+        # The first batch has the machine to itself. How many cores share a clip does not change its features.
+        self._cores = chain([cores], repeat(max(1, cores // self.threads)))
+        self._before = torch.get_num_threads()
+
+    def prepare(self) -> None:
+        torch.set_num_threads(next(self._cores))
+
+    def load(self, clips: Sequence[Clip]) -> Tensor:
+        return _stack(clips, pin_memory=False)
+
+    def start_timer(self) -> "Stopwatch":
+        return _WallClock()
+
+    def close(self) -> None:
+        torch.set_num_threads(self._before)  # a setting of the whole process
+
+
+class CudaDevice:
+    """One thread queues copies and kernels. The next batch is copied while one is computed."""
+
+    threads = 1
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def prepare(self) -> None:
+        """Nothing to do."""
+
+    def load(self, clips: Sequence[Clip]) -> Tensor:
+        pixels = _stack(clips, pin_memory=True)
+        with torch.cuda.stream(self._copies):
+            pixels = pixels.to(self._device, non_blocking=True)
+        now = torch.cuda.current_stream(self._device)
+        now.wait_stream(self._copies)
+        pixels.record_stream(now)
+        return pixels
+
+    def start_timer(self) -> "Stopwatch":
+        return _CudaClock(self._device)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def make_device(device: torch.device, cores: int) -> Device:
+    return CudaDevice(device) if device.type == "cuda" else CpuDevice(cores)
+
+
+class _WallClock:
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def stop(self) -> Timer:
+        seconds = time.perf_counter() - self._begun
+        return lambda: seconds
+
+
+class _CudaClock:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begun = self._mark()
+
+    def stop(self) -> Timer:
+        ended = self._mark()
+
+        def seconds() -> float:
+            ended.synchronize()
+            return float(self._begun.elapsed_time(ended)) / 1000
+
+        return seconds
+
+    def _mark(self) -> torch.cuda.Event:
+        mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        mark.record(torch.cuda.current_stream(self._device))
+        return mark
+
+
+def _stack(clips: Sequence[Clip], pin_memory: bool) -> Tensor:
+    shape = (len(clips), len(clips[0]), *clips[0][0].shape)
+    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+    for clip, into in zip(clips, pixels.numpy(), strict=True):
+        np.stack(clip, out=into)
+    return pixels
