@@ -15,21 +15,21 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
+from vswin_extract.decoding.messages import Task
 
 from benchmarks.machine import Row
 from benchmarks.videos import draw
-from vswin_extract.decoding.child import Task
 from vswin_extract.decoding.process import DecoderProcess, VideoEnd
 from vswin_extract.errors import WorkerDied
 from vswin_extract.job.events import Profile, VideoDone
-from vswin_extract.run.dispatch import Dispatch, key
+from vswin_extract.run.dispatch import Dispatch, piece_key
 from vswin_extract.run.schedule import plan
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.worker import Begin, Close, Message, Order, Ready, Stop, WorkerDone
+from vswin_extract.worker.messages import Begin, Close, Message, Order, Ready, Stop, WorkerDone
 
 FPS = 30
 SAMPLING = Sampling(clip_len=32, frame_interval=2)
@@ -80,8 +80,8 @@ def run(pool: "Simulated") -> int:
     def give_up(video: Video, error: WorkerDied) -> VideoRecord:
         raise error
 
-    costs = {key(video): piece.cost for video, piece in zip(work, pieces, strict=True)}
-    dispatch = Dispatch(pool, work, costs, Begin(Path(), "", 0), check=lambda ready: None, give_up=give_up)
+    costs = {piece_key(video): piece.cost for video, piece in zip(work, pieces, strict=True)}
+    dispatch = Dispatch(pool, work, costs, Begin(Path(), 0), check=lambda ready: None, give_up=give_up)
     for worker in range(len(pool.names)):
         pool.start(worker)
     done = {event.record.id: event.record.clips for event in dispatch.run([], threading.Event()) if

@@ -21,9 +21,10 @@ from test_many import expect_equal
 from vswin_extract.errors import DeviceError, UsageError
 from vswin_extract.job.events import Event, Notice, Stopped, VideoDone
 from vswin_extract.job.job import Job
-from vswin_extract.run import run as engines
+from vswin_extract.run.pool import WorkerPool, make_pool
+from vswin_extract.run.run import run as run_job
 from vswin_extract.video.videos import Video, find
-from vswin_extract.worker.writer import InFlightVideo, record_of
+from vswin_extract.worker.writer import InFlightVideo, make_record
 
 slow = pytest.mark.slow
 VIDEOS = 24
@@ -107,10 +108,10 @@ def a_job(cluster: Cluster, videos: Path, out: Path, weights: Path, **options: A
     )  # fmt: skip
 
 
-def run_noting(job: Job, midway: Callable[[], None]) -> list[str]:
-    """Run the job, and do something once five videos are through; the notices."""
+def run_noting(job: Job, midway: Callable[[], None], make_pool: Callable[[Job], WorkerPool]) -> list[str]:
+    """Run the job, and do something when five videos are finished. Return the notices."""
     notices, done = [], 0
-    for event in engines.run(job):
+    for event in run_job(job, make_pool=make_pool):
         if isinstance(event, Notice):
             notices.append(event.text)
         done += isinstance(event, VideoDone)
@@ -120,39 +121,37 @@ def run_noting(job: Job, midway: Callable[[], None]) -> list[str]:
     return notices
 
 
-@pytest.fixture
-def pools(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The pools that are hired from now on."""
-    hired: list[Any] = []
-    make_pool = engines.make_pool
+class Noted:
+    """Makes pools and keeps them in `pools`."""
 
-    def noted(job: Job) -> Any:
-        hired.append(make_pool(job))
-        return hired[-1]
+    def __init__(self, **options: float) -> None:
+        self.options = options
+        self.pools: list[Any] = []
 
-    monkeypatch.setattr(engines, "make_pool", noted)
-    return hired
+    def __call__(self, job: Job) -> WorkerPool:
+        from vswin_extract.run.ray_pool import RayPool
+
+        self.pools.append(RayPool(job, **self.options) if self.options else make_pool(job))
+        return self.pools[-1]  # type: ignore[no-any-return]
 
 
 @slow
 def test_a_raylet_is_killed_midway(
-    cluster: Cluster, pools: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    from vswin_extract.run import ray_cluster
-
-    monkeypatch.setattr(ray_cluster, "SAY_AFTER", 1.0)
+    cluster: Cluster, videos: Path, small_weights: Path, single: Path, tmp_path: Path
+) -> None:
+    noted = Noted(notice_after=1.0)
+    pools = noted.pools
     (tmp_path / "storage").mkdir()
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, storage=tmp_path / "storage")
 
     def kill() -> None:
-        assert list((tmp_path / "storage" / "out.h5.parts").glob("branch-*/*.json"))
+        assert list((tmp_path / "storage" / "out.h5.parts").glob("shard-*/*.json"))
         assert len(cluster.processes(b"ray::Extractor")) == len(pools[0].places) == 3
         assert cluster.processes(b"vswin_extract.decoding.child")
         cluster.kill(cluster.nodes.pop(0))
 
     try:
-        notices = run_noting(job, kill)
+        notices = run_noting(job, kill, noted)
     finally:
         cluster.nodes.append(cluster.add())
     assert pools[0].names == ["cpu"] * 3
@@ -167,17 +166,19 @@ def test_a_raylet_is_killed_midway(
 
 @slow
 def test_an_actor_that_is_killed_is_started_again(
-    cluster: Cluster, pools: list[Any], videos: Path, small_weights: Path, single: Path, tmp_path: Path,
+    cluster: Cluster, videos: Path, small_weights: Path, single: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     killed: list[int] = []
+    noted = Noted()
+    pools = noted.pools
 
     def kill() -> None:
         killed.append(pools[0].places[0].pid)
         os.kill(killed[0], signal.SIGKILL)
 
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, actors=1)
-    notices = run_noting(job, kill)
+    notices = run_noting(job, kill, noted)
     assert any(f"process {killed[0]} on" in text and "starting it again" in text for text in notices), notices
     assert pools[0].places[0].pid != killed[0]
     assert capfd.readouterr() == ("", "")  # the library says nothing, and neither does Ray
@@ -195,7 +196,7 @@ def test_a_driver_that_is_killed_and_one_that_is_stopped(
     command = [script("vswin-extract"), str(videos), str(out), *options, *more]
 
     def done() -> int:
-        return len(list(parts.glob("branch-*/*.json")))
+        return len(list(parts.glob("shard-*/*.json")))
 
     def begin() -> subprocess.Popen[str]:
         """The command, once it has got a video through."""
@@ -241,31 +242,30 @@ def test_what_keeps_actors_from_working_is_said_with_the_host(
 ) -> None:
     """The last node says that it has a GPU, and has none."""
     with pytest.raises(DeviceError, match=r"^on .+: cuda was asked for, but PyTorch sees no CUDA device"):
-        list(engines.run(a_job(cluster, videos, tmp_path / "out.h5", small_weights, device="auto")))
+        list(run_job(a_job(cluster, videos, tmp_path / "out.h5", small_weights, device="auto")))
     assert not (tmp_path / "out.h5.parts").exists()
 
 
 @slow
 def test_where_there_is_no_room_the_run_is_given_up(
-    cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
-    from vswin_extract.run import ray_cluster
+    from vswin_extract.run.ray_pool import RayPool, Share
 
-    monkeypatch.setattr(ray_cluster, "cut", lambda *_: ray_cluster.Share(0, 4, 1))
-    monkeypatch.setattr(ray_cluster, "SAY_AFTER", 0.5)
-    monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
+    def full(job: Job) -> WorkerPool:
+        return RayPool(job, notice_after=0.5, patience=3.0, divide=lambda *_: Share(0, 4, 1))
+
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights)
     said: list[Event] = []
     with pytest.raises(DeviceError, match="Ray found no room for an actor of 4 CPUs"):
-        said.extend(engines.run(job))
+        said.extend(run_job(job, make_pool=full))
     waits = "1 of 1 actors have not started yet; each needs a node with 4 CPUs; free now: 1 of 1 GPUs, 3 of 3 CPUs"
     assert said == [Notice(waits)]
     stopping = threading.Event()
     stopping.set()
-    assert list(engines.run(job, stopping)) == [Stopped(VIDEOS)]
-    monkeypatch.setattr(ray_cluster, "cut", lambda *_: ray_cluster.Share(1, 4, 0))
+    assert list(run_job(job, stopping, full)) == [Stopped(VIDEOS)]
     with pytest.raises(DeviceError, match=r"^the Ray cluster has no GPUs; add nodes that have some, or --device cpu$"):
-        list(engines.run(replace(job, device="cuda")))
+        list(run_job(replace(job, device="cuda"), make_pool=lambda job: RayPool(job, divide=lambda *_: Share(1, 4, 0))))
 
 
 def test_without_ray_the_extra_is_named(
@@ -273,7 +273,7 @@ def test_without_ray_the_extra_is_named(
 ) -> None:
     numbered.write(tmp_path / "a.mp4", 20)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "vswin_extract.run.ray_cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "vswin_extract.run.ray_pool", raising=False)
     done = run("vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--engine", "ray")
     assert done.returncode == 2
     assert done.stderr == "Error: --engine ray needs Ray: pip install 'vswin-extract[ray]'\n"
@@ -340,16 +340,16 @@ def test_a_cluster_is_cut_into_actors(
     nodes: list[tuple[int, int]], device: str, actors: int, share: tuple[int, int, int]
 ) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
-    from vswin_extract.run.ray_cluster import Share, cut
+    from vswin_extract.run.ray_pool import Share, divide_nodes
 
-    assert cut(nodes, device, actors) == Share(*share)
+    assert divide_nodes(nodes, device, actors) == Share(*share)
 
 
 def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
-    from vswin_extract.run.ray_cluster import Placed, check_seen
+    from vswin_extract.run.ray_pool import Placed, check_seen
 
-    missing = record_of(InFlightVideo(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
+    missing = make_record(InFlightVideo(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
     assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)
     (tmp_path / "a.mp4").touch()
     ended = check_seen(VideoDone(missing, 0), Placed("node", 1))

@@ -28,7 +28,7 @@ from vswin_extract.decoding.process import DecoderProcess, VideoEnd
 from vswin_extract.errors import UsageError, VideoChanged, VideoMissing, VideoUnreachable
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
-from vswin_extract.run import run as engines
+from vswin_extract.run.run import run as run_job
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video import remote
 from vswin_extract.video.fetch import PREFIX, Cache, Fetch
@@ -537,7 +537,7 @@ def test_spans_of_a_remote_video_are_clips_of_the_whole(run: Run, options: list[
     job = Job(find(["s3://bucket/alone"]), tmp_path / "o.h5", options[1], stages=(4,), stride=6, device="cpu:2",
               cache_dir=tmp_path / "cache")  # fmt: skip
     branches = 0
-    for _ in engines.run(job):
+    for _ in run_job(job):
         branches = max(branches, len(list((tmp_path / "o.h5.parts").glob("branch-*/*.rows*"))))
     assert branches >= 2
     expect_equal(tmp_path / "here.h5", tmp_path / "o.h5")

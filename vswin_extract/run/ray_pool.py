@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,22 +65,33 @@ class Share:
         return f"{gpus}{self.cpus} CPU{'' if self.cpus == 1 else 's'}"
 
 
+Divide = Callable[[list[tuple[int, int]], str, int], Share]
+"""As `divide_nodes`."""
+
+
 class RayPool:
     """Actors on a running Ray cluster. This process must run on a node of the cluster, and the job's paths must mean
     the same on all hosts. Raises DeviceError.
 
-    `places`: where the actors that have started run. `notice_after`, `patience`: see the constants.
+    `places`: where the actors that have started run. `notice_after`, `patience` in seconds, see the constants.
+    `divide`: chooses the share of each actor.
     """
 
     single = False
 
-    def __init__(self, job: Job, notice_after: float = NOTICE_AFTER, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        job: Job,
+        notice_after: float = NOTICE_AFTER,
+        patience: float = PATIENCE,
+        divide: Divide | None = None,
+    ) -> None:
         self.notice_after = notice_after
         self.patience = patience
         self.actors: dict[int, Any] = {}
         self.connected = _connect(job.ray_address)
         try:
-            self.device, self.share, count = _divide(job.device, job.actors)
+            self.device, self.share, count = _divide(job.device, job.actors, divide or divide_nodes)
         except BaseException:
             self.close()
             raise
@@ -246,7 +258,7 @@ def _log(data: dict[str, Any], **_: object) -> None:
     log.debug("%s: %s", data.get("pid"), " ".join(data.get("lines", ())))
 
 
-def _divide(device: str, actors: int | None) -> tuple[str, Share, int]:
+def _divide(device: str, actors: int | None, divide: Divide) -> tuple[str, Share, int]:
     """Return the device of each actor, its share of the cluster, and the number of actors. Raises DeviceError."""
     nodes = [
         (int(node["Resources"].get("GPU", 0)), int(node["Resources"].get("CPU", 0)))
@@ -256,7 +268,7 @@ def _divide(device: str, actors: int | None) -> tuple[str, Share, int]:
     free = ray.available_resources()
     if device == "auto":
         device = "cuda" if any(gpus for gpus, _ in nodes) else "cpu"
-    share = divide_nodes(nodes, device, actors or 1)
+    share = divide(nodes, device, actors or 1)
     if not share.total:
         other = "; add nodes that have some, or --device cpu" if device == "cuda" else ""
         raise DeviceError(f"the Ray cluster has no {'GPUs' if device == 'cuda' else 'CPUs'}{other}")
