@@ -87,7 +87,7 @@ def test_kill_9_of_the_whole_run_and_the_same_command(
     command = [script("vswin-extract"), str(videos), str(out), *options, "--device", "cpu:2"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     parts = tmp_path / "out.h5.parts"
-    while len(list(parts.glob("branch-*/*.json"))) < 6 and process.poll() is None:
+    while len(list(parts.glob("shard-*/*.json"))) < 6 and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     process.wait()
@@ -105,7 +105,7 @@ def test_shards_are_merged_to_what_a_single_run_writes(
         [script("vswin-extract"), str(videos), str(out), *options, "--shard", "1/3"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while not list((tmp_path / "out.h5.parts").glob("branch-*/*.json")) and process.poll() is None:
+    while not list((tmp_path / "out.h5.parts").glob("shard-*/*.json")) and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     process.wait()
@@ -159,10 +159,10 @@ def test_spans_are_the_clips_of_the_whole(videos: Path, small_weights: Path, sin
     with h5py.File(single) as file:
         whole = file["videos/b.mp4"]["embedding"].shape[0]
     job = Job(find([videos / "b.mp4"]), tmp_path / "o.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
-    branches = 0
+    files = 0
     for _ in engines.run(job):
-        branches = max(branches, len(list((tmp_path / "o.h5.parts").glob("branch-*/*.rows*"))))
-    assert branches >= 2  # clip_ranges, since there is but one video
+        files = max(files, len(list((tmp_path / "o.h5.parts").glob("shard-*/*.rows*"))))
+    assert files >= 2  # clip_ranges, since there is but one video
     with h5py.File(tmp_path / "o.h5") as file, h5py.File(single) as one:
         assert len(file["embedding"]) == whole
         for name in ("frames", "times", "valid"):

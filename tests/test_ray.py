@@ -146,7 +146,7 @@ def test_a_raylet_is_killed_midway(
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, storage=tmp_path / "storage")
 
     def kill() -> None:
-        assert list((tmp_path / "storage" / "out.h5.parts").glob("branch-*/*.json"))
+        assert list((tmp_path / "storage" / "out.h5.parts").glob("shard-*/*.json"))
         assert len(cluster.processes(b"ray::Extractor")) == len(pools[0].places) == 3
         assert cluster.processes(b"vswin_extract.decoding.child")
         cluster.kill(cluster.nodes.pop(0))
@@ -195,7 +195,7 @@ def test_a_driver_that_is_killed_and_one_that_is_stopped(
     command = [script("vswin-extract"), str(videos), str(out), *options, *more]
 
     def done() -> int:
-        return len(list(parts.glob("branch-*/*.json")))
+        return len(list(parts.glob("shard-*/*.json")))
 
     def begin() -> subprocess.Popen[str]:
         """The command, once it has got a video through."""

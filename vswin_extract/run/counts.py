@@ -10,7 +10,8 @@ from vswin_extract.decoding.child import USUAL_BYTES, USUAL_RATE, Task, clips_in
 from vswin_extract.decoding.process import DecoderProcess, VideoEnd
 from vswin_extract.errors import OutputError, VideoError
 from vswin_extract.job.job import Job
-from vswin_extract.journal.journal import Journal, claim, read_list, write_list
+from vswin_extract.journal.directory import claim, read_list, write_list
+from vswin_extract.journal.journal import Journal
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video, fingerprint

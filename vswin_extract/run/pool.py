@@ -38,7 +38,7 @@ class WorkerPool(Protocol):
 
 
 class InProcessPool:
-    """One worker, in this process and this thread, that writes into the journal itself."""
+    """One worker, in this process and this thread."""
 
     def __init__(self, job: Job, device: str) -> None:
         self.job = job
@@ -56,7 +56,7 @@ class InProcessPool:
     def send(self, worker: int, order: Order) -> None:
         match order:
             case Begin() if self.journal is not None:
-                self.messages = self.worker.run(self.journal, order.clips, self.video_queue, self.stopping)
+                self.messages = self.worker.run(self.journal.writer(), order.clips, self.video_queue, self.stopping)
             case Video():
                 self.video_queue.give(order)
             case Close():

@@ -15,7 +15,7 @@ from typing import Any
 from vswin_extract.decoding.process import cause_of_death, log_lines, python_command
 from vswin_extract.errors import VswinError
 from vswin_extract.job.job import Job
-from vswin_extract.journal.journal import branch
+from vswin_extract.journal.writer import open_writer
 from vswin_extract.video.videos import Video
 from vswin_extract.worker.pipeline import VideoQueue
 from vswin_extract.worker.worker import Begin, Close, Message, Order, Stop, Worker, WorkerDone, WorkerLost
@@ -113,15 +113,15 @@ def serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send:
             return
         video_queue, stopping = VideoQueue(), threading.Event()
         threading.Thread(target=listen, args=(receive, video_queue, stopping), daemon=True).start()
-        with branch(job.output, begin.root, ready.arrays, begin.run) as journal:
-            for event in worker.run(journal, begin.clips, video_queue, stopping):
+        with open_writer(begin.root, ready.arrays) as writer:
+            for event in worker.run(writer, begin.clips, video_queue, stopping):
                 if isinstance(event, WorkerDone):
                     through = event
                 else:
                     send(event)
             if not stopping.is_set():
-                journal.singles = []  # which are not packed any more: the output is about to be made of them
-        send(through)  # from here on the branch is left alone
+                writer.close(pack=False)  # the output is about to be made of it
+        send(through)  # from here on the shard directory is left alone
     except (VswinError, OSError) as error:
         send(error)
 

@@ -1,7 +1,7 @@
 """Devices of a Ray cluster: an actor for each, wherever Ray places it. Rows go through the shared storage, and only
 orders and events through Ray.
 
-    driver: Dispatch, RayPool ──Extractor.order──> actor: a worker ──branch──> journal, on the storage
+    driver: Dispatch, RayPool ──Extractor.order──> actor: a worker ──shard directory──> journal, on the storage
                                 <─Extractor.messages─
 
 An actor that dies, with its node or alone, is WorkerLost: Dispatch has it started again, and Ray places it where there is

@@ -1,6 +1,6 @@
 """A job to its events, by whatever pool it asks for: one device, or several; all of it, or a shard.
 
-    videos ──schedule──> clip_ranges, longest first ──dispatch──> pool ──branches──> journal ──> output
+    videos ──schedule──> clip_ranges, longest first ──dispatch──> pool ──shard directories──> journal ──> output
 
 The Python API's `extract` and `survey` are here too.
 """
@@ -20,15 +20,13 @@ from vswin_extract.errors import DeviceError, OutputError, UsageError, VideoErro
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job, parse_fps, parse_stages
 from vswin_extract.job.shard import Shard
-from vswin_extract.journal.journal import (
-    Journal,
+from vswin_extract.journal.directory import (
     check_output,
     describe_difference,
     finish_interrupted_cleanup,
-    join_journal,
     journal_directory,
-    open_journal,
 )
+from vswin_extract.journal.journal import Journal, join_journal, open_journal
 from vswin_extract.run.counts import clip_counts, clips_ahead
 from vswin_extract.run.dispatch import Dispatch, Key, key
 from vswin_extract.run.pool import InProcessPool, WorkerPool
@@ -117,8 +115,7 @@ def run(job: Job, stopping: threading.Event | None = None) -> Generator[Event, N
                 yield ShardDone(job.output, root, job.shard, asked, new_clips, failed, seconds, False, profile)
                 return
             pool.close()
-            if not isinstance(pool, InProcessPool):
-                _settle(job, journal)
+            _settle(job, journal)
             attributes = {
                 **said.attributes,
                 "device": device_names(pool, said),
@@ -250,16 +247,16 @@ def _give_up(journal: Journal, video: Video, error: WorkerDied) -> VideoRecord:
     record = record_of(
         InFlightVideo(video, *fingerprint(video)), status="failed", error="WorkerDied", message=str(error)
     )
-    journal.commit(record)
+    journal.writer().commit(record)
     return record
 
 
 def _settle(job: Job, journal: Journal) -> None:
-    """Take in what the branches have; where they are on a network file system, once it is to be seen here."""
+    """Read what all workers wrote; on a network file system, wait until it is seen here."""
     deadline = time.monotonic() + SETTLE
     while True:
         journal.load(verify=False)
-        missing = [video.id for video in job.videos if journal.through(video.id) is None]
+        missing = [video.id for video in job.videos if journal.complete(video.id) is None]
         if not missing:
             return
         if time.monotonic() > deadline:

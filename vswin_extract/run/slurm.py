@@ -1,6 +1,6 @@
 """Slurm: which shard a task's environment says it is, and the batch script of an array of tasks that are shards.
 
-vswin slurm ──sbatch──> array: task 0, task 1, … ──branches──> journal
+vswin slurm ──sbatch──> array: task 0, task 1, … ──shard directories──> journal
                  └────> merge, after the array: journal ──> output
 """
 

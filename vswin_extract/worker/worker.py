@@ -2,7 +2,8 @@
 
     driver ──Begin, Video, Close, Stop──> worker ──Ready, events, WorkerDone──> driver
 
-A worker loads the model, says what it will compute (Ready), and writes what it extracts into a branch of the journal.
+A worker loads the model, says what it will compute (Ready), and writes what it extracts into a shard directory
+of the journal.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from vswin_extract.backbone import Backbone, load_model
 from vswin_extract.errors import DeviceError, UsageError
 from vswin_extract.job.events import Event, Notice, Profile
 from vswin_extract.job.job import Job
-from vswin_extract.journal.journal import Journal
+from vswin_extract.journal.writer import JournalWriter
 from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
@@ -130,7 +131,7 @@ class Worker:
         )
 
     def run(
-        self, journal: Journal, clips: float, video_queue: VideoQueue, stopping: threading.Event
+        self, journal: JournalWriter, clips: float, video_queue: VideoQueue, stopping: threading.Event
     ) -> Iterator[Event | WorkerDone]:
         """Extract what is fed into the journal. About so many `clips` lie ahead."""
         job, backbone = self.job, self.backbone

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from vswin_extract.decoding.process import VideoEnd
 from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoError
 from vswin_extract.job.events import Event, VideoDone
-from vswin_extract.journal.journal import Journal
 from vswin_extract.journal.parts import Part
+from vswin_extract.journal.writer import JournalWriter
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video, fingerprint
 
@@ -35,7 +35,7 @@ class InFlightVideo:
 class Writer:
     """Every method returns what has come of it: VideoDone for each video that is through, or failed."""
 
-    def __init__(self, journal: Journal, precision: str, dtype: str) -> None:
+    def __init__(self, journal: JournalWriter, precision: str, dtype: str) -> None:
         self.journal = journal
         self.precision = precision
         self.dtype = dtype
