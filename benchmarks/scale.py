@@ -51,9 +51,9 @@ def scale() -> list[Row]:
         def keep() -> None:
             with open_journal(folder / "kept.h5", SETTINGS, ARRAYS, False, ids) as journal:
                 for record in records[:KEPT]:
-                    part = journal.part(Video(record.id, Path(record.id)))
+                    part = journal.writer().part(Video(record.id, Path(record.id)))
                     part.append(fixed)
-                    journal.commit(record, part)
+                    journal.writer().commit(record, part)
 
         def make(output: Path, layout: Layout) -> None:
             made_of = ARRAYS, {**SETTINGS, "run": "0" * 32}, ()

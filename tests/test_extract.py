@@ -305,7 +305,7 @@ def test_a_signal_lets_what_is_in_flight_get_through(
     assert "finishing the videos in flight" in said
     assert "the same command continues" in said
     assert "Traceback" not in said
-    assert not list(out.with_name("out.h5.parts").glob("**/*.tmp"))
+    assert not list(out.with_name("out.h5.parts").rglob("*.tmp"))
     assert not out.with_name("out.h5.parts").joinpath("lock").exists()
     found = check(out)
     assert not found.finished
@@ -329,7 +329,7 @@ def test_a_second_signal_or_the_end_of_grace_stops_at_once(
     out = tmp_path / "out.h5"
     command = [script("vswin-extract"), str(path), str(out), "--weights", str(small_weights), "--stride", "1"]
     process = subprocess.Popen([*command, "--grace", grace], env=environment, stderr=subprocess.PIPE, text=True)
-    while not list(out.with_name("out.h5.parts").glob("shard-*/*.tmp")):
+    while not list(out.with_name("out.h5.parts").glob("shard-*/*.rows.tmp")):
         time.sleep(0.01)
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -504,7 +504,7 @@ def test_a_video_that_changes_while_it_is_read(
     out = tmp_path / "out.h5"
     command = [script("vswin-extract"), str(path), str(other), str(out), "--weights", str(small_weights)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while not list(out.with_name("out.h5.parts").glob("shard-*/*.tmp")):
+    while not list(out.with_name("out.h5.parts").glob("shard-*/*.rows.tmp")):
         time.sleep(0.002)
     with path.open("ab") as file:
         file.write(b"more")

@@ -1,4 +1,4 @@
-"""The journal by itself: nothing finished is lost, nothing damaged is believed, and it stays small."""
+"""The journal: nothing finished is lost, nothing damaged is believed, and it stays small."""
 
 import json
 import os
@@ -16,101 +16,79 @@ import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, Run
+from journals import ARRAYS, ATTRIBUTES, SETTINGS, add, begin, expect_complete, names, publish
 
 from vswin_extract.checks.output import check
 from vswin_extract.errors import OutputError
-from vswin_extract.journal import journal as journal_
-from vswin_extract.journal.journal import Journal, open_journal
+from vswin_extract.journal import directory as directory_
+from vswin_extract.journal.directory import claim, finish_interrupted_cleanup
+from vswin_extract.journal.entries import single_path
+from vswin_extract.journal.journal import join_journal, open_journal
+from vswin_extract.journal.writer import JournalWriter, open_writer
 from vswin_extract.store.features import open_features
-from vswin_extract.store.schema import Arrays, VideoRecord
+from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.videos import Video
 
-ARRAYS = Arrays({"embedding": (64,), "stage4": (2, 3, 3, 64)})
-ATTRIBUTES = {
-    "model": "none",
-    "weights_sha256": "0" * 64,
-    "sampling": {"clip_len": 8},
-    "preprocessing": {},
-    "precision": "fp32",
-    "decoder": "pyav",
-}
 
-
-def opened(output: Path) -> Journal:
-    return open_journal(output, {"settings": 1}, ARRAYS, overwrite=False, video_ids=names(10_000))
-
-
-def add(journal: Journal, number: int) -> None:
-    """A video of one to three clips whose values tell its number; every seventh one fails."""
-    name, clips = f"v/{number:05}.mp4", 1 + number % 3
-    if number % 7 == 6:
-        journal.commit(VideoRecord(name, name, "failed", size=number, error="VideoUnreadable", message="no"))
-        return
-    part = journal.part(Video(name, Path(name)))
-    values = np.arange(clips)[:, None] / 10 + number
-    part.append(
-        {
-            "embedding": np.broadcast_to(values, (clips, 64)),
-            "stage4": np.broadcast_to(values.reshape(-1, 1, 1, 1, 1), (clips, 2, 3, 3, 64)),
-            "clips/frames": np.array([[8 * k, 8 * k + 8] for k in range(clips)]),
-            "clips/times": np.array([[k / 2, k / 2 + 0.5] for k in range(clips)]),
-            "clips/valid": np.full(clips, 8),
-        }
-    )
-    journal.commit(VideoRecord(name, name, "ok", clips=clips, fps=16.0, frames=8 * clips, size=number), part)
-
-
-def names(count: int) -> list[str]:
-    return [f"v/{number:05}.mp4" for number in range(count)]
-
-
-def expect_whole(output: Path, count: int) -> None:
-    with open_features(output) as features:
-        assert list(features) == [name for i, name in enumerate(names(count)) if i % 7 != 6]
-        assert [failure["id"] for failure in features.failures] == names(count)[6::7]
-        for number in range(count):
-            if number % 7 != 6:
-                video = features[names(count)[number]]
-                assert len(video) == 1 + number % 3
-                assert np.allclose(video.embedding[:, 5], np.arange(len(video)) / 10 + number)
-                assert np.allclose(video.stage4[-1], (len(video) - 1) / 10 + number)
-    found = check(output)
-    assert found.problems == ()
-    assert found.finished
-
-
-def test_packs_keep_the_journal_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_, "PACK", 16)
+def test_packs_keep_the_journal_small(tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
     most = 0
-    with opened(output) as journal:
-        for number in range(200):
-            add(journal, number)
-            most = max(most, len(os.listdir(journal.directory)))
-        assert most <= 2 * 16 + 2 * 200 // 16 + 2
-        packed = sum(path.stat().st_size for path in journal.directory.iterdir())
-        assert len(journal.singles) < 16
-        found = check(output)
-        assert (found.videos + found.failures, found.finished, found.problems) == (200, False, ())
-        journal.publish(names(200), ATTRIBUTES)
+    with begin(output) as journal:
+        with open_writer(journal.root, ARRAYS, pack_size=16) as writer:
+            for number in range(200):
+                add(writer, number)
+                most = max(most, len(os.listdir(writer.directory)))
+            assert most <= 2 * 16 + 2 * 200 // 16 + 2
+            packed = sum(path.stat().st_size for path in writer.directory.iterdir())
+            assert len(writer.singles) < 16
+            found = check(output)
+            assert (found.videos + found.failures, found.finished, found.problems) == (200, False, ())
+        publish(journal, 200)
     assert packed < 1.2 * output.stat().st_size
-    expect_whole(output, 200)
+    expect_complete(output, 200)
     assert not (tmp_path / "out.h5.parts").exists()
+
+
+def test_a_writer_packs_what_is_left_and_leaves_nothing_unfinished(tmp_path: Path) -> None:
+    with begin(tmp_path / "out.h5") as journal:
+        for pack, files in ((True, 2), (False, 6)):
+            with open_writer(journal.root, ARRAYS) as writer:
+                for number in range(3):
+                    add(writer, number)
+                writer.part(Video("w", Path("w"))).file.close()
+                writer.close(pack)
+            assert len(os.listdir(writer.directory)) == files
+        with open_writer(journal.root, ARRAYS) as writer:
+            writer.part(Video("w", Path("w"))).file.close()
+        assert not writer.directory.exists()
+        publish(journal, 3)
+    expect_complete(tmp_path / "out.h5", 3)
+
+
+def test_what_killed_writers_left_unfinished_goes(tmp_path: Path) -> None:
+    with begin(tmp_path / "out.h5") as journal:
+        add(journal.writer(), 0)
+    shard = next(journal.root.glob("shard-*"))
+    for name, age in (("old.rows.tmp", 1000), ("new.rows.tmp", 10)):
+        (shard / name).write_bytes(b"half")
+        os.utime(shard / name, (time.time() - age, time.time() - age))
+    with begin(tmp_path / "out.h5") as journal:
+        assert list(journal.entries) == names(1)
+        assert [path.name for path in shard.glob("*.tmp")] == ["new.rows.tmp"]  # it may be another task's
 
 
 COMMITTER = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
-from vswin_extract import journal as journal_
-import test_journal
-journal_.PACK = 8
-with test_journal.opened(Path(sys.argv[1])) as journal:
-    for number in range(int(sys.argv[2])):
-        if f"v/{{number:05}}.mp4" not in journal.entries:
-            test_journal.add(journal, number)
-    journal.publish(test_journal.names(int(sys.argv[2])), test_journal.ATTRIBUTES)
+from vswin_extract.journal.writer import open_writer
+import journals
+with journals.begin(Path(sys.argv[1])) as journal, open_writer(journal.root, journals.ARRAYS, pack_size=8) as writer:
+    for number, name in enumerate(journals.names(int(sys.argv[2]))):
+        if name not in journal.entries:
+            journals.add(writer, number)
+    journals.publish(journal, int(sys.argv[2]))
 """
 
 
@@ -130,14 +108,14 @@ def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
         process.communicate()
         if output.exists():
             break
-        with opened(output) as journal:
+        with begin(output) as journal:
             assert journal.notes == []
             assert known <= journal.entries.keys()  # nothing that was finished is lost
             known = set(journal.entries)
     if not output.exists():
         assert known
         subprocess.run([sys.executable, "-c", script, str(output), str(count)], check=True)
-    expect_whole(output, count)
+    expect_complete(output, count)
 
 
 def flip(path: Path) -> None:
@@ -146,108 +124,112 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_damaged_parts_and_packs_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_, "PACK", 8)
+def test_damaged_files_and_packs_are_not_believed(tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
-    with opened(output) as journal:
+    with begin(output) as journal:
+        writer = open_writer(journal.root, ARRAYS, pack_size=8)
         for number in range(20):
-            add(journal, number)
-        pack, part = journal.directory / "pack-0.rows", journal._file("v/00018.mp4", WHOLE, ".rows")
-        gone, nonsense = journal._file("v/00017.mp4", WHOLE, ".rows"), journal._file("v/00016.mp4", WHOLE, ".json")
+            add(writer, number)
+    pack = writer.directory / "pack-0.rows"
+    nonsense, gone, part = (single_path(writer.directory, names(20)[number], WHOLE) for number in (16, 17, 18))
     flip(pack)
     flip(part)
     gone.unlink()
-    nonsense.write_text("{")
-    wrong = {problem.where for problem in check(output).problems}
-    assert wrong == {pack.name, part.name, gone.name, nonsense.with_suffix(".rows").name}
-    with opened(output) as journal:
+    nonsense.with_suffix(".json").write_text("{")
+    assert {problem.where for problem in check(output).problems} == {path.name for path in (pack, part, gone, nonsense)}
+    with begin(output) as journal:
         assert len(journal.notes) == 4
-        lost = {*names(8), "v/00016.mp4", "v/00017.mp4", "v/00018.mp4"}
-        assert set(names(20)) - journal.entries.keys() == lost
-        for number in range(20):
-            if names(20)[number] in lost:
-                add(journal, number)
-        journal.publish(names(20), ATTRIBUTES)
-    expect_whole(output, 20)
+        lost = {*range(8), 16, 17, 18}
+        assert set(names(20)) - journal.entries.keys() == {names(20)[number] for number in lost}
+        for number in lost:
+            add(journal.writer(), number)
+        publish(journal, 20)
+    expect_complete(output, 20)
 
 
 def test_a_journal_removed_by_hand_is_an_error(tmp_path: Path) -> None:
-    with opened(tmp_path / "out.h5") as journal:
-        add(journal, 0)
-        shutil.rmtree(journal.directory)
-        with pytest.raises(OSError, match="No such file"):
-            add(journal, 1)
+    with begin(tmp_path / "out.h5") as journal:
+        add(journal.writer(), 0)
+        shutil.rmtree(journal.root)
+        with pytest.raises(FileNotFoundError):
+            add(journal.writer(), 1)
 
 
-def test_a_lock_of_another_host_or_a_living_process_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_, "TOUCH_EVERY", 0.05)
+def test_a_lock_of_another_host_or_a_living_process_is_kept(tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
-    with opened(output), pytest.raises(OutputError, match=f"process {os.getpid()} on {os.uname().nodename}"):
-        opened(output)
+    with begin(output), pytest.raises(OutputError, match=f"process {os.getpid()} on {os.uname().nodename}"):
+        begin(output)
     lock = tmp_path / "out.h5.parts" / "lock"
     lock.parent.mkdir()
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
     with pytest.raises(OutputError, match="process 1 on elsewhere"):
-        opened(output)
+        begin(output)
     assert os.listdir(lock.parent) == ["lock"]
     os.utime(lock, (time.time() - 700, time.time() - 700))  # it has not been touched for long
-    with opened(output) as journal:
-        add(journal, 0)
-        os.utime(lock, (0, 0))
-        while lock.stat().st_mtime < time.time() - 60:  # whatever this process is busy with
-            time.sleep(0.01)
+    with begin(output) as journal:
+        add(journal.writer(), 0)
     dead = subprocess.Popen(["true"])
     dead.wait()
     again = {"host": os.uname().nodename, "pid": os.getpid(), "started": "1"}  # the pid of another, used again
     for content in (json.dumps({**again, "pid": dead.pid}), json.dumps(again), "", "[]"):
         lock.write_text(content)
-        with opened(output) as journal:
-            add(journal, 0)
+        with begin(output) as journal:
+            assert list(journal.entries) == names(1)
+
+
+def test_a_lock_is_touched_while_it_is_held(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with claim(lock, tmp_path / "out.h5", touch_every=0.01):
+        os.utime(lock, (0, 0))
+        while lock.stat().st_mtime < time.time() - 60:
+            time.sleep(0.01)
+    assert not lock.exists()
 
 
 def test_a_kill_between_the_last_rename_and_the_cleaning_up(tmp_path: Path) -> None:
-    output = tmp_path / "out.h5"
-    with opened(output) as journal:
-        add(journal, 0)
-        shutil.copytree(journal.directory, tmp_path / "kept")
-        journal.publish(names(1), ATTRIBUTES)
+    output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    with begin(output) as journal:
+        add(journal.writer(), 0)
+        shutil.copytree(root, tmp_path / "kept")
+        publish(journal, 1)
     (tmp_path / "kept" / "lock").unlink()
-    (tmp_path / "kept").rename(tmp_path / "out.h5.parts")
-    assert journal_.finish_interrupted_cleanup(output, tmp_path / "out.h5.parts") == {"settings": 1}
-    assert not (tmp_path / "out.h5.parts").exists()
-    assert journal_.finish_interrupted_cleanup(output, tmp_path / "out.h5.parts") is None
-    expect_whole(output, 1)
+    (tmp_path / "kept").rename(root)
+    assert finish_interrupted_cleanup(output, root) == SETTINGS
+    assert not root.exists()
+    assert finish_interrupted_cleanup(output, root) is None
+    expect_complete(output, 1)
 
 
 def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
     directory = tmp_path / "out.h5.parts"
     directory.mkdir()
     (directory / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="is no journal of vswin-extract"):
-        opened(tmp_path / "out.h5")
+    with pytest.raises(OutputError, match=f"{directory} is in the way"):
+        begin(tmp_path / "out.h5")
     assert (directory / "thesis.txt").read_text() == "precious"
     assert os.listdir(directory) == ["thesis.txt"]
     (tmp_path / "b.h5.parts").write_text("a file")
-    with pytest.raises(OutputError, match="is no directory"):
-        opened(tmp_path / "b.h5")
+    with pytest.raises(OutputError, match=r"b\.h5\.parts is in the way"):
+        begin(tmp_path / "b.h5")
 
 
 def test_finished_videos_are_not_dropped_silently(tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
-    with opened(output) as journal:
-        add(journal, 0)
-    with pytest.raises(OutputError, match=r"not among those named now: v/00000.mp4"):
-        open_journal(output, {"settings": 1}, ARRAYS, overwrite=False, video_ids=["other"])
-    with open_journal(output, {"settings": 1}, ARRAYS, overwrite=True, video_ids=["other"]) as journal:
+    with begin(output) as journal:
+        add(journal.writer(), 0)
+    with pytest.raises(OutputError, match=r"v/00000.mp4"):
+        open_journal(output, SETTINGS, ARRAYS, overwrite=False, video_ids=["other"])
+    with open_journal(output, SETTINGS, ARRAYS, overwrite=True, video_ids=["other"]) as journal:
         assert "v/00000.mp4" in journal.entries
 
 
-def test_done_means_the_same_video_the_same_segment_and_no_bad_luck(tmp_path: Path) -> None:
+def test_done_means_the_same_video_the_same_segment_and_no_passing_failure(tmp_path: Path) -> None:
     path = os.path.abspath("a.mp4")
-    with opened(tmp_path / "out.h5") as journal:
+    with begin(tmp_path / "out.h5") as journal:
         for name, error in (("x", ""), ("late", "DecoderTimeout"), ("bad", "VideoUnreadable")):
             status: Any = "failed" if error else "ok"
-            journal.commit(VideoRecord(name, path, status, size=5, mtime=1.5, start=1.0, error=error))
+            journal.writer().commit(VideoRecord(name, path, status, size=5, mtime=1.5, start=1.0, error=error))
+        journal.load()
         video = Video("x", Path("a.mp4"), 1.0)
         assert journal.missing(video, 5, 1.5) == []
         assert journal.missing(video, 6, 1.5) == [WHOLE]
@@ -262,27 +244,31 @@ def test_done_means_the_same_video_the_same_segment_and_no_bad_luck(tmp_path: Pa
 X = "v/09999.mp4"
 
 
-def file(journal: Journal, clips: int, value: float, **state: Any) -> None:
-    """A video whose rows all have one value."""
-    part = journal.part(Video(X, Path(X)))
-    rows = {name: np.full((clips, *shape), value) for name, shape in ARRAYS.shapes.items()}
+def commit(writer: JournalWriter, clips: int, value: float, name: str = X, **facts: Any) -> None:
+    """Commit a video, or a clip range of one, whose rows all have one value."""
+    part = writer.part(Video(name, Path(name), clip_range=facts.get("clip_range", WHOLE)))
+    rows = {feature: np.full((clips, *shape), value) for feature, shape in ARRAYS.shapes.items()}
     places = {"clips/frames": np.zeros((clips, 2)), "clips/times": np.zeros((clips, 2)), "clips/valid": np.ones(clips)}
     part.append({**rows, **places})
-    journal.commit(VideoRecord(X, X, "ok", clips=clips, **state), part)
+    writer.commit(VideoRecord(name, os.path.abspath(name), "ok", clips=clips, **facts), part)
 
 
-def test_a_video_that_was_replaced_between_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_, "PACK", 2)
+@pytest.mark.parametrize("again", [True, False])
+def test_a_video_that_was_replaced_between_two_runs(tmp_path: Path, again: bool) -> None:
+    """By a shorter and older one. `again`: the same process writes both, so that the rows have the same name."""
     output = tmp_path / "out.h5"
-    with opened(output) as journal:
-        file(journal, 3, 1.0, size=3, mtime=50.0)
-    with opened(output) as journal:  # by a shorter and older one, whose rows have the same name
-        assert journal.missing(Video(X, Path(X)), 1, 20.0) == [WHOLE]
-        file(journal, 1, 2.0, size=1, mtime=20.0)
-        add(journal, 0)  # and both are packed
-        assert journal.singles == []
-    with opened(output) as journal:
-        assert [entry.record.clips for entry in journal.entries[X]] == [1]
+    with begin(output) as journal:
+        commit(journal.writer(), 3, 1.0, size=3, mtime=50.0)
+        if again:
+            commit(journal.writer(), 1, 2.0, size=1, mtime=20.0)
+    with begin(output) as journal:
+        assert journal.missing(Video(X, Path(X)), 1, 20.0) == ([] if again else [WHOLE])
+        with open_writer(journal.root, ARRAYS, pack_size=2) as writer:
+            if not again:
+                commit(writer, 1, 2.0, size=1, mtime=20.0)
+                add(writer, 0)  # and both are packed
+                assert not writer.singles
+        journal.load()
         journal.publish([X], ATTRIBUTES)
     with open_features(output) as features:
         assert features[X].embedding[:].tolist() == [[2.0] * 64]
@@ -292,13 +278,14 @@ def test_a_video_that_was_replaced_between_two_runs(tmp_path: Path, monkeypatch:
 def test_what_was_extracted_last_counts_however_old_its_video_is(tmp_path: Path, fails: bool) -> None:
     output = tmp_path / "out.h5"
     for mtime, value in ((50.0, 1.0), (20.0, 2.0)):
-        with journal_.join_journal(output, {"settings": 1}, ARRAYS, {}) as journal:
+        with join_journal(output, SETTINGS, ARRAYS, {}) as journal:
             if fails and value == 2:
-                journal.commit(VideoRecord(X, X, "failed", size=2, mtime=mtime, error="VideoUnreadable"))
+                failed = VideoRecord(X, os.path.abspath(X), "failed", size=2, mtime=mtime, error="VideoUnreadable")
+                journal.writer().commit(failed)
             else:
-                file(journal, 1, value, size=2, mtime=mtime)
+                commit(journal.writer(), 1, value, size=2, mtime=mtime)
         time.sleep(0.02)
-    with journal_.join_journal(output, {"settings": 1}, ARRAYS, {}) as journal:  # nobody says which file is wanted
+    with join_journal(output, SETTINGS, ARRAYS, {}) as journal:  # nobody says which version is wanted
         assert journal.extracted(X).record.mtime == 20.0
         assert journal.extracted(X).record.status == ("failed" if fails else "ok")
 
@@ -308,24 +295,24 @@ def test_two_outputs_of_one_name_in_one_storage(tmp_path: Path) -> None:
     one, other = (tmp_path / name / "out.h5" for name in ("one", "other"))
     for folder in (storage, one.parent, other.parent):
         folder.mkdir()
-    begin = partial(open_journal, settings={"settings": 1}, arrays=ARRAYS, video_ids=names(3), storage=storage)
-    with begin(one, overwrite=False) as journal:
-        add(journal, 0)
+    open_ = partial(open_journal, settings=SETTINGS, arrays=ARRAYS, video_ids=names(3), storage=storage)
+    with open_(one, overwrite=False) as journal:
+        add(journal.writer(), 0)
     for overwrite in (False, True):
         with pytest.raises(OutputError, match=f"holds a run for {one}, not for {other}"):
-            begin(other, overwrite=overwrite)
-    with pytest.raises(OutputError, match="not for"):
-        journal_.join_journal(other, {"settings": 1}, ARRAYS, {}, storage)
-    with begin(one, overwrite=False) as journal:
+            open_(other, overwrite=overwrite)
+    with pytest.raises(OutputError, match=f"not for {other}"):
+        join_journal(other, SETTINGS, ARRAYS, {}, storage)
+    with open_(one, overwrite=False) as journal:
         assert list(journal.entries) == names(1)
 
 
 def test_a_journal_that_is_moved_with_its_output_continues(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    with opened(tmp_path / "here" / "out.h5") as journal:
-        add(journal, 0)
+    with begin(tmp_path / "here" / "out.h5") as journal:
+        add(journal.writer(), 0)
     (tmp_path / "here").rename(tmp_path / "there")
-    with opened(tmp_path / "there" / "out.h5") as journal:
+    with begin(tmp_path / "there" / "out.h5") as journal:
         assert list(journal.entries) == names(1)
 
 
@@ -334,33 +321,33 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    with opened(tmp_path / "out.h5") as journal:
-        add(journal, 0)
-        with pytest.raises(OutputError, match="is being written by process"):
-            opened(tmp_path / "out.h5")
-        journal.publish(names(1), ATTRIBUTES)
-    expect_whole(tmp_path / "out.h5", 1)
+    with begin(tmp_path / "out.h5") as journal:
+        add(journal.writer(), 0)
+        with pytest.raises(OutputError, match=f"process {os.getpid()}"):
+            begin(tmp_path / "out.h5")
+        publish(journal, 1)
+    expect_complete(tmp_path / "out.h5", 1)
 
 
-def test_whatever_stops_it_from_beginning_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_at_the_beginning_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(journal_, "write_json", full)
+        patched.setattr(directory_, "write_json", full)
         with pytest.raises(OSError, match="No space"):
-            opened(tmp_path / "out.h5")
-    with opened(tmp_path / "out.h5") as journal:
-        add(journal, 0)
+            begin(tmp_path / "out.h5")
+    with begin(tmp_path / "out.h5") as journal:
+        add(journal.writer(), 0)
 
 
-def test_a_damaged_job_file_is_an_error_in_words(tmp_path: Path) -> None:
-    with opened(tmp_path / "out.h5") as journal:
-        add(journal, 0)
+def test_a_damaged_job_file_is_an_error(tmp_path: Path) -> None:
+    with begin(tmp_path / "out.h5") as journal:
+        add(journal.writer(), 0)
     for content in ("{", "{}", "[]"):
         (tmp_path / "out.h5.parts" / "job.json").write_text(content)
-        with pytest.raises(OutputError, match="is damaged"):
-            opened(tmp_path / "out.h5")
+        with pytest.raises(OutputError, match=r"job\.json is damaged"):
+            begin(tmp_path / "out.h5")
 
 
 def damage(path: Path, what: str) -> None:
@@ -399,10 +386,10 @@ def damage(path: Path, what: str) -> None:
 )
 def test_check_finds_what_is_wrong(run: Run, tmp_path: Path, what: str, where: str) -> None:
     output = tmp_path / "out.h5"
-    with opened(output) as journal:
+    with begin(output) as journal:
         for number in range(12):
-            add(journal, number)
-        journal.publish(names(12), ATTRIBUTES)
+            add(journal.writer(), number)
+        publish(journal, 12)
     assert run("vswin", "check", output).stdout.endswith("nothing wrong\n")
     damage(output, what)
     done = run("vswin", "check", output)
@@ -414,10 +401,10 @@ def test_check_finds_what_is_wrong(run: Run, tmp_path: Path, what: str, where: s
 def test_check_against_videos(run: Run, tmp_path: Path) -> None:
     videos, output = tmp_path / "v", tmp_path / "out.h5"
     videos.mkdir()
-    with opened(output) as journal:
+    with begin(output) as journal:
         for number in range(6):
-            add(journal, number)
-        journal.publish(names(6), ATTRIBUTES)
+            add(journal.writer(), number)
+        publish(journal, 6)
     for number in (1, 2, 9):
         (videos / f"{number:05}.mp4").write_bytes(bytes(number))
         os.utime(videos / f"{number:05}.mp4", (0, 0))

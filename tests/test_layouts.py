@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_journal import ARRAYS, ATTRIBUTES, add, expect_whole, names, opened
+from journals import ARRAYS, ATTRIBUTES, add, begin, expect_complete, names
 
 from vswin_extract.checks.output import check
 from vswin_extract.errors import OutputError, UsageError
@@ -30,14 +30,15 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def extract(output: Path, layout: layouts.Layout = "sharded", overwrite: bool = False) -> None:
     with open_journal(output, {"settings": 1}, ARRAYS, overwrite, names(COUNT)) as journal:
         for number in range(COUNT):
-            add(journal, number)
+            add(journal.writer(), number)
+        journal.load()
         journal.publish(names(COUNT), ATTRIBUTES, ["one", "two"], layout)
 
 
 def test_an_index_reads_as_one_file(tmp_path: Path) -> None:
     extract(tmp_path / "out.h5")
     extract(tmp_path / "single.h5", "single")
-    expect_whole(tmp_path / "out.h5", COUNT)
+    expect_complete(tmp_path / "out.h5", COUNT)
     shards = linked_files(tmp_path / "out.h5")
     assert [path.parent.name for path in shards] == ["out.h5.shards"] * 5
     assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.h5.shards", "single.h5"]
@@ -59,7 +60,7 @@ def test_index_and_shards_move_together_and_nothing_is_made_up(tmp_path: Path) -
     extract(tmp_path / "here" / "out.h5")
     (tmp_path / "here").rename(tmp_path / "there")
     out = tmp_path / "there" / "out.h5"
-    expect_whole(out, COUNT)
+    expect_complete(out, COUNT)
     shard = linked_files(out)[2]
     with h5py.File(shard, "r+") as file:
         file["embedding"][1, 3] += 1
@@ -85,7 +86,7 @@ def test_overwriting_leaves_nothing_of_the_old_behind(tmp_path: Path) -> None:
     assert sorted((tmp_path / "out.h5.shards").iterdir()) == after
     extract(out, "single", overwrite=True)
     assert os.listdir(tmp_path) == ["out.h5"]
-    expect_whole(out, COUNT)
+    expect_complete(out, COUNT)
 
 
 def test_a_failure_midway_keeps_the_old_and_drops_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +104,7 @@ def test_a_failure_midway_keeps_the_old_and_drops_the_new(tmp_path: Path, monkey
     monkeypatch.undo()
     with open_journal(out, {"settings": 1}, ARRAYS, True, names(COUNT)) as journal:  # nothing was lost
         journal.publish(names(COUNT), ATTRIBUTES, (), "single")
-    expect_whole(out, COUNT)
+    expect_complete(out, COUNT)
 
 
 def test_shards_stay_while_their_index_cannot_be_read(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_shards_stay_while_their_index_cannot_be_read(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     out.write_bytes(index)
     assert linked_files(out) == shards
-    expect_whole(out, COUNT)
+    expect_complete(out, COUNT)
 
 
 SETTINGS = {
@@ -169,8 +170,8 @@ def test_linking_copies_nothing_and_leaves_out_what_is_double(tmp_path: Path) ->
 
 
 def test_a_journal_cannot_be_linked_to(tmp_path: Path) -> None:
-    with opened(tmp_path / "a.h5") as journal:
-        add(journal, 0)
+    with begin(tmp_path / "a.h5") as journal:
+        add(journal.writer(), 0)
         with pytest.raises(UsageError, match="only finished files can be linked to"):
             merge(tmp_path / "out.h5", [tmp_path / "a.h5.parts"], layout="linked", allow_missing=True)
     assert not (tmp_path / "out.h5").exists()

@@ -398,7 +398,7 @@ def test_a_killed_run_fetches_only_what_is_missing(
     process.kill()
     process.wait()
     assert held(cache)  # what it was fetching
-    begun = len(list((tmp_path / "out.h5.parts").glob("*.json"))) - 2  # job.json and videos.json
+    begun = len(list((tmp_path / "out.h5.parts").glob("shard-*/*.json")))
     assert begun >= 2
     web.asked.clear()
     web.always.clear()
@@ -413,15 +413,17 @@ def test_a_killed_run_fetches_only_what_is_missing(
 
 def test_what_counts_as_done(tmp_path: Path) -> None:
     """A listing tells what has changed; of an address in a list nothing is known before it is fetched."""
-    journal = Journal(tmp_path / "o.h5", tmp_path, tmp_path, Arrays({}), "run")
+    journal = Journal(tmp_path / "o.h5", tmp_path, Arrays({}), "run")
+    writer = journal.writer()
     for name, clip_range in (("v", WHOLE), ("cut", (0, 4))):
-        journal.commit(VideoRecord(name, "s3://b/v", "ok", clips=1, size=5, mtime=1.0, etag="e", clip_range=clip_range))
-    journal.commit(VideoRecord("late", "s3://b/v", "failed", error="VideoUnreachable"))
+        writer.commit(VideoRecord(name, "s3://b/v", "ok", clips=1, size=5, mtime=1.0, etag="e", clip_range=clip_range))
+    writer.commit(VideoRecord("late", "s3://b/v", "failed", error="VideoUnreachable"))
+    journal.load()
     seen, unseen = Address("s3://b/v", 5, 1.0, "e"), Address("s3://b/v")
     for address, missing in ((seen, []), (unseen, []), (replace(seen, etag="f"), [WHOLE])):
         video = Video("v", address)
         assert journal.missing(video, address.size, address.mtime, address.etag) == missing
-        assert journal.through("v") is not None
+        assert journal.complete("v") is not None
     assert journal.missing(Video("cut", seen), 5, 1.0, "e") == [(4, None)]
     assert journal.missing(Video("cut", unseen), -1, 0.0) == [WHOLE]
     assert journal.missing(Video("late", unseen), -1, 0.0) == [WHOLE]
@@ -536,10 +538,10 @@ def test_spans_of_a_remote_video_are_clips_of_the_whole(run: Run, options: list[
     assert run("vswin-extract", here, tmp_path / "here.h5", *options).returncode == 0
     job = Job(find(["s3://bucket/alone"]), tmp_path / "o.h5", options[1], stages=(4,), stride=6, device="cpu:2",
               cache_dir=tmp_path / "cache")  # fmt: skip
-    branches = 0
+    files = 0
     for _ in run_job(job):
-        branches = max(branches, len(list((tmp_path / "o.h5.parts").glob("branch-*/*.rows*"))))
-    assert branches >= 2
+        files = max(files, len(list((tmp_path / "o.h5.parts").glob("shard-*/*.rows*"))))
+    assert files >= 2
     expect_equal(tmp_path / "here.h5", tmp_path / "o.h5")
     assert not os.listdir(tmp_path / "cache")
 
@@ -556,7 +558,7 @@ def test_two_runs_share_a_cache_and_one_of_them_is_killed(
         return subprocess.Popen(command, env={**environment, **aws}, stderr=subprocess.DEVNULL)
 
     runs = [start("a.h5", "--cache-size", "8kB"), start("b.h5", "--device", "cpu:2")]
-    while not list((tmp_path / "b.h5.parts").glob("branch-*/*.json")) and runs[1].poll() is None:
+    while not list((tmp_path / "b.h5.parts").glob("shard-*/*.json")) and runs[1].poll() is None:
         time.sleep(0.005)
     runs[1].send_signal(signal.SIGKILL)
     assert runs[0].wait(120) == 3

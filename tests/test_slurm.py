@@ -268,7 +268,7 @@ def test_an_array_with_a_task_out_of_time_and_a_task_killed(
     until("task 1 has begun", lambda: "videos" in log(1))
     subprocess.run(["scancel", "--batch", "--signal=USR1", f"{job}_1"], env=slurm.env, check=True)
     # The script alone is killed so. Without cgroups its command lives on, as the script says; here it dies, too.
-    until("task 2 has begun", lambda: "videos" in log(2) and bool(list(parts.glob("branch-*/*.json"))))
+    until("task 2 has begun", lambda: "videos" in log(2) and bool(list(parts.glob("shard-*/*.json"))))
     subprocess.run(["scancel", "--signal=KILL", "--batch", f"{job}_2"], env=slurm.env, check=True)
     slurm.kill(SLURM_ARRAY_JOB_ID=job, SLURM_ARRAY_TASK_ID="2")
     until("task 2 has failed", lambda: slurm.state(f"{job}_2") == "FAILED")

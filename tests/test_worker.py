@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from vswin_extract.decoding.messages import Task
-from vswin_extract.journal.writer import JournalWriter, open_writer
 
 from vswin_extract.backbone import Features
 from vswin_extract.decoding.process import DecodedClip, VideoEnd
 from vswin_extract.errors import VideoError, VideoUnreadable
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
 from vswin_extract.journal.parts import read_rows
+from vswin_extract.journal.writer import JournalWriter, open_writer
 from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling

@@ -19,9 +19,9 @@ def file_sha256(path: Path) -> str:
 
 def publish(unfinished: Path, path: Path) -> None:
     """Rename a finished file into place so that it survives a power cut."""
-    _sync(unfinished)
+    sync(unfinished)
     unfinished.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -47,7 +47,8 @@ def require_parent(path: Path, error: type[VswinError] = UsageError) -> None:
         raise error(f"no directory {path.absolute().parent} to write {path.name} into")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file or the entries of a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

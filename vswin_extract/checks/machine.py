@@ -29,7 +29,7 @@ from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import OutputError, UsageError, VswinError, first_line
 from vswin_extract.files import publish
-from vswin_extract.journal.journal import claim
+from vswin_extract.journal.directory import claim
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.video.geometry import Geometry

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 
 from vswin_extract.errors import UsageError
-from vswin_extract.journal.journal import assemble, entry_files, journal_directory, read_entry_file, read_job
+from vswin_extract.journal.directory import journal_directory, read_job
+from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
 from vswin_extract.journal.parts import SUFFIX, Entry
 from vswin_extract.store.features import FeatureFile, feature_names, open_features
 from vswin_extract.store.schema import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VIDEO_TEXTS, VIEWED, block_rows

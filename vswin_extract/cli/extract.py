@@ -446,7 +446,7 @@ def follow(
     """Run the job and show how it goes: a live display on a terminal, lines elsewhere."""
     from vswin_extract.cli.progress import LiveProgress, LogProgress, Quiet
     from vswin_extract.job.events import Finished, ShardDone, Started
-    from vswin_extract.journal.journal import journal_directory
+    from vswin_extract.journal.directory import journal_directory
     from vswin_extract.run.run import run
 
     live = sys.stderr.isatty() and not console.is_dumb_terminal  # whatever FORCE_COLOR says

@@ -60,7 +60,7 @@ def slurm(
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
-    from vswin_extract.journal.journal import check_output, journal_directory
+    from vswin_extract.journal.directory import check_output, journal_directory
     from vswin_extract.run import slurm as library
     from vswin_extract.weights.registry import find
 

@@ -22,9 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import OutputError, UsageError
-from vswin_extract.journal.journal import (
-    Extracted,
-    Journal,
+from vswin_extract.journal.directory import (
     check_output,
     claim,
     describe_difference,
@@ -33,6 +31,8 @@ from vswin_extract.journal.journal import (
     read_list,
     remove_journal,
 )
+from vswin_extract.journal.entries import Extracted
+from vswin_extract.journal.journal import Journal
 from vswin_extract.journal.parts import read_rows
 from vswin_extract.store.features import FeatureFile, linked_files, open_features
 from vswin_extract.store.layouts import Layout, Linked, make_index, make_output
@@ -105,10 +105,10 @@ class JournalSource:
         self.attributes = begun["attributes"]
         self.classes = tuple(begun["classes"])
         self.run = begun["run"]
-        journal = Journal(path.with_suffix(""), path, path, self.arrays, begun["run"])
+        journal = Journal(path.with_suffix(""), path, self.arrays, begun["run"])
         journal.load()
         self.notes = journal.notes
-        through = {video_id: journal.through(video_id) for video_id in journal.entries}
+        through = {video_id: journal.complete(video_id) for video_id in journal.entries}
         self.videos: dict[str, Extracted] = {name: video for name, video in through.items() if video is not None}
         self.records = {name: video.record for name, video in self.videos.items()}
         self.expected = list(read_list(path) | dict.fromkeys(through, 0))

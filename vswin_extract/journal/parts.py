@@ -64,12 +64,15 @@ class Part:
 
 
 def join(path: Path, entries: Sequence[Entry], arrays: Arrays) -> str:
-    """Write the rows of several entries as one finished part; its sha256."""
+    """Write the rows of several entries as one finished part, and return its sha256."""
     part = Part(path, arrays)
-    for entry in entries:
-        for records in read_records(entry, arrays):
-            part.write(records.tobytes(), len(records))
-    part.finish()
+    try:
+        for entry in entries:
+            for records in read_records(entry, arrays):
+                part.write(records.tobytes(), len(records))
+        part.finish()
+    finally:
+        part.discard()  # what is unfinished
     return part.digest.hexdigest()
 
 

@@ -1,0 +1,205 @@
+"""The directory of a journal: making it, locking it, its job.json and videos.json, and removing it."""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vswin_extract import locks
+from vswin_extract.errors import OutputError
+from vswin_extract.files import require_parent, write_json
+from vswin_extract.journal.entries import writer_directories
+from vswin_extract.store.schema import Arrays
+from vswin_extract.store.write import read_attributes
+
+TOUCH_EVERY = 30.0
+"""Seconds between two touches of a lock that is held."""
+DEAD_AFTER = 600.0
+"""Seconds after which the untouched lock of another host counts as that of a dead process."""
+
+
+def journal_directory(output: Path, storage: Path | None = None) -> Path:
+    """Return where the journal of an output is: beside it, or in `storage`."""
+    return (storage or output.parent) / f"{output.name}.parts"
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise OutputError unless `output` can be written: it is not there, or is ours and may be overwritten."""
+    if output.is_dir():
+        raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
+    require_parent(output, OutputError)
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"cannot write into {output.parent.absolute()}")
+    if os.path.lexists(output):
+        if read_attributes(output) is None:
+            raise OutputError(f"{output} exists and was not written by vswin-extract; choose another name")
+        if not overwrite:
+            raise OutputError(f"{output} exists; add --overwrite to replace it")
+
+
+def make_directory(root: Path) -> None:
+    """Make the directory of a journal if it is not there. Raises OutputError if it cannot be one."""
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{root} is in the way: it is not a directory; move it, or choose another name")
+    if root.is_dir() and read_job(root) is None:
+        foreign = [name for name in os.listdir(root) if name not in ("lock", "probing") and not name.endswith(".tmp")]
+        if foreign and read_job(root) is None:  # again, since another task may have written job.json meanwhile
+            raise OutputError(
+                f"{root} is in the way: it is not a journal of vswin-extract; move it, or choose another name"
+            )
+    require_parent(root, OutputError)
+    root.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def claim(lock: Path, output: Path, touch_every: float = TOUCH_EVERY) -> Iterator[None]:
+    """Hold a lock while `output` is being written. Raises OutputError if a living process has it."""
+    if holder := locks.acquire(lock, DEAD_AFTER):
+        raise in_use(output, holder, lock)
+    with locks.held(lock, touch_every):
+        yield
+
+
+def in_use(output: Path, holder: locks.Holder, lock: Path) -> OutputError:
+    return OutputError(f"{output} is being written by {holder}; if that is no longer so, delete {lock}")
+
+
+def begin_job(
+    root: Path, output: Path, settings: dict[str, Any], arrays: Arrays, facts: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Write job.json, unless another process does it first, and return what it says."""
+    content = {"settings": settings, "run": uuid.uuid4().hex, "arrays": asdict(arrays), **(facts or {})}
+    candidate = root / f"job.{uuid.uuid4().hex}.tmp"
+    write_json(candidate, {**content, "output": os.path.abspath(output)})
+    with contextlib.suppress(FileExistsError):
+        locks.create(candidate, root / "job.json")
+    candidate.unlink()
+    begun = read_job(root)
+    if begun is None:
+        raise OutputError(f"{root} was removed while this run began")
+    return begun
+
+
+def read_job(root: Path) -> dict[str, Any] | None:
+    """Return what job.json says, or None if there is none. Raises OutputError if it is damaged."""
+    job = root / "job.json"
+    if not job.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(job.read_text("utf-8"))
+        required = {"settings": content["settings"], "run": content["run"]}
+        return {"arrays": None, "attributes": {}, "classes": [], "output": None, **content, **required}
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{job} is damaged; delete {root} to begin again") from error
+
+
+def check_same_output(root: Path, begun: Mapping[str, Any], output: Path) -> None:
+    """Raise OutputError if the journal is that of another output: two of one name may be given one --storage. A journal
+    beside its output may have been moved with it."""
+    before, now = begun["output"], os.path.abspath(output)
+    if before not in (None, now) and root.parent != output.parent:
+        raise OutputError(f"{root} holds a run for {before}, not for {now}; choose another name, or another --storage")
+
+
+def read_list(root: Path) -> dict[str, int | None]:
+    """Return the ids of a run's videos in order, each with about how many clips it has, or None if nobody has looked.
+    Empty if there is no videos.json. Raises OutputError if it is damaged."""
+    try:
+        content = json.loads((root / "videos.json").read_text("utf-8"))
+        return dict(zip(content["ids"], content["clips"], strict=True))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{root / 'videos.json'} is damaged; delete it, and give the same command again") from error
+
+
+def write_list(root: Path, clips: Mapping[str, int | None]) -> None:
+    write_json(root / "videos.json", {"ids": list(clips), "clips": list(clips.values())})
+
+
+def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the settings that differ, each as "name was old, is new"."""
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            found.append(describe_difference(before, after, f"{prefix}{key}."))
+        else:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return "; ".join(found)
+
+
+def other_settings(
+    root: Path, before: Mapping[str, Any], now: Mapping[str, Any], drop: str = "--overwrite"
+) -> OutputError:
+    return OutputError(
+        f"{root} holds a run that was stopped, with other settings: {describe_difference(before, now)}; "
+        f"give the old ones to continue it, or {drop} to drop it"
+    )
+
+
+def empty(root: Path, keep: Collection[str]) -> None:
+    """Remove everything from the directory but the names to keep."""
+    for path in root.iterdir():
+        if path.name not in keep:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def tidy(root: Path) -> None:
+    """Remove unfinished files from a journal that this process has locked; all of it, if no video is finished."""
+    if not root.is_dir():  # published, or removed by hand
+        return
+    for unfinished in root.glob("*.tmp"):
+        unfinished.unlink()
+    for directory in writer_directories(root):
+        remove_if_empty(directory)
+    if not set(os.listdir(root)) - {"job.json", "videos.json", "lock"}:
+        shutil.rmtree(root)
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove the unfinished files that killed writers left, from a journal that this process has just locked. Tasks
+    that share the journal have no lock: an unfinished file that grew lately may be theirs."""
+    now = (root / "lock").stat().st_mtime  # by the file server's clock
+    for directory in writer_directories(root):
+        for unfinished in directory.glob("*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if now - unfinished.stat().st_mtime > DEAD_AFTER:
+                    unfinished.unlink()
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Remove a writer's directory if no video was finished in it."""
+    if not any(directory.glob("*.json")):
+        shutil.rmtree(directory)
+
+
+def remove_journal(root: Path) -> None:
+    """Remove a journal that this process has locked. job.json goes last but one, so that what a kill leaves can be
+    recognised, and the lock goes last."""
+    empty(root, ("job.json", "lock"))
+    (root / "job.json").unlink()
+    (root / "lock").unlink(missing_ok=True)
+    root.rmdir()
+
+
+def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | None:
+    """If a kill came after the output was published and before its journal was removed, remove the journal and return
+    the settings that the output was made with. Else return None."""
+    begun, made = read_job(root), read_attributes(output)
+    if begun is None or made is None or made.get("run") != begun["run"]:
+        return None
+    with claim(root / "lock", output):
+        remove_journal(root)
+    settings: dict[str, Any] = begun["settings"]
+    return settings
