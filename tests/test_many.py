@@ -112,7 +112,7 @@ def test_shards_are_merged_to_what_a_single_run_writes(
         assert run("vswin-extract", videos, out, *options, "--shard", f"{index}/3").returncode in (0, 3)
     early = run("vswin", "merge", out)
     assert early.returncode == 2
-    assert str(out) in early.stderr
+    assert "--allow-missing" in early.stderr
     other = run("vswin-extract", videos, out, *options, "--stride", 8, "--shard", "1/3")
     assert (other.returncode, "sampling.stride was 6, is 8" in other.stderr) == (2, True)
     last = run("vswin-extract", videos, out, *options, "--shard", "1/3")

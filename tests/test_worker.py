@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from vswin_extract.decoding.messages import Task
 
 from vswin_extract.backbone import Features
+from vswin_extract.decoding.messages import Task
 from vswin_extract.decoding.process import DecodedClip, VideoEnd
 from vswin_extract.errors import VideoError, VideoUnreadable
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
-from vswin_extract.journal.parts import read_rows
+from vswin_extract.journal.parts import Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer
 from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
@@ -134,8 +134,8 @@ def test_rows_belong_to_their_videos(build: Build) -> None:
     assert {name: event.record.clips for name, event in done.items()} == {name: int(name[2:]) for name in names}
     assert sum(event.clips for event in events if isinstance(event, ClipsDone)) == 16
     rows = {
-        entry.record.id: np.concatenate([piece["embedding"][:, 0] for piece in read_rows([entry], ARRAYS)]).tolist()
-        for entry in station.journal.singles
+        record.id: [row for piece in read_rows([Entry(record, path)], ARRAYS) for row in piece["embedding"][:, 0]]
+        for path, record in station.journal.singles.items()
     }
     assert rows == {name: [value(name, k) for k in range(int(name[2:]))] for name in names}
 
@@ -204,13 +204,16 @@ def test_a_file_that_changes_while_it_is_read_fails(build: Build, tmp_path: Path
 
 
 def test_stopping_finishes_the_videos_in_flight_and_begins_no_other(build: Build) -> None:
-    station = build("a-3", "b-3", "c-3", "d-3", "e-3", "f-3", decoders=2, batch_size=1)
+    names = [f"{letter}-3" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    station = build(*names, batch_size=1)
     stopping = threading.Event()
     done = []
     for event in station.pipeline.run(stopping):
         stopping.set()
-        done += [event.record.id] if isinstance(event, VideoDone) else []
-    assert done == ["a-3", "b-3"]
+        done += [event.record] if isinstance(event, VideoDone) else []
+    assert [record.id for record in done] == names[: len(done)]
+    assert 2 <= len(done) < 20
+    assert all((record.status, record.clips) == ("ok", 3) for record in done)
 
 
 def test_closing_the_iterator_ends_the_decoders(build: Build) -> None:

@@ -477,7 +477,7 @@ def follow(
 
 def show_survey(job: "Job") -> int:
     """What --dry-run prints; how many videos are unreadable."""
-    from vswin_extract.run.run import survey
+    from vswin_extract.run.survey import survey
 
     found = survey(job)
     out = stdout()

@@ -161,7 +161,7 @@ def extract_like(
 ) -> Path:
     """An output in `folder` of one video, extracted as those of the file were: same weights, sampling, pixels,
     precision, decoder. Raises what a run does, and UsageError where the video fails."""
-    from vswin_extract.run.run import extract
+    from vswin_extract.run.api import extract
 
     info = features.info
     sampling, pixels = info["sampling"], info["preprocessing"]
