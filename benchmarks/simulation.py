@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
-from vswin_extract.decoding.messages import Task
 
 from benchmarks.machine import Row
 from benchmarks.videos import draw
+from vswin_extract.decoding.messages import Task
 from vswin_extract.decoding.process import DecoderProcess, VideoEnd
 from vswin_extract.errors import WorkerDied
 from vswin_extract.job.events import Profile, VideoDone

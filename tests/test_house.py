@@ -38,6 +38,7 @@ ROOMS = (
     "journal",  # what is finished survives a kill
     "job",  # what a run is asked to do, and what it says
     "worker",  # one device: clips to rows
+    "pools",  # workers in this process, in others, on a Ray cluster
     "run",  # all devices: a job to its events
     "export",  # the files of other projects
     "explore",  # searching and looking
@@ -88,6 +89,57 @@ def test_no_room_uses_private_names_of_another(path: Path) -> None:
         there = module.split(".")[1:2]
         if there and there[0] != room(path):
             assert not any(part.startswith("_") for part in [*module.split("."), name]), f"{module}: {name}"
+
+
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_ROOM_FILES = 400, 60, 11
+EXCEPTIONS = {
+    "run/api.py:extract": "its signature has every option written out, and its body passes each on",
+}
+"""Files, functions (FILE:NAME) and rooms that may be larger, each with its reason. At most five."""
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Functions of a file, each with its lines from `def` to its end. Options of a command are not part of it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_files_functions_and_rooms_are_small() -> None:
+    large = set()
+    for path in SOURCES:
+        name = path.relative_to(PACKAGE).as_posix()
+        if len(path.read_text().splitlines()) > MOST_FILE_LINES:
+            large.add(name)
+        large |= {f"{name}:{function}" for function, lines in functions(path) if lines > MOST_FUNCTION_LINES}
+    for name in ROOMS:
+        if len([path for path in (PACKAGE / name).glob("*.py") if path.name != "__init__.py"]) > MOST_ROOM_FILES:
+            large.add(name)
+    assert large == set(EXCEPTIONS)
+    assert len(EXCEPTIONS) <= 5
+    assert all(EXCEPTIONS.values())
+
+
+def test_one_name_means_one_thing() -> None:
+    """No two public classes of the package have one name, and no file is a heap of helpers."""
+    homes: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(path.name)
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+    assert not {path.stem for path in SOURCES} & {"utils", "util", "misc", "common", "helpers", "tools"}
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_every_room_says_what_it_is(name: str) -> None:
+    """Its docstring names each of its files."""
+    folder = PACKAGE / name
+    if not folder.is_dir():
+        return
+    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    for path in folder.glob("*.py"):
+        assert path.name == "__init__.py" or path.name in said or path.stem in said, path.name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)

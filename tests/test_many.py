@@ -15,8 +15,8 @@ from conftest import Run, script
 from vswin_extract.checks.output import check
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
-from vswin_extract.run.pool import WorkerPool
-from vswin_extract.run.process_pool import ProcessPool
+from vswin_extract.pools.pool import WorkerPool
+from vswin_extract.pools.processes import ProcessPool
 from vswin_extract.run.run import run as run_job
 from vswin_extract.video.videos import find
 

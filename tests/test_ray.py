@@ -21,7 +21,7 @@ from test_many import expect_equal
 from vswin_extract.errors import DeviceError, UsageError
 from vswin_extract.job.events import Event, Notice, Stopped, VideoDone
 from vswin_extract.job.job import Job
-from vswin_extract.run.pool import WorkerPool, make_pool
+from vswin_extract.pools.pool import WorkerPool, make_pool
 from vswin_extract.run.run import run as run_job
 from vswin_extract.video.videos import Video, find
 from vswin_extract.worker.writer import InFlightVideo, make_record
@@ -129,7 +129,7 @@ class Noted:
         self.pools: list[Any] = []
 
     def __call__(self, job: Job) -> WorkerPool:
-        from vswin_extract.run.ray_pool import RayPool
+        from vswin_extract.pools.ray_pool import RayPool
 
         self.pools.append(RayPool(job, **self.options) if self.options else make_pool(job))
         return self.pools[-1]  # type: ignore[no-any-return]
@@ -250,7 +250,7 @@ def test_what_keeps_actors_from_working_is_said_with_the_host(
 def test_where_there_is_no_room_the_run_is_given_up(
     cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
-    from vswin_extract.run.ray_pool import RayPool, Share
+    from vswin_extract.pools.ray_pool import RayPool, Share
 
     def full(job: Job) -> WorkerPool:
         return RayPool(job, notice_after=0.5, patience=3.0, divide=lambda *_: Share(0, 4, 1))
@@ -273,7 +273,7 @@ def test_without_ray_the_extra_is_named(
 ) -> None:
     numbered.write(tmp_path / "a.mp4", 20)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "vswin_extract.run.ray_pool", raising=False)
+    monkeypatch.delitem(sys.modules, "vswin_extract.pools.ray_pool", raising=False)
     done = run("vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--engine", "ray")
     assert done.returncode == 2
     assert done.stderr == "Error: --engine ray needs Ray: pip install 'vswin-extract[ray]'\n"
@@ -340,14 +340,14 @@ def test_a_cluster_is_cut_into_actors(
     nodes: list[tuple[int, int]], device: str, actors: int, share: tuple[int, int, int]
 ) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
-    from vswin_extract.run.ray_pool import Share, divide_nodes
+    from vswin_extract.pools.ray_pool import Share, divide_nodes
 
     assert divide_nodes(nodes, device, actors) == Share(*share)
 
 
 def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
-    from vswin_extract.run.ray_pool import Placed, check_seen
+    from vswin_extract.pools.ray_pool import Placed, check_seen
 
     missing = make_record(InFlightVideo(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
     assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)

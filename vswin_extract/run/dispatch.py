@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from vswin_extract.errors import DeviceError, WorkerDied
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
-from vswin_extract.run.pool import WorkerPool
+from vswin_extract.pools.pool import WorkerPool
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video
 from vswin_extract.worker.messages import Begin, Close, Message, Ready, Stop, WorkerDone, WorkerLost

@@ -21,9 +21,9 @@ from vswin_extract.journal.directory import (
     journal_directory,
 )
 from vswin_extract.journal.journal import Journal, join_journal, open_journal
+from vswin_extract.pools.pool import WorkerPool, make_pool
 from vswin_extract.run.clip_counts import clips_ahead
 from vswin_extract.run.dispatch import Dispatch
-from vswin_extract.run.pool import WorkerPool, make_pool
 from vswin_extract.run.work import RemainingWork, find_work
 from vswin_extract.store.features import open_features
 from vswin_extract.store.schema import VideoRecord

@@ -37,10 +37,10 @@ def make_pool(job: Job) -> WorkerPool:
     """Return the pool that a job asks for. Raises DeviceError, UsageError."""
     if job.engine == "ray":
         with needs("ray", "ray", "--engine ray needs Ray", DeviceError):
-            from vswin_extract.run.ray_pool import RayPool
+            from vswin_extract.pools.ray_pool import RayPool
         return RayPool(job)
-    from vswin_extract.run.in_process_pool import InProcessPool
-    from vswin_extract.run.process_pool import ProcessPool
+    from vswin_extract.pools.in_process import InProcessPool
+    from vswin_extract.pools.processes import ProcessPool
 
     devices = find_devices(job.device)
     return ProcessPool(job, devices) if len(devices) > 1 else InProcessPool(job, devices[0])

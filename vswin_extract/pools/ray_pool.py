@@ -30,7 +30,7 @@ from ray.exceptions import RayError
 from vswin_extract.errors import DeviceError
 from vswin_extract.job.events import Notice, VideoDone
 from vswin_extract.job.job import AUTO, Job
-from vswin_extract.run.ray_actor import Extractor, Placed
+from vswin_extract.pools.ray_actor import Extractor, Placed
 from vswin_extract.video.videos import Video
 from vswin_extract.weights.registry import BUNDLED
 from vswin_extract.worker.messages import Begin, Message, Order, WorkerLost

@@ -24,7 +24,7 @@ class ProcessPool:
 
     def start(self, worker: int) -> None:
         self._end(worker)
-        child = ChildProcess("vswin_extract.run.process_pool", f"worker {worker}", self._inbox)
+        child = ChildProcess("vswin_extract.pools.processes", f"worker {worker}", self._inbox)
         self.children[worker] = child
         child.send((self._job, self.names[worker], max(1, len(os.sched_getaffinity(0)) // len(self.names))))
 
