@@ -283,7 +283,7 @@ class Pipeline:
         torch.cuda.empty_cache()  # outside of `except`, whose traceback holds on to tensors
         half = len(clips) // 2
         self.batch_size = min(self.batch_size, len(clips) - half)
-        self.backbone.compiled_for = min(self.backbone.compiled_for, self.batch_size)
+        self.backbone.limit_batch(self.batch_size)
         return [*self._features(clips[:half], cores), *self._features(clips[half:], cores)]
 
     def _forward(self, clips: Sequence[DecodedClip]) -> Batch:
