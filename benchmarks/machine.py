@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vswin_extract.network.cpu import pack
+from vswin_extract.network.cpu import packed_linear
 
 Row = dict[str, Any]
 
@@ -51,7 +51,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     products: list[Callable[[Tensor], Tensor]] = [lambda x: torch.mm(x, b)]
     if device.type == "cpu":
-        products.append(pack(b, None, dtype))
+        products.append(packed_linear(b, None, dtype))
     best = float("inf")
     for product in products * 10:
         begun = time.perf_counter()

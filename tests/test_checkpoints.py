@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from recipe import layouts
+from parity import layouts
 from safetensors import safe_open
 from torch import Tensor
 

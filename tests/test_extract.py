@@ -445,16 +445,16 @@ def test_too_large_a_batch_is_halved(
     small_weights: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device's memory is simulated; what it raises is what CUDA raises."""
-    forward = Backbone.forward
+    call = Backbone.__call__
 
     def limited(self: Backbone, clips: torch.Tensor, *arguments: object, **more: object) -> object:
         if len(clips) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, clips, *arguments, **more)  # type: ignore[arg-type]
+        return call(self, clips, *arguments, **more)  # type: ignore[arg-type]
 
     whole = tmp_path / "whole.h5"
     vswin_extract.extract(many, whole, weights=str(small_weights), batch_size=8)
-    monkeypatch.setattr(Backbone, "forward", limited)
+    monkeypatch.setattr(Backbone, "__call__", limited)
     notices: list[str] = []
     vswin_extract.extract(
         many, tmp_path / "out.h5", weights=str(small_weights), batch_size=8,
@@ -467,13 +467,13 @@ def test_too_large_a_batch_is_halved(
 
 FAILING_DEVICE = """
 import torch, vswin_extract.backbone as backbone
-forward, calls = backbone.Backbone.forward, []
+call, calls = backbone.Backbone.__call__, []
 def failing(self, *arguments, **more):
     calls.append(1)
     if len(calls) > 4:
         raise RuntimeError("CUDA error: device-side assert triggered")
-    return forward(self, *arguments, **more)
-backbone.Backbone.forward = failing
+    return call(self, *arguments, **more)
+backbone.Backbone.__call__ = failing
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Run
-from recipe import relative_error
+from parity import relative_error
 from torch import Tensor
 
 from vswin_extract import load_model

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from recipe import Network, clip, errors, fixture, published_state, relative_error, write
+from parity import Network, clip, errors, fixture, published_state, relative_error, write
 from torch import Tensor
 
 from vswin_extract.network.cpu import CpuSwin

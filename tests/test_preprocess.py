@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipe import fixture
+from parity import fixture
 
 from vswin_extract.errors import UsageError
 from vswin_extract.video.geometry import Geometry, Pixels

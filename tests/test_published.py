@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from recipe import errors, fixture, in_layout, layouts, relative_error, write
+from parity import errors, fixture, in_layout, layouts, relative_error, write
 
 from vswin_extract import load_model, open_features
 from vswin_extract.decoding.decoders import open_decoder

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from training.batches import SHUFFLED, Batch, Drawn, draw
 from training.photographs import real_source
 from training.teacher import WIDTH, Teacher
+from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.swin3d import Block, VideoSwin, WindowAttention
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights import checkpoints
@@ -105,7 +106,7 @@ class Student(nn.Module):
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Of normalised `clips` (N, 3, T, H, W): stage 4 (N, T', H', W', C) and the embedding (N, C)."""
         stage4 = self.net(clips)[4]
-        return stage4, self.net.embed(stage4)
+        return stage4, pool_map(stage4, "all")
 
 
 @torch.no_grad()

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vswin_extract.errors import DeviceError, UsageError, first_line
-from vswin_extract.network.cpu import CpuSwin, has_bf16
-from vswin_extract.network.cuda import CudaSwin, trial
+from vswin_extract.network.cpu import has_bf16
+from vswin_extract.network.inference import inference_network
 from vswin_extract.network.pooling import Pool, pool_map
-from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.weights import registry as weights_
 from vswin_extract.weights.checkpoints import Checkpoint, build
 from vswin_extract.weights.recipe import Recipe
@@ -23,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Features:
-    """What the backbone gives for a batch of N clips, float32; None or left out where it was not asked for.
+    """Features of a batch of N clips, float32; None or left out if they were not asked for.
 
     `embedding`: (N, C). `stages`: stage -> (N, T', H', W', C), (N, T', C) or (N, C), by pooling.
     `logits`: (N, classes).
@@ -34,17 +33,14 @@ class Features:
     logits: Tensor | None
 
 
-class Backbone(nn.Module):
-    """A pretrained Video Swin that takes pixels: mean and std are buffers of it, so callers hand over uint8 RGB.
+class Backbone:
+    """A pretrained Video Swin on a device, with the mean and standard deviation of its pixels: it takes uint8 RGB.
 
-    `name`, `sha256`, `recipe`, `classes`, `variant` say what it is. Made by `load_model`.
+    `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `load_model` makes it. Any number of threads
+    may call it at once.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, name: str, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        super().__init__()
         self.name = name
         self.variant = checkpoint.variant
         self.sha256 = checkpoint.sha256
@@ -53,58 +49,63 @@ class Backbone(nn.Module):
         self.classes = checkpoint.classes
         self.source = checkpoint.source
         self.license = checkpoint.license
-        self.notes = checkpoint.notes
         self.precision = precision
         self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
-        network = build(checkpoint.state, checkpoint.variant, checkpoint.num_classes)
-        network.requires_grad_(False)
-        self.network: VideoSwin | CpuSwin | CudaSwin = network
-        self.compiled_for = 0
-        """Clips of a batch, 0 where it is not compiled; smaller ones are filled up, since each size is compiled."""
-        if device.type == "cpu":
-            self.network = CpuSwin(network, DTYPES[precision], self.recipe.mean, self.recipe.std)
-        elif precision != "fp32":
-            if why_not := trial(device, DTYPES[precision]):
-                self.notes += (f"attention is computed by PyTorch, which is slower than our kernel: {why_not}",)
-            else:
-                self.network = CudaSwin(network, DTYPES[precision])
-        self.register_buffer("mean", torch.tensor(self.recipe.mean).view(3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.recipe.std).view(3, 1, 1, 1), persistent=False)
-        self.to(device).eval().requires_grad_(False)
+        self.network, notes = inference_network(
+            build(checkpoint.state, checkpoint.variant, checkpoint.num_classes).requires_grad_(False),
+            device,
+            DTYPES[precision],
+            self.recipe.mean,
+            self.recipe.std,
+        )
+        self.notes = (*checkpoint.notes, *notes)
+        self._compiled_for = 0  # clips of a batch; 0: not compiled
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        return self.mean.device
+        """The device that it computes on."""
+        return self.network.device
 
     @property
     def compiles(self) -> bool:
-        """Whether `compile_for` can be called: on CUDA in half precision."""
-        return isinstance(self.network, CudaSwin)
+        """True if `compile_for` can be called: on CUDA in half precision."""
+        return self.network.compile_for is not None
 
     def compile_for(self, clips: Tensor, **wanted: Any) -> None:
-        """Compile the network for batches like `clips` and the features `wanted` of them, as `forward` takes them: a
-        minute, or seconds where it has been done before.
+        """Compile the network for batches like `clips` and the features `wanted`, which are arguments of a call.
 
-        Raises DeviceError where that does not work. On a CPU the network is faster as it is.
+        This takes a minute, or seconds if it has been done before. Smaller batches will take as long as one like
+        `clips`. Raises DeviceError if the network cannot be compiled, or is faster as it is.
         """
-        if not isinstance(self.network, CudaSwin):
+        if not self.compiles:
             raise DeviceError(
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
         if cache := weights_.writable_cache():
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / weights_.COMPILED))
-        plain, self.compiled_for = self.network.compute, len(clips)
-        self.network.compute = torch.compile(plain, dynamic=False)
+        self._compile(len(clips))
         try:
             self(clips, **wanted)
-        except Exception as error:  # whatever a compiler raises
-            self.network.compute, self.compiled_for = plain, 0
+        except Exception as error:  # compilers raise many kinds
+            self._compile(0)
             said = first_line(error)
             raise DeviceError(f"the network cannot be compiled here: {said}; use --compile off") from error
 
+    def limit_batch(self, clips: int) -> None:
+        """Announce that batches will have at most `clips` clips, for example after one of more did not fit in memory.
+
+        A network that is compiled for more is compiled for so many at the next call.
+        """
+        if clips < self._compiled_for:
+            self._compile(clips)
+
+    def _compile(self, batch: int) -> None:
+        if self.network.compile_for is not None:
+            self.network.compile_for(batch)
+            self._compiled_for = batch
+
     @torch.inference_mode()
-    def forward(
+    def __call__(
         self,
         clips: Tensor,
         stages: Collection[int] = (),
@@ -112,10 +113,10 @@ class Backbone(nn.Module):
         embedding: bool = True,
         logits: bool = False,
     ) -> Features:
-        """Features of a batch of clips. Only the stages that these need are computed.
+        """Return features of a batch of clips. Only the stages that these need are computed.
 
-        `clips`: (N, T, H, W, 3) uint8 RGB, on any device. Raises UsageError for anything else, for a stage other than
-        1 to 4, and for logits of weights that have no classes.
+        `clips`: (N, T, H, W, 3) uint8 RGB, on any device. Raises UsageError for other clips, for a stage other than
+        1 to 4, for logits if the weights have no classes, and if there is nothing to compute.
         """
         if clips.ndim != 5 or clips.shape[-1] != 3 or clips.dtype != torch.uint8:
             raise UsageError(
@@ -123,28 +124,18 @@ class Backbone(nn.Module):
             )
         if not set(stages) <= {1, 2, 3, 4}:
             raise UsageError(f"stages are 1 to 4, not {sorted(set(stages) - {1, 2, 3, 4})}")
-        if logits and self.network.head is None:
+        head = self.network.head
+        if logits and head is None:
             raise UsageError(f"{self.name} has no classes, so it gives no logits")
         wanted = sorted({*stages} | ({4} if embedding or logits else set()))
         if not wanted:
             raise UsageError("nothing to compute: name a stage, or leave the embedding on")
-        pixels = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3)  # N 3 T H W
-        dtype = DTYPES[self.precision]
-        if isinstance(self.network, CpuSwin):
-            maps = self.network(pixels, wanted)
-        else:
-            count = len(pixels)
-            if count < self.compiled_for:
-                pixels = torch.cat((pixels, pixels[:1].expand(self.compiled_for - count, -1, -1, -1, -1)))
-            autocast = isinstance(self.network, VideoSwin) and dtype is not torch.float32
-            with torch.autocast(self.device.type, dtype=dtype, enabled=autocast):
-                maps = self.network((pixels.float() - self.mean) / self.std, wanted)
-            maps = {stage: x[:count].float() for stage, x in maps.items()}
-        pooled = VideoSwin.embed(maps[4]) if 4 in maps else None
+        maps = self.network(clips, wanted)
+        pooled = pool_map(maps[4], "all") if 4 in maps else None
         return Features(
             embedding=pooled if embedding else None,
             stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
-            logits=self.network.head(pooled) if logits and self.network.head is not None else None,
+            logits=head(pooled) if logits and head is not None else None,
         )
 
 
@@ -158,8 +149,8 @@ def load_model(
     """Load weights by name or file onto a device.
 
     `weights`: "nano" (bundled), a name that `vswin weights list` shows, or a checkpoint file of any published layout.
-    `variant`: instead of the one read off the shapes. `device`: "auto" (CUDA where there is one), "cpu", "cuda",
-    "cuda:1". `precision`: "auto" is bf16 where the device has instructions for it; else fp32 on a CPU, fp16 on CUDA.
+    `variant`: replaces the one that follows from the shapes. `device`: "auto" (CUDA if there is one), "cpu", "cuda",
+    "cuda:1". `precision`: "auto" is bf16 if the device has instructions for it, else fp32 on a CPU, fp16 on CUDA.
     Raises UsageError, WeightsError, DeviceError.
 
         >>> import torch, vswin_extract
@@ -175,8 +166,10 @@ def load_model(
 
 
 def find_devices(name: str) -> list[str]:
-    """The devices that a name stands for: cuda:0,1 are two, cuda:all those that there are, cpu:2 two workers on the
-    processor. Raises DeviceError where there are none, or one is named twice."""
+    """Return the devices that a name stands for: "cuda:0,1" two GPUs, "cuda:all" every GPU, "cpu:2" the CPU twice.
+
+    Raises DeviceError if there is no such GPU, or one is named twice.
+    """
     kind, _, which = name.partition(":")
     if kind == "cpu" and which.isdecimal() and 1 <= int(which) <= 1024:
         return ["cpu"] * int(which)
@@ -194,7 +187,7 @@ def find_devices(name: str) -> list[str]:
 
 
 def find_device(name: str) -> torch.device:
-    """The device by its name. Raises DeviceError where this machine has no such device."""
+    """Return the device of a name. Raises DeviceError if this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -214,7 +207,7 @@ def find_device(name: str) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16. Raises DeviceError where the device lacks what was asked for."""
+    """Return fp32, bf16 or fp16. Raises UsageError for other names, and DeviceError if the device has no bf16."""
     if name not in get_args(Precision):
         raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, not {name!r}")
     if device.type == "cpu":

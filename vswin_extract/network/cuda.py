@@ -1,13 +1,14 @@
-"""The network of `swin3d` on CUDA in half precision: attention as one kernel that reads and writes the map where it is.
+"""The network of `swin3d` on CUDA in half precision: attention as one kernel that reads and writes the map in place.
 
-Nothing is rolled, partitioned or masked in memory: the kernel is told which row of the map each token of each window
-is. `torch.compile` fuses norms, GELU and residuals around it (`Backbone.compile_for`).
+Nothing is rolled, partitioned or masked in memory: the kernel is told in which row of the map each token of each window
+is. `torch.compile` fuses norms, GELU and residuals around it (`CudaSwin.compile_for`).
 """
 
 from collections.abc import Callable, Collection, Sequence
+from copy import deepcopy
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from vswin_extract.errors import first_line
 from vswin_extract.network.swin3d import Block, Size3, Stage, VideoSwin, fit_window, neighbours, patches
 from vswin_extract.network.variants import PATCH
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 @torch.library.custom_op("vswin_extract::window_attention", mutates_args=(), device_types="cuda")
 def window_attention(
@@ -24,19 +27,19 @@ def window_attention(
 ) -> Tensor:
     """Self-attention within windows of a map of L tokens, biased by relative position; (N, L, heads * d).
 
-    `qkv`: (N, L, 3, heads, d) contiguous. `table`: (heads, offsets), the biases. `rows`, `regions`, `codes`, `centre`:
-    see `Windows`. `masked`: tokens of different regions must not see each other.
+    `qkv`: (N, L, 3, heads, d) contiguous. `table`: (heads, offsets), the biases. `rows`, `regions`, `codes`, `centre`,
+    `masked`: see `WindowLayout`.
     """
-    from vswin_extract.network.triton_attention import window_attention as by_kernel
+    from vswin_extract.network.triton_attention import triton_window_attention
 
-    return by_kernel(qkv, table, rows, regions, codes, centre, masked)
+    return triton_window_attention(qkv, table, rows, regions, codes, centre, masked)
 
 
 @window_attention.register_kernel("cpu")
 def reference_window_attention(
     qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, centre: int, masked: bool
 ) -> Tensor:
-    """The kernel's twin, for machines without CUDA and for tests."""
+    """The kernel's reference implementation in PyTorch, for machines without CUDA and for tests."""
     clips, length, _, heads, dim = qkv.shape
     q, k, v = qkv[:, rows].permute(3, 0, 1, 4, 2, 5)  # N windows heads tokens d, each
     bias = table[:, codes[:, None] - codes[None, :] + centre].to(qkv.dtype)  # heads tokens tokens
@@ -54,12 +57,12 @@ def _(qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, 
     return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[3] * qkv.shape[4])
 
 
-class Windows(NamedTuple):
-    """How a map falls into windows, once `F.pad` has padded it by `padding`.
+class WindowLayout(NamedTuple):
+    """The windows of a map that `F.pad` has padded by `padding`.
 
-    `rows`: (windows, tokens), where each token stands in the padded map. `regions`: the same, which part of the map it
-    comes from; where they are `masked`, those of different regions do not see each other. `codes`: (tokens); the offset
-    of two tokens in the bias table is the difference of their codes plus `centre`.
+    `rows`: (windows, tokens), the row of the padded map in which each token is. `regions`: (windows, tokens), the part
+    of the map that each token comes from; if `masked`, tokens of different regions do not attend to each other.
+    `codes`: (tokens); the place of two tokens in the bias table is the difference of their codes plus `centre`.
     """
 
     rows: Tensor
@@ -71,13 +74,13 @@ class Windows(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def cut(size: Size3, full: Size3, shifted: bool, device: torch.device) -> Windows:
-    """The windows of a map of `size` in tokens, `full` or, where the map is smaller, shrunken to it."""
+def window_layout(size: Size3, full: Size3, shifted: bool, device: torch.device) -> WindowLayout:
+    """Return the windows of a map of `size` in tokens: of shape `full`, or smaller if the map is smaller."""
     window, shift = fit_window(size, full, shifted)
     nt, nh, nw = (-(-side // w) for side, w in zip(size, window, strict=True))
     padded = (nt * window[0], nh * window[1], nw * window[2])
-    with torch.inference_mode(False):  # cached, so it must also serve a later call outside
-        # along each axis of the rolled map: the place in the map, and which of the ends that the roll joined it is from
+    with torch.inference_mode(False):  # cached, and a later call may train
+        # for each place along an axis of the rolled map: its place in the map, and whether it was rolled to this end
         axes = [(torch.arange(side), side, s) for side, s in zip(padded, shift, strict=True)]
         t, h, w = ((rolled + s) % side for rolled, side, s in axes)
         pt, ph, pw = ((rolled >= side - s) * 2**axis for axis, (rolled, side, s) in enumerate(axes))
@@ -87,7 +90,7 @@ def cut(size: Size3, full: Size3, shifted: bool, device: torch.device) -> Window
             grid.view(nt, window[0], nh, window[1], nw, window[2]).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
             for grid in (rows, regions)
         )
-        # a shrunken window reads the first rows and columns of the full window's index, as published
+        # a smaller window reads the first rows and columns of the full window's index, as published
         number = torch.arange(window[0] * window[1] * window[2])
         strides = ((2 * full[1] - 1) * (2 * full[2] - 1), 2 * full[2] - 1, 1)
         places = (number // (full[1] * full[2]), number // full[2] % full[1], number % full[2])
@@ -96,20 +99,20 @@ def cut(size: Size3, full: Size3, shifted: bool, device: torch.device) -> Window
         rows, regions, codes = (each.int().to(device) for each in (*of_windows, codes))
     behind = [p - side for p, side in zip(padded, size, strict=True)]
     padding = (0, 0, 0, behind[2], 0, behind[1], 0, behind[0])
-    return Windows(rows, regions, codes, centre, any(shift), padding)
+    return WindowLayout(rows, regions, codes, centre, any(shift), padding)
 
 
-def trial(device: torch.device, dtype: torch.dtype) -> str:
-    """Why the kernel cannot be used on this device, in a line; nothing where it agrees with its twin."""
+def kernel_problem(device: torch.device, dtype: torch.dtype) -> str:
+    """Return in one line why the kernel cannot be used on `device`, or "" if it agrees with its reference."""
     if find_spec("triton") is None:
         return "Triton is not installed"
-    rows, regions, codes, centre, masked, _ = cut((8, 14, 14), (8, 7, 7), True, device)
+    rows, regions, codes, centre, masked, _ = window_layout((8, 14, 14), (8, 7, 7), True, device)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(1, 8 * 14 * 14, 3, 2, 32, generator=generator).to(device, dtype)
     table = torch.randn(2, 15 * 13 * 13, generator=generator).to(device)
     try:
         found = window_attention(qkv, table, rows, regions, codes, centre, masked).float()
-    except Exception as error:  # whatever a compiler or a driver raises
+    except Exception as error:  # compilers and drivers raise many kinds
         return first_line(error)
     expected = reference_window_attention(qkv.float(), table, rows, regions, codes, centre, masked)
     apart = float((found - expected).norm() / expected.norm())
@@ -117,79 +120,134 @@ def trial(device: torch.device, dtype: torch.dtype) -> str:
 
 
 class CudaSwin(nn.Module):
-    """What `VideoSwin` computes, for inference; matrix products in `dtype`, norms and residuals in float32."""
+    """An `InferenceNetwork` for CUDA: matrix products in `dtype`, norms and residuals in float32."""
 
-    def __init__(self, network: VideoSwin, dtype: torch.dtype) -> None:
+    mean: Tensor
+    std: Tensor
+    patch_matrix: Tensor
+    patch_bias: Tensor
+
+    def __init__(
+        self,
+        network: VideoSwin,
+        device: torch.device,
+        dtype: torch.dtype,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
+        embed = network.patch_embed
         self.dtype = dtype
         self.window = network.variant.window
-        self.patch_embed = network.patch_embed
-        self.stages = nn.ModuleList(CudaStage(stage, dtype) for stage in network.stages if isinstance(stage, Stage))
-        self.norm = network.norm
-        self.head = network.head
-        self.compute: Callable[..., dict[int, Tensor]] = self._compute
+        for name, value in (
+            ("mean", torch.tensor(mean, device=device)),
+            ("std", torch.tensor(std, device=device)),
+            ("patch_matrix", embed.matrix().detach().to(device, dtype)),
+            ("patch_bias", embed.proj.bias.detach().to(device)),  # type: ignore[union-attr]
+        ):
+            self.register_buffer(name, value)
+        self.embed_norm = copied(embed.norm, device)
+        self.stages = nn.ModuleList(
+            CudaStage(stage, device, dtype) for stage in network.stages if isinstance(stage, Stage)
+        )
+        self.norm = copied(network.norm, device)
+        self.head = None if network.head is None else copied(network.head, device)
+        self.compiled_for = 0
+        self._run: Callable[..., dict[int, Tensor]] = self._compute
 
-    def forward(self, clips: Tensor, stages: Collection[int] = (4,)) -> dict[int, Tensor]:
-        """As `VideoSwin.forward`; the maps are float32."""
-        side = (-(-clips.shape[2] // PATCH[0]), -(-clips.shape[3] // PATCH[1]), -(-clips.shape[4] // PATCH[2]))
-        cuts = []
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def compile_for(self, batch: int) -> None:
+        """Compile for batches of `batch` clips, at the next call, or not at all for 0.
+
+        Smaller batches are filled up to this size, since the network is compiled for each size anew.
+        """
+        self.compiled_for = batch
+        self._run = torch.compile(self._compute, dynamic=False) if batch else self._compute
+
+    @torch.inference_mode()
+    def forward(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+        clips = clips.to(self.device, non_blocking=True)
+        count = len(clips)
+        if count < self.compiled_for:
+            clips = torch.cat((clips, clips[:1].expand(self.compiled_for - count, -1, -1, -1, -1)))
+        t, h, w = (-(-side // patch) for side, patch in zip(clips.shape[1:4], PATCH, strict=True))
+        layouts = []
         for _ in self.stages:
-            cuts.append([cut(side, self.window, shifted, clips.device) for shifted in (False, True)])
-            side = (side[0], -(-side[1] // 2), -(-side[2] // 2))
-        return self.compute(clips, stages, cuts)
+            layouts.append([window_layout((t, h, w), self.window, shifted, self.device) for shifted in (False, True)])
+            h, w = -(-h // 2), -(-w // 2)
+        maps = self._run((clips.float() - self.mean) / self.std, stages, layouts)
+        return {stage: x[:count] for stage, x in maps.items()}
 
-    def _compute(self, clips: Tensor, stages: Collection[int], cuts: Sequence[Sequence[Windows]]) -> dict[int, Tensor]:
-        """The same, by how the stages' maps fall into windows, shifted and not. This is what can be compiled."""
-        embed = self.patch_embed
-        x = patches(clips.permute(0, 2, 3, 4, 1)).to(self.dtype)
-        x = embed.norm(F.linear(x, embed.matrix().to(self.dtype)).float() + cast(Tensor, embed.proj.bias))
+    def _compute(
+        self, clips: Tensor, stages: Collection[int], layouts: Sequence[Sequence[WindowLayout]]
+    ) -> dict[int, Tensor]:
+        """The part that can be compiled. `clips`: (N, T, H, W, 3), normalised. `layouts`: of each stage, those of blocks
+        that are not shifted and of blocks that are."""
+        x = patches(clips).to(self.dtype)  # N T' H' W' 2*4*4*3
+        x = self.embed_norm(F.linear(x, self.patch_matrix).float() + self.patch_bias)  # N T' H' W' C
         out = {}
-        for number, (stage, windows) in enumerate(zip(self.stages, cuts, strict=True), 1):
+        for number, (stage, of_stage) in enumerate(zip(self.stages, layouts, strict=True), 1):
             if number > max(stages):
                 break
-            x = stage(x, windows)
+            x = stage(x, of_stage)
             if number in stages:
                 out[number] = self.norm(x) if number == 4 else x
         return out
 
 
 class CudaStage(nn.Module):
-    def __init__(self, stage: Stage, dtype: torch.dtype) -> None:
+    """Patch merging and the blocks of one stage."""
+
+    def __init__(self, stage: Stage, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.merge = stage.merge
+        self.merge = None if stage.merge is None else copied(stage.merge, device)
         if self.merge is not None:
             self.merge.reduction.to(dtype)
-        self.blocks = nn.ModuleList(CudaBlock(block, dtype) for block in stage.blocks if isinstance(block, Block))
+        self.blocks = nn.ModuleList(
+            CudaBlock(block, device, dtype) for block in stage.blocks if isinstance(block, Block)
+        )
 
-    def forward(self, x: Tensor, cuts: Sequence[Windows]) -> Tensor:
+    def forward(self, x: Tensor, layouts: Sequence[WindowLayout]) -> Tensor:
+        """`x`: (N, T, H, W, C) float32. `layouts`: of blocks that are not shifted, and of blocks that are."""
         if self.merge is not None:
             x = self.merge.reduction(self.merge.norm(neighbours(x)).to(self.dtype)).float()
         for number, block in enumerate(self.blocks):
-            x = block(x, cuts[number % 2])
+            x = block(x, layouts[number % 2])
         return x
 
 
 class CudaBlock(nn.Module):
+    """One block of a stage: norms and residuals in float32, everything else in `dtype`."""
+
     table: Tensor
 
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+    def __init__(self, block: Block, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.heads = block.attn.heads
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.qkv, self.proj = block.attn.qkv.to(dtype), block.attn.proj.to(dtype)
-        self.mlp = block.mlp.to(dtype)
-        self.register_buffer("table", block.attn.relative_position_bias_table.t().contiguous(), persistent=False)
+        self.norm1, self.norm2 = copied(block.norm1, device), copied(block.norm2, device)
+        self.qkv, self.proj = copied(block.attn.qkv, device, dtype), copied(block.attn.proj, device, dtype)
+        self.mlp = copied(block.mlp, device, dtype)
+        table = block.attn.relative_position_bias_table.detach()
+        self.register_buffer("table", table.t().contiguous().to(device))
 
-    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+    def forward(self, x: Tensor, layout: WindowLayout) -> Tensor:
         """`x`: (N, T, H, W, C) float32."""
         n, t, h, w, c = x.shape
-        a = F.pad(self.norm1(x).to(self.dtype), windows.padding)
+        a = F.pad(self.norm1(x).to(self.dtype), layout.padding)
         size = a.shape[1:4]
         qkv = self.qkv(a).view(n, -1, 3, self.heads, c // self.heads)
         y = window_attention(
-            qkv, self.table, windows.rows, windows.regions, windows.codes, windows.centre, windows.masked
+            qkv, self.table, layout.rows, layout.regions, layout.codes, layout.centre, layout.masked
         )  # N tokens C
         x = x + self.proj(y).view(n, *size, c)[:, :t, :h, :w]
         return x + self.mlp(self.norm2(x).to(self.dtype))  # type: ignore[no-any-return]
+
+
+def copied(module: Module, device: torch.device, dtype: torch.dtype = torch.float32) -> Module:
+    """Return a copy of `module` on `device` in `dtype`. `module` itself stays as it is."""
+    return deepcopy(module).to(device, dtype)

@@ -1,4 +1,4 @@
-"""Averaging a stage's map over space, or over time and space."""
+"""Averages of a stage's map over space, or over time and space."""
 
 from typing import Literal
 
@@ -8,7 +8,10 @@ Pool = Literal["none", "space", "all"]
 
 
 def pool_map(x: Tensor, pool: Pool) -> Tensor:
-    """(N, T', H', W', C) as it is, averaged over space to (N, T', C), or over all to (N, C)."""
+    """Average a map (N, T', H', W', C) over space to (N, T', C), over time and space to (N, C), or not at all.
+
+    Stage 4 averaged over time and space is the embedding, the input of the I3D head's classifier.
+    """
     if pool == "none":
         return x
     return x.mean((2, 3)) if pool == "space" else x.mean((1, 2, 3))

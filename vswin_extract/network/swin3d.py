@@ -1,8 +1,8 @@
 """Video Swin Transformer: the network on one page, from leaf to root.
 
-Maps are channels-last, `(N, T, H, W, C)`, everywhere inside. Source: Liu et al., "Video Swin Transformer" (CVPR
-2022), and mmaction/models/backbones/swin_transformer.py of the published implementation, whose numbers it reproduces,
-padding, shrunken windows and all.
+All maps in it are channels-last, `(N, T, H, W, C)`. Source: Liu et al., "Video Swin Transformer" (CVPR 2022), and
+mmaction/models/backbones/swin_transformer.py of the published implementation. It reproduces the published numbers,
+including those of padded maps and shrunken windows.
 """
 
 from collections.abc import Collection, Iterator
@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def matrix(self) -> Tensor:
-        """The weights of the pixels in the order of `patches`: (C, 2*4*4*3)."""
+        """Return the weights of a patch's pixels in the order of `patches`: (C, 2*4*4*3)."""
         return self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
 
 
@@ -48,7 +48,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * t - 1) * (2 * h - 1) * (2 * w - 1), heads))
 
     def bias(self, tokens: int) -> Tensor:
-        """Bias of every pair of a window's tokens: (heads, tokens, tokens).
+        """Return the bias of every pair of a window's tokens: (heads, tokens, tokens).
 
         A window shrunken to a small input reads the first rows and columns of the full window's index, as published.
         """
@@ -88,7 +88,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """W-MSA or, where `shifted`, SW-MSA, then an MLP, each behind a norm and beside a residual (section 3.2)."""
+    """W-MSA, or SW-MSA if `shifted`, then an MLP, each after a norm and added to its input (section 3.2)."""
 
     def __init__(self, dim: int, heads: int, window: Size3, shifted: bool) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Two by two neighbours in space become one token of twice the channels; frames are kept (section 3.1)."""
+    """Two by two neighbours in space become one token of twice the channels; time is not merged (section 3.1)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, behind the patch merging that leads to it (stage 1 has none)."""
+    """Patch merging (not in stage 1), then blocks at one resolution."""
 
     def __init__(self, dim: int, depth: int, heads: int, window: Size3, merge: bool) -> None:
         super().__init__()
@@ -143,9 +143,9 @@ class Stage(nn.Module):
 
 
 class VideoSwin(nn.Module):
-    """The backbone with its I3D head: normalised clips in, the output of stages out.
+    """The backbone with its I3D head, which is None for `num_classes=0`.
 
-    `num_classes=0` leaves the head out. Parameters are not initialised: load a checkpoint or call `init_weights`.
+    Parameters are not initialised: load a checkpoint or call `init_weights`.
     """
 
     def __init__(self, variant: Variant, num_classes: int = 0) -> None:
@@ -160,10 +160,10 @@ class VideoSwin(nn.Module):
         self.head = nn.Linear(variant.channels(4), num_classes) if num_classes else None
 
     def forward(self, clips: Tensor, stages: Collection[int] = (4,)) -> dict[int, Tensor]:
-        """Run as far as the last of `stages`, 1 to 4, and return what was asked for.
+        """Return the maps of the given stages, 1 to 4, and compute no later stage.
 
-        `clips`: (N, 3, T, H, W), normalised. Result: stage -> (N, ceil(T/2), H', W', C); stages 1 to 3 before patch
-        merging and without norm, stage 4 after the final norm.
+        `clips`: (N, 3, T, H, W), normalised. The result maps each stage to (N, ceil(T/2), H', W', C): stages 1 to 3
+        before patch merging and without norm, stage 4 after the final norm.
         """
         x = self.patch_embed(clips.permute(0, 2, 3, 4, 1))
         out = {}
@@ -175,13 +175,8 @@ class VideoSwin(nn.Module):
                 out[number] = self.norm(x) if number == 4 else x
         return out
 
-    @staticmethod
-    def embed(stage4: Tensor) -> Tensor:
-        """What the I3D head's classifier sees: the mean over frames and space, (N, C)."""
-        return stage4.mean((1, 2, 3))
-
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Draw the parameters as the published training code does: truncated normal weights (0.02), no biases."""
+        """Draw the parameters as the published training code does: truncated normal weights (0.02), biases of 0."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
@@ -192,7 +187,7 @@ class VideoSwin(nn.Module):
 
 
 def patches(x: Tensor) -> Tensor:
-    """The pixels of each patch side by side: (N, T, H, W, 3) to (N, T', H', W', 2*4*4*3)."""
+    """Put the pixels of each patch side by side: (N, T, H, W, 3) to (N, T', H', W', 2*4*4*3)."""
     x = _pad_to_multiple(x, PATCH)
     n, t, h, w, _ = x.shape
     pt, ph, pw = PATCH
@@ -201,7 +196,7 @@ def patches(x: Tensor) -> Tensor:
 
 
 def neighbours(x: Tensor) -> Tensor:
-    """Two by two neighbours in space side by side: (N, T, H, W, C) to (N, T, H/2, W/2, 4C)."""
+    """Put two by two neighbours in space side by side: (N, T, H, W, C) to (N, T, H/2, W/2, 4C)."""
     x = _pad_to_multiple(x, (1, 2, 2))
     n, t, h, w, c = x.shape
     x = x.reshape(n, t, h // 2, 2, w // 2, 2, c)
@@ -209,7 +204,10 @@ def neighbours(x: Tensor) -> Tensor:
 
 
 def fit_window(size: Size3, window: Size3, shifted: bool) -> tuple[Size3, Size3]:
-    """The window and shift for a map of `size`: an axis that one window covers shrinks it and is not shifted."""
+    """Return the window and the shift for a map of `size`.
+
+    Along an axis that one window covers, the window is as long as the map, and there is no shift.
+    """
     fits = tuple(min(s, w) for s, w in zip(size, window, strict=True))
     shift = tuple(w // 2 if shifted and s > w else 0 for s, w in zip(size, window, strict=True))
     return (fits[0], fits[1], fits[2]), (shift[0], shift[1], shift[2])
@@ -218,10 +216,10 @@ def fit_window(size: Size3, window: Size3, shifted: bool) -> tuple[Size3, Size3]
 def window_kinds(
     grid: Size3, window: Size3, shift: Size3, device: torch.device
 ) -> Iterator[tuple[tuple[slice, slice, slice], Tensor | None]]:
-    """Windows that share one mask, as slices of the grid of windows, each with its mask (tokens, tokens) or None.
+    """Yield windows that share one mask, as slices of the grid of windows, and their mask (tokens, tokens) or None.
 
-    After the roll only the last window along a shifted axis holds tokens from both ends of the map, which must not
-    see each other. So there are at most 2x2x2 masks, however many windows there are:
+    After the roll, only the last window along a shifted axis has tokens from both ends of the map, and these must not
+    attend to each other. So there are at most 2x2x2 masks for any number of windows:
 
         | 0 0 0 0 | 0 0 0 0 | 1 1 2 2 |     regions along one axis, window 4, shift 2
     """
@@ -236,10 +234,10 @@ def window_kinds(
 
 @lru_cache(maxsize=256)
 def region_mask(window: Size3, shift: Size3, last: tuple[bool, bool, bool], device: torch.device) -> Tensor | None:
-    """-100 (as published) where two tokens of a window lie in different regions, 0 elsewhere: (tokens, tokens)."""
+    """Return (tokens, tokens): -100, as published, for two tokens of different regions, and 0 for others."""
     if not any(last):
         return None
-    with torch.inference_mode(False):  # cached, so it must also serve a later call that trains
+    with torch.inference_mode(False):  # cached, and a later call may train
         regions = torch.zeros(window, dtype=torch.int64, device=device)
         for axis, (w, s, is_last) in enumerate(zip(window, shift, last, strict=True)):
             if is_last:
@@ -250,8 +248,8 @@ def region_mask(window: Size3, shift: Size3, last: tuple[bool, bool, bool], devi
 
 @lru_cache(maxsize=64)
 def relative_position_index(window: Size3, device: torch.device) -> Tensor:
-    """Row of the bias table for every pair of a window's tokens: (tokens, tokens)."""
-    with torch.inference_mode(False):  # cached, so it must also serve a later call that trains
+    """Return the row of the bias table for every pair of a window's tokens: (tokens, tokens)."""
+    with torch.inference_mode(False):  # cached, and a later call may train
         axes = torch.meshgrid(*(torch.arange(w, device=device) for w in window), indexing="ij")
         coords = torch.stack(axes).flatten(1)  # 3 tokens
         offsets = coords[:, :, None] - coords[:, None, :]  # 3 tokens tokens
@@ -262,6 +260,6 @@ def relative_position_index(window: Size3, device: torch.device) -> Tensor:
 
 
 def _pad_to_multiple(x: Tensor, multiple: Size3) -> Tensor:
-    """Zeros behind the last frame, row and column of `x` (N, T, H, W, C), up to multiples."""
+    """Add zeros after the last frame, row and column of `x` (N, T, H, W, C), up to multiples."""
     t, h, w = (-side % m for side, m in zip(x.shape[1:4], multiple, strict=True))
     return F.pad(x, (0, 0, 0, w, 0, h, 0, t)) if t or h or w else x

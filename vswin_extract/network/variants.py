@@ -1,4 +1,4 @@
-"""The published sizes of Video Swin as plain data, and the small size that ships with this package.
+"""The published sizes of Video Swin as plain data, and the small size that comes with this package.
 
 Source: Liu et al., "Video Swin Transformer" (CVPR 2022), section 3.3; heads and depths as in the published
 configurations (SwinTransformer/Video-Swin-Transformer, configs/_base_/models/swin/).
@@ -25,7 +25,7 @@ class Variant:
         return int(self.embed_dim * 2 ** (stage - 1))
 
     def same_sizes(self, other: "Variant") -> bool:
-        """Whether `other` has the same layers, whatever its window and name."""
+        """True if `other` has the same layers. Window and name may differ."""
         return (self.embed_dim, self.depths, self.heads) == (other.embed_dim, other.depths, other.heads)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vswin_extract.files import write_json
-from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.variants import VARIANTS, Variant
 from vswin_extract.weights import registry as weights_
 from vswin_extract.weights.checkpoints import Checkpoint, State, build, expected_shapes
@@ -95,7 +95,7 @@ def reference(checkpoint: Checkpoint) -> Values:
     mean, std = (torch.tensor(of_rgb, dtype=torch.float64) for of_rgb in (recipe.mean, recipe.std))
     pixels = ((clip().double() - mean) / std).permute(0, 4, 1, 2, 3)  # N 3 T H W
     with torch.inference_mode():
-        embedding = VideoSwin.embed(network(pixels)[4])[0]
+        embedding = pool_map(network(pixels)[4], "all")[0]
     return tuple(float(f"{value:.9g}") for value in embedding[:FIRST].tolist())
 
 
