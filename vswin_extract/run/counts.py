@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from vswin_extract.decoding.child import USUAL_BYTES, USUAL_RATE, Task, clips_in
-from vswin_extract.decoding.process import DecoderProcess, VideoEnd
+from vswin_extract.decoding.estimate import USUAL_BYTES, USUAL_RATE, estimate_clips
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import OutputError, VideoError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal, claim, read_list, write_list
@@ -48,7 +49,7 @@ def guess(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
     size must do."""
     elsewhere = [video for video in videos if isinstance(video.path, Address)]
     found = {
-        video.id: clips_in(max(0, fingerprint(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
+        video.id: estimate_clips(max(0, fingerprint(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
         for video in elsewhere
     }
     videos = [video for video in videos if video.id not in found]

@@ -1,24 +1,29 @@
 """Several devices of this machine: a process for each, which takes orders and sends messages through a socket."""
 
 import contextlib
+import logging
 import os
 import pickle
 import socket
 import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
-from vswin_extract.decoding.process import cause_of_death, log_lines, python_command
 from vswin_extract.errors import VswinError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import branch
+from vswin_extract.processes import describe_exit
 from vswin_extract.video.videos import Video
 from vswin_extract.worker.pipeline import VideoQueue
 from vswin_extract.worker.worker import Begin, Close, Message, Order, Stop, Worker, WorkerDone, WorkerLost
+
+log = logging.getLogger(__name__)
 
 
 class ProcessPool:
@@ -67,7 +72,7 @@ class ProcessPool:
             try:
                 return worker, self.connections[worker].recv()
             except (EOFError, OSError, pickle.UnpicklingError):  # the last when it died while it was sending
-                how = cause_of_death(self.processes[worker].wait())
+                how = describe_exit(self.processes[worker].wait())
                 self.listeners[worker].join(1)
                 self._end(worker)
                 return worker, WorkerLost("; ".join([how, *self.last_words[worker]]))
@@ -139,3 +144,22 @@ def listen(receive: Callable[[], Order], video_queue: VideoQueue, stopping: thre
                 video_queue.close()
             case Stop():
                 stopping.set()
+
+
+def log_lines(pipe: IO[bytes], last_words: deque[str], who: str) -> None:
+    """Log the lines that a worker prints."""
+    for line in pipe:
+        if text := line.decode(errors="replace").strip():
+            last_words.append(text)
+            log.debug("%s: %s", who, text)
+
+
+def python_command(module: str, argument: object) -> list[str]:
+    """The command line of a process that runs `main(argument)` of a module of this package."""
+    home = str(Path(__file__).parents[2])
+    program = (
+        "import signal, sys; "
+        "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]; "
+        f"sys.path.append({home!r}); from {module} import main; main({argument!r})"
+    )
+    return [sys.executable, "-P", "-c", program]

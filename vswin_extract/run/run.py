@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vswin_extract.backbone import find_devices
-from vswin_extract.decoding.process import DecoderProcess, VideoEnd
+from vswin_extract.decoding.messages import VideoEnd
+from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import DeviceError, OutputError, UsageError, VideoError, WorkerDied, needs
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job, parse_fps, parse_stages

@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 from vswin_extract.backbone import Backbone
-from vswin_extract.decoding.child import Task
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import VideoDamaged, VideoError
 from vswin_extract.job.events import ClipsDone, Event, Notice, Profile
 from vswin_extract.job.job import Job
