@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from vswin_extract.cli import vswin
 from vswin_extract.cli.extract import extract
-from vswin_extract.decoding.child import Task
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights import checkpoints

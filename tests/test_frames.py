@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from conftest import read_video
 
-from vswin_extract.decoding.child import Task
 from vswin_extract.decoding.decoders import Frame, Stream, timeline
-from vswin_extract.decoding.process import IMPORTS, DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import IMPORTS, DecodedClip, DecoderProcess
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoTimestamps, VideoUnreadable, VswinError
 from vswin_extract.video.geometry import Geometry, Pixels
 from vswin_extract.video.sampling import Sampling

@@ -21,7 +21,7 @@ from test_many import expect_equal
 from vswin_extract.errors import DeviceError, UsageError
 from vswin_extract.job.events import Event, Notice, Stopped, VideoDone
 from vswin_extract.job.job import Job
-from vswin_extract.pools.pool import WorkerPool, make_pool
+from vswin_extract.pools.pool import WorkerPool
 from vswin_extract.run.run import run as run_job
 from vswin_extract.video.videos import Video, find
 from vswin_extract.worker.writer import InFlightVideo, make_record
@@ -124,14 +124,14 @@ def run_noting(job: Job, midway: Callable[[], None], make_pool: Callable[[Job], 
 class Noted:
     """Makes pools and keeps them in `pools`."""
 
-    def __init__(self, **options: float) -> None:
-        self.options = options
+    def __init__(self, notice_after: float = 15.0) -> None:
+        self.notice_after = notice_after
         self.pools: list[Any] = []
 
     def __call__(self, job: Job) -> WorkerPool:
         from vswin_extract.pools.ray_pool import RayPool
 
-        self.pools.append(RayPool(job, **self.options) if self.options else make_pool(job))
+        self.pools.append(RayPool(job, notice_after=self.notice_after))
         return self.pools[-1]  # type: ignore[no-any-return]
 
 
@@ -347,7 +347,8 @@ def test_a_cluster_is_cut_into_actors(
 
 def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")
-    from vswin_extract.pools.ray_pool import Placed, check_seen
+    from vswin_extract.pools.ray_actor import Placed
+    from vswin_extract.pools.ray_pool import check_seen
 
     missing = make_record(InFlightVideo(Video("a", tmp_path / "a.mp4"), -1, 0.0), status="failed", error="VideoMissing")
     assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)

@@ -23,8 +23,8 @@ from web import Web, serve
 
 from vswin_extract.checks.output import check
 from vswin_extract.cli.extract import parse_bytes
-from vswin_extract.decoding.child import Task
-from vswin_extract.decoding.process import DecoderProcess, VideoEnd
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import UsageError, VideoChanged, VideoMissing, VideoUnreachable
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal

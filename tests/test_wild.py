@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT, Run, script
 
 from vswin_extract.checks.output import check
-from vswin_extract.decoding.child import Task
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess, VideoEnd
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import UsageError, VideoError, WeightsError
 from vswin_extract.store.features import open_features
 from vswin_extract.video.geometry import Geometry

@@ -24,8 +24,8 @@ import torch
 from vswin_extract import locks
 from vswin_extract.backbone import find_device, find_precision
 from vswin_extract.checks.weights import Check, compare_variant
-from vswin_extract.decoding.child import Task
 from vswin_extract.decoding.decoders import DecoderName
+from vswin_extract.decoding.messages import Task
 from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import OutputError, UsageError, VswinError, first_line
 from vswin_extract.files import publish

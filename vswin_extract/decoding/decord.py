@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import decord
+
 from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
 from vswin_extract.decoding.pyav import PyavDecoder
 from vswin_extract.errors import VideoUnreadable
@@ -15,8 +17,6 @@ from vswin_extract.video.geometry import Pixels
 
 class DecordDecoder:
     def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
-        import decord
-
         self.on_progress = on_progress
         with PyavDecoder(path, on_progress):  # decord would follow scripts and playlists, which this refuses
             pass
@@ -27,7 +27,6 @@ class DecordDecoder:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise VideoUnreadable(f"decord cannot read it: {reason}") from error
         self.times: list[tuple[float, float]] = [(float(begin), float(end)) for begin, end in shown]
-        self.error: type[Exception] = decord.DECORDError
         # decord gives seconds as 32-bit floats; a tick of a millisecond covers their rounding for hours
         self.stream = Stream(fps=float(self.reader.get_avg_fps()), tick=0.001)
         self.begins: float | None = None
@@ -42,13 +41,17 @@ class DecordDecoder:
     ) -> None:
         del self.reader
 
+    @staticmethod
+    def set_up_process() -> None:
+        """Nothing to do."""
+
     def __iter__(self) -> Iterator[Frame]:
         for begin, end in self.times:
             try:
                 frame = self.reader.next()
             except StopIteration:
                 return
-            except self.error as error:
+            except decord.DECORDError as error:
                 self.damaged += 1
                 self.trouble = str(error).strip().splitlines()[-1]
                 return

@@ -49,7 +49,7 @@ class PyavDecoder:
             fps=float(self.video.average_rate or 0),
             tick=float(self.video.time_base or 0),
             declared=self._declared(),
-            about=self._about(),
+            header_seconds=self._header_seconds(),
         )
         self.begins: float | None = None
         self.damaged = 0
@@ -82,6 +82,12 @@ class PyavDecoder:
                 if isinstance(frame, VideoFrame):
                     yield self._frame(frame)
 
+    @staticmethod
+    def set_up_process() -> None:
+        """Have FFmpeg print its warnings, which PyAV suppresses. The parent logs what this process prints."""
+        av.logging.set_libav_level(av.logging.WARNING)
+        av.logging.restore_default_callback()
+
     def _packets(self) -> "Iterator[av.Packet[VideoStream]]":
         """Packets of the stream, and the empty one that flushes the decoder; over damage as long as some more come."""
         futile = 0
@@ -97,7 +103,7 @@ class PyavDecoder:
                 self.trouble = _reason(error)
                 futile += 1
 
-    def _about(self) -> float:
+    def _header_seconds(self) -> float:
         """Seconds by the header: the stream's, or else the file's."""
         if self.video.duration:
             return float(self.video.duration * (self.video.time_base or 0))
@@ -108,7 +114,7 @@ class PyavDecoder:
         if not LOSSY_ENDS & set(self.container.format.name.split(",")):
             return 0.0
         if self.video.duration:
-            return self._about()
+            return self._header_seconds()
         return max(0.0, self._declared_end() - float((self.video.start_time or 0) * (self.video.time_base or 0)))
 
     def _declared_end(self) -> float:

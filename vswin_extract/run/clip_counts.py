@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from vswin_extract.decoding.estimate import USUAL_BYTES, USUAL_RATE, clips_in
-from vswin_extract.decoding.messages import Task
-from vswin_extract.decoding.process import DecoderProcess, VideoEnd
+from vswin_extract.decoding.estimate import USUAL_BYTES, USUAL_RATE, estimate_clips
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import OutputError, VideoError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.directory import claim, read_list, write_list
@@ -38,7 +38,7 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
             with claim(journal.root / "probing", job.output):
                 known = _known_counts(journal.root)  # another task may have finished in the meantime
                 new = [video for video in job.videos if video.id not in known]
-                known |= estimate_clips(new, job, ready)
+                known |= estimate_counts(new, job, ready)
                 counts = {video.id: known[video.id] for video in job.videos}
                 write_list(journal.root, counts)
                 return counts
@@ -46,11 +46,11 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
             time.sleep(POLL)
 
 
-def estimate_clips(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
+def estimate_counts(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
     """Estimate the clips of videos by their headers, and of remote videos by the sizes of their files, so that nothing
     is fetched. A video that cannot be opened counts as one clip; extracting it will say why."""
     found = {
-        video.id: clips_in(max(0, fingerprint(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
+        video.id: estimate_clips(max(0, fingerprint(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
         for video in videos
         if isinstance(video.path, Address)
     }

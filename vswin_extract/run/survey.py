@@ -4,7 +4,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vswin_extract.backbone import find_devices
-from vswin_extract.decoding.process import DecoderProcess, VideoEnd
+from vswin_extract.decoding.messages import VideoEnd
+from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import VideoError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.directory import check_output

@@ -1,11 +1,10 @@
-"""Decoded frames to the pixels that the network sees: resize the short side, crop. Frame by frame, no torch.
+"""From a decoded frame to the pixels that the network sees: resize the short side, then crop.
 
-The rule is torchvision's video preset (transforms/_presets.py, VideoClassification): bilinear without antialiasing on
-floats, rounded back to whole grey levels; centre crop. Normalisation (mean, std) happens on the device, see `backbone`.
-Only the rows and columns that the crop needs are computed.
+The rule is torchvision's video preset (transforms/_presets.py, VideoClassification): bilinear interpolation of floats
+without antialiasing, rounded to whole grey levels, then a centre crop. Normalisation (mean, std) happens on the
+device, see `backbone`. Only the rows and columns that the crops need are computed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -21,7 +20,8 @@ Crop = Literal["center", "three"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Short side to `resize`, then crop `size` x `size`: at the centre, or at three places along the long side."""
+    """Resize the short side to `resize`, then crop `size` x `size`: at the centre, or at three places along the long
+    side. Raises UsageError."""
 
     size: int
     resize: int
@@ -35,8 +35,23 @@ class Geometry:
         if self.resize < self.size:
             raise UsageError(f"resize {self.resize} is smaller than the crop, size {self.size}; make it at least that")
 
+    @property
+    def crops(self) -> int:
+        return 1 if self.crop == "center" else 3
+
     def apply(self, rgb: Pixels) -> Pixels:
-        """One frame (height, width, 3) of RGB to the (h, w, 3) that its crops need; h = w = size with one crop."""
+        """Return the crops (crops, size, size, 3) of a frame (height, width, 3). Three crops go from the left or the
+        top to the other end of the frame."""
+        band = self._band(rgb)
+        if self.crops == 1:
+            return band[None]
+        down, right = ((side - self.size) // 2 for side in band.shape[:2])
+        return np.stack(
+            [band[i * down : i * down + self.size, i * right : i * right + self.size] for i in range(self.crops)]
+        )
+
+    def _band(self, rgb: Pixels) -> Pixels:
+        """Return the part of the resized frame that the crops lie in, (h, w, 3)."""
         height, width = rgb.shape[:2]
         y0, y1, wy, x0, x1, wx = _taps(height, width, self)
         left, right = x0[0], x1[-1] + 1
@@ -47,22 +62,14 @@ class Geometry:
         pixels = rows.take(x0, axis=1)
         pixels *= 1 - wx
         pixels += rows.take(x1, axis=1) * wx
-        grey: Pixels = np.rint(pixels, out=pixels).astype(np.uint8)
-        return grey
-
-    def views(self, clip: Sequence[Pixels]) -> list[list[Pixels]]:
-        """The crops of a clip of T applied frames, each T times (size, size, 3): one, or three from end to end."""
-        return [[self._cut(frame, i) for frame in clip] for i in range(1 if self.crop == "center" else 3)]
-
-    def _cut(self, frame: Pixels, i: int) -> Pixels:
-        height, width = frame.shape[:2]
-        top, left = i * ((height - self.size) // 2), i * ((width - self.size) // 2)
-        return frame[top : top + self.size, left : left + self.size]
+        band: Pixels = np.rint(pixels, out=pixels).astype(np.uint8)
+        return band
 
 
 @lru_cache(maxsize=32)
 def _taps(height: int, width: int, geometry: Geometry) -> tuple[NDArray[Any], ...]:
-    """For each row and column wanted, its two neighbours in the source and the weight of the second."""
+    """Return, for each row and then each column of the band, its two neighbours in the source and the weight of the
+    second one."""
     if height < width:
         resized = (geometry.resize, geometry.resize * width // height)
     else:

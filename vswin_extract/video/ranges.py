@@ -1,4 +1,4 @@
-"""Ranges of a video's clips: [first, end), where an end of None is the video's end, wherever that turns out to be."""
+"""Ranges of a video's clips: [first, end). An end of None is the end of the video, however many clips it has."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ WHOLE: ClipRange = (0, None)
 
 
 def without(clip_range: ClipRange, done: Sequence[ClipRange]) -> list[ClipRange]:
-    """What of a clip_range is left when `done` are through."""
+    """Return the parts of a clip range that are in none of `done`."""
     left = [clip_range]
     for begin, end in done:
         rest: list[ClipRange] = []
@@ -21,7 +21,7 @@ def without(clip_range: ClipRange, done: Sequence[ClipRange]) -> list[ClipRange]
 
 
 def overlap(clip_range: ClipRange, others: Sequence[ClipRange]) -> list[ClipRange]:
-    """What of a clip_range lies in others."""
+    """Return the parts of a clip range that are in one of `others`."""
     found: list[ClipRange] = []
     for first, end in others:
         begin = max(first, clip_range[0])

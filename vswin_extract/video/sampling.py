@@ -10,7 +10,6 @@ Positions count the frames of a video, or of the video resampled to `fps`. A cli
     clip 2                 x . x  .  x  .     frames 6 8 10, covers [6, 12)                        (tail "shift")
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -100,64 +99,20 @@ class Sampling:
             valid=sum(0 <= p < n for p in picked),
         )
 
-    def uses(self, position: int, first: int = 0, end: int | None = None) -> bool:
-        """Whether one of the clips [first, end) may show this position, the last of the video apart. False saves the
-        frame's pixels."""
-        if self.tail == "shift" or (self.align == "center" and position <= self.step // 2):
-            return True  # where such a clip lies is known with the video's end only
-        latest = (position - self.start(0)) // self.step
-        offset = position - self.start(latest)
-        while offset < self.span and latest >= first:
-            if offset % self.frame_interval == 0 and (end is None or latest < end):
-                return True
-            latest, offset = latest - 1, offset + self.step
-        return False
-
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip in positions: those it shows (clip_len of them), what it covers, and how many are not repeats."""
+    """One clip of a video, in positions.
+
+    `positions`: the clip_len positions that it shows. It covers [`first`, `end`). `valid`: how many of its frames are
+    real, not repeated.
+    """
 
     index: int
     positions: tuple[int, ...]
     first: int
     end: int
     valid: int
-
-
-class ClipCutter:
-    """Cuts clips while positions arrive, without knowing the end: the same clips as `Sampling.clip` with it.
-
-    A clip comes out once the position behind its last has arrived, since then its end is known whatever follows.
-    """
-
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
-        self.seen = 0
-        self.next = 0
-
-    @property
-    def oldest(self) -> int:
-        """The oldest position that a later clip may still show."""
-        upcoming = self.sampling.clip(self.next, self.seen).first if self.seen else 0
-        if self.sampling.tail == "shift":  # the last clip steps back to end on the last frame
-            upcoming = min(upcoming, self.seen - self.sampling.span)
-        return max(0, min(upcoming, self.seen - 1))
-
-    def arrived(self) -> Iterator[Clip]:
-        """Count one more position; yield the clips that it completes."""
-        self.seen += 1
-        while self.sampling.start(self.next) + self.sampling.span < self.seen:
-            clip = self.sampling.clip(self.next, self.seen)
-            self.next += 1
-            yield clip
-
-    def ended(self) -> Iterator[Clip]:
-        """The video is over: yield the clips that are left."""
-        while self.next < self.sampling.count(self.seen):
-            clip = self.sampling.clip(self.next, self.seen)
-            self.next += 1
-            yield clip
 
 
 class Resampler:

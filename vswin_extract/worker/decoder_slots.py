@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vswin_extract.decoding.messages import Task
-from vswin_extract.decoding.process import DecodedClip, VideoEnd
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import VideoError
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.video_queue import VideoQueue

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.decoding.process import VideoEnd
+from vswin_extract.decoding.messages import VideoEnd
 from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoError
 from vswin_extract.job.events import VideoDone
 from vswin_extract.journal.parts import Part

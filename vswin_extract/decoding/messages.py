@@ -1,0 +1,86 @@
+"""What a decoder process and its parent send to each other: the first message is the decoder's name, then tasks.
+
+parent to child    decoder name, Task, Task, …
+child to parent    Ready, then for each task: DecodedFrames and Progress, and at last VideoEnd or a VideoError
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vswin_extract.errors import VideoError
+from vswin_extract.video.fetch import Cache
+from vswin_extract.video.geometry import Geometry, Pixels
+from vswin_extract.video.ranges import WHOLE, ClipRange
+from vswin_extract.video.remote import Address
+from vswin_extract.video.rows import ClipRow
+from vswin_extract.video.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Task:
+    """A video to decode, or its segment from `start` to `end` seconds; and which of its clips, by `clip_range`.
+
+    `count`: only count its clips, by its packets. `guess`: only estimate how many there are, by its header.
+    `address`: it has to be fetched first, into the cache.
+    """
+
+    path: str
+    decoder: str
+    sampling: Sampling
+    geometry: Geometry
+    start: float | None = None
+    end: float | None = None
+    clip_range: ClipRange = WHOLE
+    count: bool = False
+    guess: bool = False
+    address: Address | None = None
+    cache: Cache | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The decoder is imported."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Something was read or fetched, but no clip shows it."""
+
+
+@dataclass(frozen=True)
+class DecodedFrames:
+    """New frames, and a clip once all of its frames were sent.
+
+    `pixels`: (crops, size, size, 3) by source frame number. `oldest`: later clips show no frame before this one.
+    """
+
+    pixels: Mapping[int, Pixels]
+    row: ClipRow | None
+    oldest: int
+
+
+@dataclass(frozen=True)
+class VideoEnd:
+    """A video, or a clip range of it, has ended after `clips` clips.
+
+    `width` x `height`: upright. `frames`: how many source frames it has, in `duration` seconds. `damaged`: packets that
+    do not decode. `trouble`: what is odd about it, if anything is. `partial`: something of it is missing. `last`: it was
+    decoded to its end, so that the figures are those of the whole video. `cpu`: seconds of the processor. `file`: size,
+    mtime and etag, if it was fetched.
+    """
+
+    width: int = 0
+    height: int = 0
+    clips: int = 0
+    frames: int = 0
+    fps: float = 0.0
+    duration: float = 0.0
+    damaged: int = 0
+    trouble: str = ""
+    partial: bool = False
+    last: bool = True
+    cpu: float = 0.0
+    file: tuple[int, float, str] | None = None
+
+
+FromChild = Ready | Progress | DecodedFrames | VideoEnd | VideoError

@@ -1,0 +1,123 @@
+"""The positions of a video or of its segment: its frames with their times, resampled if the sampling has an fps."""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import repeat
+
+from vswin_extract.decoding.decoders import Decoder, Frame
+from vswin_extract.decoding.messages import Task, VideoEnd
+from vswin_extract.decoding.timeline import Shown, timeline
+from vswin_extract.errors import VideoTimestamps, VideoUnreadable
+from vswin_extract.video.sampling import Resampler
+
+LONGEST_STILL = 600.0
+"""Seconds that one frame may be shown where time stamps are resampled; behind a longer gap they are not trusted."""
+MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05
+"""A video counts as cut off where more than both of these are missing of the seconds that it declares."""
+
+
+class Positions:
+    """Iterate over it once: pairs of the frame that a position shows and the second at which the position begins.
+
+    `seen`: positions so far. `first`: the first frame of the segment. `last`: the last frame that was read, whether a
+    position shows it or not. Raises VideoUnreadable where there is no frame, and VideoTimestamps.
+    """
+
+    first: Shown | None = None
+    last: Shown | None = None
+
+    def __init__(self, decoder: Decoder, task: Task) -> None:
+        self.decoder = decoder
+        self.task = task
+        self.fps = task.sampling.fps
+        self.origin = task.start or 0.0
+        self.seen = 0
+
+    def __iter__(self) -> Iterator[tuple[Shown, float]]:
+        frames = self._frames(self.decoder.scan() if self.task.count else self.decoder)
+        for position in self._resampled(frames, self.fps) if self.fps else ((frame, frame.start) for frame in frames):
+            self.seen += 1
+            yield position
+        first, _ = self._require_frames()
+        if not self.seen:  # shorter than one period of fps
+            self.seen = 1
+            yield first, self.origin
+
+    @property
+    def frames(self) -> int:
+        """How many source frames the video has up to here, from its beginning."""
+        return self._require_frames()[1].index + 1
+
+    @property
+    def seconds(self) -> float:
+        """When the last position ends."""
+        end = self._require_frames()[1].end
+        return end if self.task.end is None or self.fps is None else min(end, self.task.end)
+
+    def video_end(self, clips: int, size: tuple[int, int], complete: bool) -> VideoEnd:
+        """Return what the video turned out to be. `size`: width and height. `complete`: its clip range is, so that the
+        rest of the video was not looked at."""
+        first, last = self._require_frames()
+        frames, duration = last.index + 1 - first.index, last.end - first.start
+        measured = frames / duration if duration else 0.0
+        nominal = self.decoder.stream.fps
+        cut_off = "" if complete else self._cut_off(last.end)
+        return VideoEnd(
+            width=size[0],
+            height=size[1],
+            clips=clips,
+            frames=frames,
+            # containers with a coarse clock make the measured rate of a constant one a little off
+            fps=nominal if nominal and abs(measured - nominal) < 0.01 * nominal else measured,
+            duration=duration,
+            damaged=self.decoder.damaged,
+            trouble=cut_off or self.decoder.trouble,
+            partial=bool(cut_off or self.decoder.damaged),
+            last=not complete,
+        )
+
+    def _cut_off(self, end: float) -> str:
+        """Say that the video ends long before the seconds that it declares; an empty text where it does not."""
+        declared = self.decoder.stream.declared
+        if self.task.end is not None and end >= self.task.end:
+            return ""
+        if declared - end <= max(MISSING_SECONDS, MISSING_SHARE * declared):
+            return ""
+        return f"it ends after {end:.2f} of the {declared:.2f} s that it declares"
+
+    def _frames(self, decoded: Iterable[Frame]) -> Iterator[Shown]:
+        """Yield the frames that are shown between the task's start and end."""
+        tolerance = min(self.decoder.stream.tick / 2, 0.0005)
+        for shown in timeline(self.decoder, decoded):
+            if self.task.end is not None and shown.start >= self.task.end - tolerance:
+                return
+            self.last = shown
+            if self.task.start and shown.end <= self.task.start + tolerance:
+                continue
+            self.first = self.first or shown
+            yield shown
+
+    def _resampled(self, frames: Iterator[Shown], fps: Fraction) -> Iterator[tuple[Shown, float]]:
+        """Yield each frame as often as positions show it: position k shows what is shown k / fps seconds after the
+        segment's start."""
+        resampler = Resampler(fps, self.decoder.stream.tick)
+        for shown in frames:
+            if shown.end - shown.start > LONGEST_STILL:
+                raise VideoTimestamps(
+                    f"time stamps jump from {shown.start:.3f} s to {shown.end:.3f} s at frame {shown.index + 1}, "
+                    "too far to resample; extract it without --fps"
+                )
+            end = min(shown.end, self.task.end or shown.end)
+            for _ in repeat(None, resampler.repeats(end - self.origin)):
+                yield shown, self.origin + float(self.seen / fps)
+
+    def _require_frames(self) -> tuple[Shown, Shown]:
+        """Return the first frame of the segment and the last one. Raises VideoUnreadable where there is none."""
+        if self.first is not None and self.last is not None:
+            return self.first, self.last
+        if self.last is not None:
+            raise VideoUnreadable(f"it ends at {self.last.end:.3f} s, before its segment starts at {self.origin:g} s")
+        if not self.decoder.damaged and self.task.end is not None:
+            raise VideoUnreadable(f"nothing of it is shown between {self.origin:g} s and {self.task.end:g} s")
+        why = f": {self.decoder.trouble}" if self.decoder.trouble else ""
+        raise VideoUnreadable(f"no frame of it decodes ({self.decoder.damaged} damaged packets{why})")
