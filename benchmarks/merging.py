@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.machine import Row, run
-from vswin_extract.store.schema import Arrays, VideoRecord, row_types
+from vswin_extract.store.schema import Arrays, FileDescription, VideoRecord, row_types
 from vswin_extract.store.write import write_output
 
 SHARDS, VIDEOS, CLIPS = 100, 100_000, 10
@@ -72,7 +72,7 @@ def shard(path: Path, number: int) -> Path:
     drawn = np.random.default_rng(number).standard_normal((CLIPS, EMBEDDING), np.float32)
     fixed = {name: np.ones((CLIPS, *shape), dtype) for name, (shape, dtype) in row_types(arrays).items()}
     rows = ({**fixed, "embedding": drawn + np.float32(k)} for k in range(len(records)))
-    write_output(path, rows, records, [], arrays, SETTINGS, ())
+    write_output(path, rows, records, FileDescription(arrays, SETTINGS))
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vswin_extract.store.schema import Arrays, Compression, VideoRecord
+from vswin_extract.store.schema import Arrays, Compression, FileDescription, VideoRecord
 from vswin_extract.store.write import write_output
 from vswin_extract.video.sampling import Sampling
 
@@ -57,6 +57,7 @@ def make_output(
         "run": "0" * 32,
     }
     arrays = Arrays({"embedding": MAP[-1:], "stage4": MAP}, compression=compression)
+    description = FileDescription(arrays, attributes)
     lost = [VideoRecord(name, f"/v/{name}", "failed", error="VideoUnreadable", message="no") for name in failed]
-    write_output(path, rows, records, lost, arrays, attributes, ())
+    write_output(path, rows, records + lost, description)
     return path

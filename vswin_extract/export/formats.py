@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import needs
 from vswin_extract.store.features import VideoFeatures
-from vswin_extract.store.write import disk_errors
+from vswin_extract.store.hdf5 import disk_errors
 
 EMBEDDINGS = 200_000
 """Rows of a pair of files of clip-retrieval."""

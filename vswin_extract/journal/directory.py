@@ -14,8 +14,8 @@ from vswin_extract import locks
 from vswin_extract.errors import OutputError
 from vswin_extract.files import require_parent, write_json
 from vswin_extract.journal.entries import writer_directories
+from vswin_extract.store.hdf5 import read_attributes
 from vswin_extract.store.schema import Arrays
-from vswin_extract.store.write import read_attributes
 
 TOUCH_EVERY = 30.0
 """Seconds between two touches of a lock that is held."""

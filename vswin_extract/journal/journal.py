@@ -39,8 +39,8 @@ from vswin_extract.journal.entries import (
 )
 from vswin_extract.journal.parts import SUFFIX, Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer
-from vswin_extract.store.layouts import Layout, make_output
-from vswin_extract.store.schema import Arrays
+from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_output
+from vswin_extract.store.schema import Arrays, FileDescription
 from vswin_extract.video.ranges import ClipRange, without
 from vswin_extract.video.remote import Address
 from vswin_extract.video.videos import Video
@@ -133,6 +133,7 @@ class Journal:
         attributes: Mapping[str, Any],
         classes: Sequence[str] = (),
         layout: Layout = "single",
+        shard_limit: ShardLimit = SHARD_LIMIT,
     ) -> None:
         """Make the output of these videos, in this order, from what `load` found; then remove the journal. Raises
         OutputError if a video is not complete, and OSError if the disk is full."""
@@ -144,9 +145,8 @@ class Journal:
             layout,
             lambda mine: read_rows((piece for record in mine for piece in videos[record.id].pieces), self.arrays),
             [video.record for video in videos.values()],
-            self.arrays,
-            {**attributes, "run": self.run},
-            classes,
+            FileDescription(self.arrays, {**attributes, "run": self.run}, classes),
+            shard_limit=shard_limit,
         )
         remove_journal(self.root)
 
