@@ -1,4 +1,4 @@
-"""What grows with the number of videos, whatever is in them: 100,000 with a clip of eight numbers each, for real."""
+"""Time and memory that grow with the number of videos alone: 100,000 of them, each with one clip of eight numbers."""
 
 import resource
 import time

@@ -1,4 +1,4 @@
-"""Outputs without a network: random features, and times by the sampling's own arithmetic."""
+"""Outputs without a network: random features, with the times and frames that the sampling gives."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,8 +23,8 @@ def make_output(
     compression: Compression = "none",
     failed: Sequence[str] = (),
 ) -> Path:
-    """An output of these videos. With `sampling.fps`, frames are those of the resampled video. `jitter`: seconds by
-    which time stamps within the second video lie off a constant rate."""
+    """Write an output of these videos. With `sampling.fps`, frames are those of the resampled video. `jitter`: seconds
+    by which time stamps within the second video differ from a constant rate."""
     chance = np.random.default_rng(0)
     records, rows = [], []
     for number, (name, count, rate) in enumerate(videos):

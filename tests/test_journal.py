@@ -287,7 +287,7 @@ def test_what_was_extracted_last_counts_however_old_its_video_is(tmp_path: Path,
             else:
                 commit(journal.writer(), 1, value, size=2, mtime=mtime)
         time.sleep(0.02)
-    with join_journal(output, SETTINGS, ARRAYS, {}) as journal:  # nobody says which version is wanted
+    with join_journal(output, SETTINGS, ARRAYS, {}) as journal:  # which version is wanted is not known
         assert journal.extracted(X).record.mtime == 20.0
         assert journal.extracted(X).record.status == ("failed" if fails else "ok")
 

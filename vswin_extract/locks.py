@@ -75,7 +75,7 @@ def held(lock: Path, touch_every: float) -> Iterator[None]:
         thread.join()
         with suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(lock.read_text())
-            if (content["host"], content["pid"]) == (socket.gethostname(), os.getpid()):  # nobody has taken it over
+            if (content["host"], content["pid"]) == (socket.gethostname(), os.getpid()):  # not taken over
                 lock.unlink()
 
 

@@ -107,7 +107,7 @@ def check_same_output(root: Path, begun: Mapping[str, Any], output: Path) -> Non
 
 
 def read_list(root: Path) -> dict[str, int | None]:
-    """Return the ids of a run's videos in order, each with about how many clips it has, or None if nobody has looked.
+    """Return the ids of a run's videos in order, each with about how many clips it has, or None if not known.
     Empty if there is no videos.json. Raises OutputError if it is damaged."""
     try:
         content = json.loads((root / "videos.json").read_text("utf-8"))

@@ -101,7 +101,7 @@ class Journal:
         """Return the clip ranges of a video that are still to be extracted; none if it is complete.
 
         Entries do not count if they were made of another version of the file, or of another segment of it, or if they
-        failed for a reason that may pass. If the video is remote and nobody has looked at it, any complete one counts.
+        failed for a reason that may pass. If the fingerprint of a remote video is not known, any version counts.
         """
         now = self.wanted[video.id] = (video.location, video.start, video.end, size, etag, mtime)
         entries = [

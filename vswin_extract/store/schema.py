@@ -16,7 +16,7 @@ SCHEMA = "vswin-extract/1"
 BLOCK_BYTES = 1 << 23
 """Bytes of a dataset that are in memory at a time."""
 VIDEO_BYTES = 8192
-"""Bytes that a video takes in the file besides its rows, about."""
+"""About how many bytes a video takes in the file, without its rows."""
 GROUPED = 20_000
 """Most videos that each have a group under /videos. A group costs a millisecond and 4 kB."""
 CLIP_COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {
@@ -78,7 +78,7 @@ class VideoRecord:
 
 @dataclass(frozen=True)
 class FileDescription:
-    """What an output says besides the rows of its videos: its datasets, its root attributes, the names of classes."""
+    """What an output has in common for all videos: its datasets, its root attributes, the names of classes."""
 
     arrays: Arrays
     attributes: Mapping[str, Any]

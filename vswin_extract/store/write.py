@@ -144,7 +144,7 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
             view = h5s.create_simple((record.clips, *shape))
             rows.select_hyperslab((first, *(0 for _ in shape)), (record.clips, *shape))
             creation = h5p.create(h5p.DATASET_CREATE)
-            creation.set_virtual(view, b".", path, rows)  # "." is this file itself, whatever it is called later
+            creation.set_virtual(view, b".", path, rows)  # "." is this file itself, even after it was renamed
             h5d.create(group, name, dtype, view, creation)
         attributes = h5py.Group(group).attrs
         for fact in ("fps", "duration", "frames", "width", "height", "status", "path"):
