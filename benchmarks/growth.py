@@ -1,4 +1,4 @@
-"""Time and memory as a job grows: more videos, longer ones, more overlap, more workers. With `nano` at a small size."""
+"""Time and memory as a job grows: more videos, longer videos, more overlap, more workers. `nano`, small frames."""
 
 import sys
 from pathlib import Path

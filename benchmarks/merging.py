@@ -1,4 +1,4 @@
-"""Merging many shards against copying their bytes: `vswin merge` in a process of its own, and `cp` beside it."""
+"""Merging many shards compared with copying their bytes: `vswin merge` and `cp`, each in a process of its own."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.machine import Row, run
-from vswin_extract.store.schema import Arrays, VideoRecord, row_types
+from vswin_extract.store.schema import Arrays, FileDescription, VideoRecord, row_types
 from vswin_extract.store.write import write_output
 
 SHARDS, VIDEOS, CLIPS = 100, 100_000, 10
@@ -53,7 +53,7 @@ def merging() -> list[Row]:
 
 
 def copy(paths: list[Path], to: Path) -> float:
-    """Seconds that `cp` takes, until all is on the disk."""
+    """Return the seconds that `cp` takes until all bytes are on the disk."""
     to.mkdir()
     begun = time.perf_counter()
     run(["cp", *map(str, paths), str(to)])
@@ -66,13 +66,13 @@ def copy(paths: list[Path], to: Path) -> float:
 
 
 def shard(path: Path, number: int) -> Path:
-    """Every hundredth video, as a task of an array has them: their ids lie between those of all other shards."""
+    """Write every hundredth video, as a task of an array does: its ids are spread over those of all other shards."""
     arrays = Arrays({"embedding": (EMBEDDING,)})
     records = [record_of(video, CLIPS) for video in range(number, VIDEOS, SHARDS)]
     drawn = np.random.default_rng(number).standard_normal((CLIPS, EMBEDDING), np.float32)
     fixed = {name: np.ones((CLIPS, *shape), dtype) for name, (shape, dtype) in row_types(arrays).items()}
     rows = ({**fixed, "embedding": drawn + np.float32(k)} for k in range(len(records)))
-    write_output(path, rows, records, [], arrays, SETTINGS, ())
+    write_output(path, rows, records, FileDescription(arrays, SETTINGS))
     return path
 
 

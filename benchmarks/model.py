@@ -5,7 +5,7 @@ import numpy as np
 from benchmarks.forward import GFLOP
 from benchmarks.machine import Row
 from benchmarks.simulation import FPS, SAMPLING, lengths
-from vswin_extract.store.layouts import SHARD_VIDEOS
+from vswin_extract.store.layouts import SHARD_LIMIT
 
 DECODER = 590
 """Frames of 720p a second that a decoder process on one core makes clips of: `python -m benchmarks decode`."""
@@ -43,6 +43,6 @@ def model() -> list[Row]:
             row[f"GB, {name}"] = videos * clips * nbytes / 1e9
         row["hours, merge of embeddings"] = videos * clips * ROW["embedding"] / MERGING / 3600
         row["M file operations"] = videos * OPERATIONS / 1e6
-        row["shards"] = -(-videos // SHARD_VIDEOS)
+        row["shards"] = -(-videos // SHARD_LIMIT.videos)
         rows.append(row)
     return [{"what": what, **{row["videos"]: row[what] for row in rows}} for what in list(rows[0])[1:]]

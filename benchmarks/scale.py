@@ -1,4 +1,4 @@
-"""What grows with the number of videos, whatever is in them: 100,000 with a clip of eight numbers each, for real."""
+"""Time and memory that grow with the number of videos alone: 100,000 of them, each with one clip of eight numbers."""
 
 import resource
 import time
@@ -17,7 +17,7 @@ from vswin_extract.journal.journal import open_journal
 from vswin_extract.journal.merge import merge
 from vswin_extract.store.features import linked_files, open_features
 from vswin_extract.store.layouts import Layout, make_output
-from vswin_extract.store.schema import Arrays, row_types
+from vswin_extract.store.schema import Arrays, FileDescription, row_types
 from vswin_extract.video.videos import Video
 
 VIDEOS, KEPT = 100_000, 1000
@@ -56,10 +56,9 @@ def scale() -> list[Row]:
                     journal.writer().commit(record, part)
 
         def make(output: Path, layout: Layout) -> None:
-            made_of = ARRAYS, {**SETTINGS, "run": "0" * 32}, ()
-            make_output(
-                output, output.with_suffix(".tmp"), layout, lambda mine: repeat(fixed, len(mine)), records, *made_of
-            )
+            description = FileDescription(ARRAYS, {**SETTINGS, "run": "0" * 32})
+            unfinished = output.with_suffix(".tmp")
+            make_output(output, unfinished, layout, lambda mine: repeat(fixed, len(mine)), records, description)
 
         timed("keep each video of a run (fsync)", keep, KEPT)
         for layout in get_args(Layout):

@@ -1,4 +1,4 @@
-"""Outputs without a network: random features, and times by the sampling's own arithmetic."""
+"""Outputs without a network: random features, with the times and frames that the sampling gives."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vswin_extract.store.schema import Arrays, Compression, VideoRecord
+from vswin_extract.store.schema import Arrays, Compression, FileDescription, VideoRecord
 from vswin_extract.store.write import write_output
 from vswin_extract.video.sampling import Sampling
 
@@ -23,8 +23,8 @@ def make_output(
     compression: Compression = "none",
     failed: Sequence[str] = (),
 ) -> Path:
-    """An output of these videos. With `sampling.fps`, frames are those of the resampled video. `jitter`: seconds by
-    which time stamps within the second video lie off a constant rate."""
+    """Write an output of these videos. With `sampling.fps`, frames are those of the resampled video. `jitter`: seconds
+    by which time stamps within the second video differ from a constant rate."""
     chance = np.random.default_rng(0)
     records, rows = [], []
     for number, (name, count, rate) in enumerate(videos):
@@ -57,6 +57,7 @@ def make_output(
         "run": "0" * 32,
     }
     arrays = Arrays({"embedding": MAP[-1:], "stage4": MAP}, compression=compression)
+    description = FileDescription(arrays, attributes)
     lost = [VideoRecord(name, f"/v/{name}", "failed", error="VideoUnreadable", message="no") for name in failed]
-    write_output(path, rows, records, lost, arrays, attributes, ())
+    write_output(path, rows, records + lost, description)
     return path

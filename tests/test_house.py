@@ -156,7 +156,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
         ("vswin_extract.store.features", ["torch", "av", "decord"]),
         ("vswin_extract.weights.registry", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.job.events", ["torch", "h5py", "av"]),
-        ("vswin_extract.export", ["torch", "av", "decord", "pyarrow"]),
+        ("vswin_extract.export.export", ["torch", "av", "decord", "pyarrow"]),
         ("vswin_extract.explore.search", ["torch", "av", "faiss"]),
         ("vswin_extract.explore.plot", ["torch", "av", "matplotlib"]),
         ("vswin_extract.explore.report", ["torch", "matplotlib", "bokeh", "jinja2", "PIL"]),

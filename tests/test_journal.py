@@ -1,5 +1,6 @@
 """The journal: nothing finished is lost, nothing damaged is believed, and it stays small."""
 
+import hashlib
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from vswin_extract.journal import directory as directory_
 from vswin_extract.journal.directory import claim, finish_interrupted_cleanup
 from vswin_extract.journal.entries import single_path
 from vswin_extract.journal.journal import join_journal, open_journal
+from vswin_extract.journal.merge import merge
 from vswin_extract.journal.writer import JournalWriter, open_writer
 from vswin_extract.store.features import open_features
 from vswin_extract.store.schema import VideoRecord
@@ -36,17 +38,17 @@ def test_packs_keep_the_journal_small(tmp_path: Path) -> None:
     most = 0
     with begin(output) as journal:
         with open_writer(journal.root, ARRAYS, pack_size=16) as writer:
-            for number in range(200):
+            for number in range(100):
                 add(writer, number)
                 most = max(most, len(os.listdir(writer.directory)))
-            assert most <= 2 * 16 + 2 * 200 // 16 + 2
+            assert most <= 2 * 16 + 2 * 100 // 16 + 2
             packed = sum(path.stat().st_size for path in writer.directory.iterdir())
             assert len(writer.singles) < 16
             found = check(output)
-            assert (found.videos + found.failures, found.finished, found.problems) == (200, False, ())
-        publish(journal, 200)
+            assert (found.videos + found.failures, found.finished, found.problems) == (100, False, ())
+        publish(journal, 100)
     assert packed < 1.2 * output.stat().st_size
-    expect_complete(output, 200)
+    expect_complete(output, 100)
     assert not (tmp_path / "out.h5.parts").exists()
 
 
@@ -285,7 +287,7 @@ def test_what_was_extracted_last_counts_however_old_its_video_is(tmp_path: Path,
             else:
                 commit(journal.writer(), 1, value, size=2, mtime=mtime)
         time.sleep(0.02)
-    with join_journal(output, SETTINGS, ARRAYS, {}) as journal:  # nobody says which version is wanted
+    with join_journal(output, SETTINGS, ARRAYS, {}) as journal:  # which version is wanted is not known
         assert journal.extracted(X).record.mtime == 20.0
         assert journal.extracted(X).record.status == ("failed" if fails else "ok")
 
@@ -348,6 +350,99 @@ def test_a_damaged_job_file_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "out.h5.parts" / "job.json").write_text(content)
         with pytest.raises(OutputError, match=r"job\.json is damaged"):
             begin(tmp_path / "out.h5")
+
+
+OLD = np.dtype(
+    [
+        ("embedding", "float32", (64,)),
+        ("stage4", "float32", (2, 3, 3, 64)),
+        ("clips/frames", "int64", (2,)),
+        ("clips/times", "float64", (2,)),
+        ("clips/valid", "int32"),
+    ]
+)
+
+
+def old_rows(number: int, clips: range) -> bytes:
+    """The rows of a video, or of a clip range of one, as version 0.1 wrote them."""
+    rows = np.zeros(len(clips), OLD)
+    for row, k in zip(rows, clips, strict=True):
+        row["embedding"], row["stage4"] = number + k / 10, number + k / 10
+        row["clips/frames"], row["clips/times"], row["clips/valid"] = [8 * k, 8 * k + 8], [k / 2, k / 2 + 0.5], 8
+    return rows.tobytes()
+
+
+def write_old(directory: Path, numbers: list[int], span: tuple[int, int | None] = (0, None), stem: str = "") -> None:
+    """Write the entry of one video as version 0.1 did, or with a `stem` a pack of several."""
+    directory.mkdir(exist_ok=True)
+    videos, rows = [], b""
+    for number in numbers:
+        name, clips = names(10)[number], range(span[0], span[1] or 1 + number % 3)
+        if number == 6:
+            result: dict[str, Any] = {"status": "failed", "error": "VideoUnreadable", "message": "no"}
+        else:
+            rows += old_rows(number, clips)
+            result = {"status": "ok", "clips": len(clips), "fps": 16.0, "frames": 8, "error": "", "message": ""}
+        videos.append({"id": name, "path": name, "size": number, "mtime": 0.0, "etag": "", "span": span, **result})
+    key = name if span == (0, None) else f"{name}\0{span}"
+    stem = stem or hashlib.sha256(key.encode()).hexdigest()[:32]
+    sha256 = hashlib.sha256(rows).hexdigest() if rows else ""
+    (directory / f"{stem}.rows").write_bytes(rows)
+    (directory / f"{stem}.json").write_text(json.dumps({"videos": videos, "sha256": sha256}))
+
+
+@pytest.fixture
+def old_journal(tmp_path: Path) -> Path:
+    """An unfinished output of version 0.1, which lacks video 5 of 7. Entries are in the journal itself, or in branches;
+    video 4 was shared out."""
+    root = tmp_path / "out.h5.parts"
+    for number in (0, 1, 6):
+        write_old(root, [number])
+    write_old(root / "branch-x", [2, 3], stem="pack-0")
+    write_old(root / "branch-x", [4], (0, 1))
+    write_old(root / "branch-y", [4], (1, None))
+    (root / "branch-y" / "half.rows.tmp").write_bytes(b"half")
+    arrays = {"shapes": {"embedding": [64], "stage4": [2, 3, 3, 64]}, "dtype": "float32", "compression": "none"}
+    job = {"settings": SETTINGS, "run": "0" * 32, "arrays": arrays, "attributes": ATTRIBUTES, "classes": []}
+    (root / "job.json").write_text(json.dumps({**job, "output": str(tmp_path / "out.h5")}))
+    (root / "videos.json").write_text(json.dumps({"ids": names(7), "clips": [None] * 7}))
+    return tmp_path / "out.h5"
+
+
+def test_a_journal_of_version_0_1_continues(old_journal: Path) -> None:
+    found = check(old_journal)
+    assert (found.videos, found.failures, found.problems) == (5, 1, ())
+    with begin(old_journal) as journal:
+        assert journal.notes == []
+        assert [name for name in names(7) if journal.complete(name) is None] == names(7)[5:6]
+        add(journal.writer(), 5)
+        assert len(list(journal.root.glob("shard-*/*.json"))) == 1
+        publish(journal, 7)
+    expect_complete(old_journal, 7)
+    assert os.listdir(old_journal.parent) == ["out.h5"]
+
+
+def test_a_journal_of_version_0_1_is_merged(old_journal: Path) -> None:
+    with pytest.raises(OutputError, match=names(7)[5]):
+        merge(old_journal)
+    with join_journal(old_journal, SETTINGS, ARRAYS, {}) as journal:
+        add(journal.writer(), 5)
+    assert merge(old_journal).videos == 6
+    expect_complete(old_journal, 7)
+    assert os.listdir(old_journal.parent) == ["out.h5"]
+
+
+def test_clip_ranges_that_overlap_make_one_video(tmp_path: Path) -> None:
+    """Another number of devices cuts a video at other places; no clip counts twice."""
+    with begin(tmp_path / "out.h5") as journal:
+        for clips, value, clip_range in ((3, 0.0, (0, 3)), (3, 1.0, (2, 5)), (2, 2.0, (5, None))):
+            commit(journal.writer(), clips, value, clip_range=clip_range)
+        journal.load()
+        video = Video(X, Path(X))
+        assert journal.missing(video, -1, 0.0) == []
+        journal.publish([X], ATTRIBUTES)
+    with open_features(tmp_path / "out.h5") as features:
+        assert features[X].embedding[:, 0].tolist() == [0, 0, 0, 1, 1, 2, 2]
 
 
 def damage(path: Path, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading an output: rows by time, only what is asked for, in any process; and as a dataset of PyTorch."""
+"""Reading an output: rows by time, only the rows that are indexed, in any process; and as a dataset of PyTorch."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from outputs import MAP, make_output
 from torch.utils.data import DataLoader
@@ -33,17 +33,17 @@ def test_rows_by_time(output: Path) -> None:
     with open_features(output) as features:
         video = features["a/b.mp4"]  # clips of 0.64 s, one each 0.32 s
         assert [video.at(seconds) for seconds in (0, 0.31, 0.33, 0.47, 0.49, 0.63, 0.65)] == [0, 0, 0, 0, 1, 1, 1]
-        assert video.at(0.48) == 0  # as near to both centres
+        assert video.at(0.48) == 0  # equally near to both centres
         assert video.at(3.99) == len(video) - 1
         for seconds in (-0.01, 4.0, 1e9, float("nan")):
-            with pytest.raises(IndexError, match=r"no clip of 'a/b.mp4' covers .* within \[0.000, 4.000\) s"):
+            with pytest.raises(IndexError, match=r"'a/b.mp4'.*\[0.000, 4.000\) s"):
                 video.at(seconds)
 
 
 def test_no_row_covers_a_gap(tmp_path: Path) -> None:
     with open_features(make_output(tmp_path / "out.h5", VIDEOS, Sampling(4, 1, stride=25))) as features:
         assert features["a/b.mp4"].at(1.1) == 1
-        with pytest.raises(IndexError, match=r"covers 0\.5 s"):
+        with pytest.raises(IndexError, match=r"0\.5 s"):
             features["a/b.mp4"].at(0.5)
 
 
@@ -59,11 +59,11 @@ def test_tensors(output: Path) -> None:
     }
     assert (tensors["stage4"].dtype, tensors["times"].dtype) == (torch.float32, torch.float64)
     features.close()
-    assert torch.allclose(tensors["embedding"], tensors["stage4"].mean((1, 2, 3)), atol=1e-6)  # still there
+    assert torch.allclose(tensors["embedding"], tensors["stage4"].mean((1, 2, 3)), atol=1e-6)  # in memory of their own
 
 
-def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
-    """Every chunk but one is damaged: whoever reads another fails."""
+def test_only_indexed_rows_are_read(tmp_path: Path) -> None:
+    """Every chunk but one is damaged, so reading another one fails."""
     path = make_output(tmp_path / "out.h5", VIDEOS, Sampling(16, 1, stride=8), compression="gzip")
     with h5py.File(path, "r+") as file:  # rows this small share a chunk
         values = file["stage4"][:]
@@ -181,9 +181,10 @@ def test_dataset_items(output: Path) -> None:
         vswin_extract.collate([space[0]])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 40), st.floats(0, 100), st.floats(0.1, 10))
 def test_resampling_keeps_times(count: int, length: int, begin: float, step: float) -> None:
-    """Of features that are their own time, but for the ends, where there is nothing beyond the outermost centres."""
+    """Features that equal their own time stay so, except before the first centre and after the last."""
     times = begin + np.stack([np.arange(count), np.arange(count) + 1.0], 1) * step
     values, made = resample(
         (times.mean(1, keepdims=True)).astype(np.float32), times, begin, begin + count * step, length
@@ -195,7 +196,7 @@ def test_resampling_keeps_times(count: int, length: int, begin: float, step: flo
     assert np.allclose(values[:, 0], wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_resampling_to_as_many_rows_changes_nothing(output: Path) -> None:
+def test_resampling_to_the_same_number_of_rows_changes_nothing(output: Path) -> None:
     path = make_output(output.with_name("even.h5"), [("a.mp4", 64, 25.0)], Sampling(16, 1))
     with open_features(path) as features:
         values, times = Feature(length=4).read(features["a.mp4"])

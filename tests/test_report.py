@@ -25,7 +25,6 @@ from vswin_extract.cli import report as command
 from vswin_extract.errors import UsageError
 from vswin_extract.explore import report, similarity
 from vswin_extract.explore.report import histogram, make_map, principal, write_report
-from vswin_extract.store import layouts
 from vswin_extract.store.features import open_features
 from vswin_extract.video.sampling import Sampling
 
@@ -205,13 +204,12 @@ def test_the_map_is_that_of_all_clips_at_once(tmp_path: Path, monkeypatch: pytes
     assert x.count("6.mp4") >= 2
 
 
-def test_an_index_of_shards_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "SHARD_VIDEOS", 2)
+def test_an_index_of_shards_reads_the_same(tmp_path: Path) -> None:
     videos = {"é.mp4": scenes(9, 6), **drawn(4, 3, 5, channels=64)}
     texts = []
     for layout in ("single", "sharded"):
         (tmp_path / layout).mkdir()
-        with open_features(made(tmp_path / layout / "out.h5", videos, layout=layout)) as features:
+        with open_features(made(tmp_path / layout / "out.h5", videos, layout=layout, shard_videos=2)) as features:
             assert bool(features.linked) == (layout == "sharded")
             write_report(features, tmp_path / layout / "out.html")
         texts.append(Page((tmp_path / layout / "out.html").read_text()).text)

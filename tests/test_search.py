@@ -31,7 +31,7 @@ from vswin_extract.explore.similarity import boundaries, novelty, self_similarit
 from vswin_extract.explore.thumbnails import thumbnail, thumbnails
 from vswin_extract.store import layouts
 from vswin_extract.store.features import open_features
-from vswin_extract.store.schema import Arrays, VideoRecord
+from vswin_extract.store.schema import Arrays, FileDescription, VideoRecord
 
 SETTINGS: dict[str, Any] = {
     "model": "mine.pth",
@@ -46,7 +46,13 @@ SETTINGS: dict[str, Any] = {
 VIDEOS = ROOT / "examples" / "videos"
 
 
-def made(path: Path, videos: dict[str, NDArray[Any]], run: str = "1", layout: layouts.Layout = "single") -> Path:
+def made(
+    path: Path,
+    videos: dict[str, NDArray[Any]],
+    run: str = "1",
+    layout: layouts.Layout = "single",
+    shard_videos: int = layouts.SHARD_LIMIT.videos,
+) -> Path:
     """An output of videos by id, with these embeddings; clip k covers seconds [k, k + 2)."""
     channels = next(iter(videos.values())).shape[1]
     records = [
@@ -64,9 +70,11 @@ def made(path: Path, videos: dict[str, NDArray[Any]], run: str = "1", layout: la
                 "clips/valid": np.full(record.clips, 8),
             }
 
-    arrays = Arrays({"embedding": (channels,)})
-    unfinished = path.with_name("unfinished")
-    layouts.make_output(path, unfinished, layout, pieces, records, arrays, {**SETTINGS, "run": run * 32}, ())
+    description = FileDescription(Arrays({"embedding": (channels,)}), {**SETTINGS, "run": run * 32})
+    layouts.make_output(
+        path, path.with_name("unfinished"), layout, pieces, records, description,
+        shard_limit=layouts.ShardLimit(videos=shard_videos),
+    )  # fmt: skip
     return path
 
 
@@ -172,12 +180,11 @@ def test_what_a_query_names(tmp_path: Path) -> None:
 
 
 def test_an_index_of_shards_is_searched_as_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "SHARD_VIDEOS", 3)
     monkeypatch.setattr(similarity, "ROWS", 5)
     videos = drawn(4, *[3] * 10)
     with (
         open_features(made(tmp_path / "one.h5", videos)) as one,
-        open_features(made(tmp_path / "out.h5", videos, layout="sharded")) as shards,
+        open_features(made(tmp_path / "out.h5", videos, layout="sharded", shard_videos=3)) as shards,
     ):
         assert len(shards.linked) == 4
         query = find_query(shards, "v/7.mp4@1")

@@ -1,4 +1,4 @@
-"""Files on a disk: their hash, and writing them so that a name never stands for half a file."""
+"""Files on a disk: their hash, and atomic writes, after which a file is there as a whole or not at all."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ def file_sha256(path: Path) -> str:
 
 
 def publish(unfinished: Path, path: Path) -> None:
-    """Rename a finished file into place so that it survives a power cut."""
+    """Rename a finished file to its own name, so that it survives a power cut."""
     sync(unfinished)
     unfinished.replace(path)
     sync(path.parent)
@@ -37,6 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically."""
     with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(value), "utf-8")
 
@@ -48,7 +49,7 @@ def require_parent(path: Path, error: type[VswinError] = UsageError) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file or the entries of a directory survive a power cut."""
+    """Make a file survive a power cut, or the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,10 @@
-"""Locks that hosts on a shared file system see, without flock, which network file systems may lack.
+"""Locks for processes on several hosts that share a file system, without flock, which network file systems may lack.
 
-A lock is a file that names a process: its host, its pid, and when it began. A process of this host that is gone holds
-nothing; one of another host holds what it touched lately.
+A lock is a file that names its holder: host, pid, and when the process began. If the holder is a process of this host,
+the lock counts as long as the process lives; if it is one of another host, as long as it touches the file. Packages do
+not do this: the hard lock of `filelock` is flock, and its `SoftFileLease` takes over the lock of a dead host only after
+it has watched it for the whole lease, which a command that answers at once cannot do; `flufl.lock` needs hard links and
+clocks that agree, and keeps the lock of a process that died on this host until the lease ends.
 """
 
 import errno
@@ -17,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
-"""What a file system without hard links answers."""
+"""Errors of file systems without hard links."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that has a lock."""
+    """The process that has a lock."""
 
     host: str
     pid: int
@@ -32,44 +35,35 @@ class Holder:
 
 
 def acquire(lock: Path, dead_after: float) -> Holder | None:
-    """Claim a lock: None where it is ours from here on, else who has it. Who lives touches it (`os.utime`) more often
-    than every `dead_after` seconds. Raises OSError."""
-    with _fresh(lock) as candidate:
+    """Take a lock. Return None if it is ours now, else the process that has it.
+
+    A lock of another host that was not touched for `dead_after` seconds counts as free. Use `held` to touch ours and
+    to give it back. Raises OSError.
+    """
+    with _candidate(lock) as candidate:
         while True:
             try:
                 create(candidate, lock)
                 return None
             except FileExistsError:
-                if holder := _living(lock, candidate, dead_after):
+                if holder := _living_holder(lock, candidate, dead_after):
                     return holder
 
 
 def holder(lock: Path, dead_after: float) -> Holder | None:
-    """Who has a lock, which goes where its process is dead; None where nobody has it."""
-    with _fresh(lock) as candidate:
-        return _living(lock, candidate, dead_after)
-
-
-@contextmanager
-def _fresh(lock: Path) -> Iterator[Path]:
-    """A lock's content under another name, written just now."""
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-    candidate = lock.with_name(f"{lock.name}.{uuid.uuid4().hex}.tmp")
-    candidate.write_text(json.dumps(mine))
-    try:
-        yield candidate
-    finally:
-        candidate.unlink(missing_ok=True)
+    """Return the process that has a lock, or None. The lock of a dead process is removed. Raises OSError."""
+    with _candidate(lock) as candidate:
+        return _living_holder(lock, candidate, dead_after)
 
 
 @contextmanager
 def held(lock: Path, touch_every: float) -> Iterator[None]:
-    """Around what is done under a lock that was acquired: touches it by a thread, and gives it back."""
+    """Touch an acquired lock by a thread while the block runs, then remove it."""
     over = threading.Event()
 
     def touch() -> None:
         while not over.wait(touch_every):
-            with suppress(OSError):  # whoever took it away knows why
+            with suppress(OSError):  # it may have been removed by hand
                 os.utime(lock)
 
     thread = threading.Thread(target=touch, daemon=True)
@@ -80,13 +74,13 @@ def held(lock: Path, touch_every: float) -> Iterator[None]:
         over.set()
         thread.join()
         with suppress(OSError, ValueError, KeyError, TypeError):
-            said = json.loads(lock.read_text())
-            if (said["host"], said["pid"]) == (socket.gethostname(), os.getpid()):  # not another's, who thought us dead
+            content = json.loads(lock.read_text())
+            if (content["host"], content["pid"]) == (socket.gethostname(), os.getpid()):  # not taken over
                 lock.unlink()
 
 
 def create(candidate: Path, file: Path) -> None:
-    """Give a file the content of `candidate`. Raises FileExistsError where it is there."""
+    """Create a file with the content of `candidate`. Raises FileExistsError if it is there."""
     try:
         os.link(candidate, file)  # with its content, or not at all
     except OSError as error:
@@ -96,11 +90,23 @@ def create(candidate: Path, file: Path) -> None:
             created.write(candidate.read_text())
 
 
-def _living(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
-    """The living process that has a lock. One of a dead process is removed."""
+@contextmanager
+def _candidate(lock: Path) -> Iterator[Path]:
+    """Give a file beside the lock that names this process and was written just now."""
+    content = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    candidate = lock.with_name(f"{lock.name}.{uuid.uuid4().hex}.tmp")
+    candidate.write_text(json.dumps(content))
+    try:
+        yield candidate
+    finally:
+        candidate.unlink(missing_ok=True)
+
+
+def _living_holder(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
+    """Return the living process that has a lock. The lock of a dead one is removed. `fresh` was written just now."""
     try:
         content = lock.read_text()
-        if not content:  # being written, where there are no links
+        if not content:  # without hard links, its content comes a moment later
             time.sleep(0.1)
             content = lock.read_text()
         idle = fresh.stat().st_mtime - lock.stat().st_mtime  # both by the file server's clock
@@ -111,7 +117,7 @@ def _living(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
         found = Holder(said["host"], said["pid"])
         here = found.host == socket.gethostname()
         alive = _started(found.pid) == said["started"] if here else idle < dead_after
-    except (ValueError, KeyError, TypeError):  # a disk spoiled it
+    except (ValueError, KeyError, TypeError):  # damaged by a disk
         alive = False
     if alive:
         return found
@@ -120,14 +126,14 @@ def _living(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
         lock.rename(taken)
     except FileNotFoundError:
         return None
-    if taken.read_text() != content:  # somebody else was quicker, and this is theirs
+    if taken.read_text() != content:  # another process removed the dead lock first, and this is its own
         create(taken, lock)
     taken.unlink()
     return None
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this host began, as far as can be told; None where there is none. Pids are used again."""
+    """Return when a process of this host began, or None if there is none. It tells two processes with one pid apart."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -136,6 +142,6 @@ def _started(pid: int) -> str | None:
         pass
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except FileNotFoundError:  # no such file system
+    except FileNotFoundError:  # systems without /proc
         return "?"
-    return fields[18] if state not in "ZX" else None  # killed, and its parent has not noticed
+    return fields[18] if state not in "ZX" else None  # dead, but its parent has not collected it

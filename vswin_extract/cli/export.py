@@ -56,7 +56,7 @@ def export(
     The first four reckon the time of a row from its number. Every stored time is checked against that first, and the
     export refused where one is off by more than a millisecond.
     """
-    from vswin_extract.export import export as write
+    from vswin_extract.export.export import export as write
     from vswin_extract.store.sequences import Feature
 
     name = stage if stage in ("embedding", "logits") else f"stage{stage}"

@@ -1,4 +1,4 @@
-"""What is written beside exported features: facts, and a configuration with the numbers that make times come out."""
+"""The configurations that are written beside exported features, with the numbers from which times are computed."""
 
 import json
 import shlex
@@ -8,14 +8,14 @@ from typing import Any
 
 from vswin_extract.export.grid import Grid
 
-Files = Mapping[str, str]
+Texts = Mapping[str, str]
 """Text by file name."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a configuration tells of. `place`: the destination as it was named; `shape`: of a row; `longest`: the most
-    rows of a video; `grid`: None where rows are resampled to `length`, or the format needs none."""
+class ExportFacts:
+    """What a configuration says of an export. `place`: the destination as the user named it. `shape`: of a row.
+    `longest`: the most rows of a video. `grid`: None if rows are resampled to `length`, or if the format needs none."""
 
     place: str
     shape: tuple[int, ...]
@@ -24,25 +24,25 @@ class Plan:
     grid: Grid | None
 
 
-def actionformer(plan: Plan) -> Files:
-    """The dataset section of a YAML configuration."""
-    if plan.grid is None:
+def actionformer(facts: ExportFacts) -> Texts:
+    """Return the dataset section of a YAML configuration."""
+    if facts.grid is None:
         time = "(k + 0.5) * duration / rows seconds; such features are read by dataset_name: anet"
         numbers: dict[str, Any] = {
-            "feat_stride": -1, "num_frames": 1.0, "max_seq_len": plan.length, "force_upsampling": False,
+            "feat_stride": -1, "num_frames": 1.0, "max_seq_len": facts.length, "force_upsampling": False,
             "default_fps": 30,
         }  # fmt: skip
         rate = "the frame rate cancels out"
     else:
         time = "(k * feat_stride + 0.5 * num_frames) / fps seconds"
         numbers = {
-            "feat_stride": plan.grid.stride,
-            "num_frames": _number(2 * plan.grid.offset),
-            "default_fps": plan.grid.rate,
+            "feat_stride": facts.grid.stride,
+            "num_frames": _number(2 * facts.grid.offset),
+            "default_fps": facts.grid.rate,
         }
-        rate = _rate(plan.grid)
+        rate = _rate(facts.grid)
     section = {
-        "feat_folder": plan.place, "file_prefix": None, "file_ext": ".npy", "input_dim": plan.shape[-1],
+        "feat_folder": facts.place, "file_prefix": None, "file_ext": ".npy", "input_dim": facts.shape[-1],
         "downsample_rate": 1, **numbers,
     }  # fmt: skip
     lines = [f"  {name}: {json.dumps(value)}" for name, value in section.items()]
@@ -52,51 +52,51 @@ def actionformer(plan: Plan) -> Files:
     }
 
 
-def opentad(plan: Plan) -> Files:
-    """What a configuration takes over into `dataset`."""
-    if plan.grid is None:
+def opentad(facts: ExportFacts) -> Texts:
+    """Return a part of a Python configuration."""
+    if facts.grid is None:
         time = "(k + 0.5) * duration / resize_length seconds; such features are read by AnetResizeDataset"
-        numbers: dict[str, Any] = {"resize_length": plan.length}
+        numbers: dict[str, Any] = {"resize_length": facts.length}
     else:
         time = "(k * feature_stride * sample_stride + offset_frames) / fps seconds, where\n# fps is frame / duration"
         time += " of the annotations: take both from videos.json"
-        numbers = {"feature_stride": plan.grid.stride, "sample_stride": 1, "offset_frames": int(plan.grid.offset)}
+        numbers = {"feature_stride": facts.grid.stride, "sample_stride": 1, "offset_frames": int(facts.grid.offset)}
     features = ", ".join(f"{name}={value!r}" for name, value in numbers.items())
     return {
         "opentad.py": f"# OpenTAD. Row k is at {time}.\n"
-        f"data_path = {plan.place.rstrip('/') + '/'!r}\n"
+        f"data_path = {facts.place.rstrip('/') + '/'!r}\n"
         f'features = dict(data_path=data_path, block_list=data_path + "missing_files.txt", {features})\n'
         "dataset = dict(train=dict(**features), val=dict(**features), test=dict(**features))\n"
         'load = dict(type="LoadFeats", feat_format="npy")  # the first step of each pipeline\n'
-        f"in_channels = {plan.shape[-1]}  # of model.projection\n"
+        f"in_channels = {facts.shape[-1]}  # of model.projection\n"
     }
 
 
-def moment_detr(plan: Plan) -> Files:
-    """Options of its training and inference."""
-    seconds = _clip_seconds(plan)
+def moment_detr(facts: ExportFacts) -> Texts:
+    """Return options of its training and inference."""
+    seconds = _clip_seconds(facts)
     whole = abs(seconds - round(seconds)) < 1e-9
     note = "" if whole else "\n# Moment-DETR's own --clip_length takes whole seconds only; others' take fractions."
     return {
         "moment-detr.txt": f"# Moment-DETR. Row k is seconds [k, k + 1) * clip_length.{note}\n"
-        f"--v_feat_dirs {shlex.quote(plan.place)} --v_feat_dim {plan.shape[-1]} "
-        f"--clip_length {round(seconds) if whole else seconds} --max_v_l {plan.longest}\n"
+        f"--v_feat_dirs {shlex.quote(facts.place)} --v_feat_dim {facts.shape[-1]} "
+        f"--clip_length {round(seconds) if whole else seconds} --max_v_l {facts.longest}\n"
     }
 
 
-def tvr(plan: Plan) -> Files:
-    """Options of its baselines."""
+def tvr(facts: ExportFacts) -> Texts:
+    """Return options of its baselines."""
     return {
         "tvr.txt": "# TVR (TVRetrieval). Row k is seconds [k, k + 1) * clip_length.\n"
-        f"--vid_feat_path {shlex.quote(plan.place.rstrip('/') + '/features.h5')} --vid_feat_size {plan.shape[-1]} "
-        f"--clip_length {_clip_seconds(plan)} --max_ctx_l {plan.longest}\n"
+        f"--vid_feat_path {shlex.quote(facts.place.rstrip('/') + '/features.h5')} --vid_feat_size {facts.shape[-1]} "
+        f"--clip_length {_clip_seconds(facts)} --max_ctx_l {facts.longest}\n"
     }
 
 
-def _clip_seconds(plan: Plan) -> float:
-    if plan.grid is None or plan.grid.rate is None:
-        raise TypeError("rows of one length in seconds were made sure of before")
-    return plan.grid.stride / plan.grid.rate
+def _clip_seconds(facts: ExportFacts) -> float:
+    if facts.grid is None or facts.grid.rate is None:
+        raise TypeError("this format needs rows of one length in seconds")
+    return facts.grid.stride / facts.grid.rate
 
 
 def _rate(grid: Grid) -> str:

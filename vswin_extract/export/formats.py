@@ -1,4 +1,4 @@
-"""Writing features as files of other projects. Each function writes the items that it is given into a folder."""
+"""The files of other projects. Each function writes the given videos into a folder that is there."""
 
 import contextlib
 import io
@@ -15,21 +15,13 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import needs
 from vswin_extract.store.features import VideoFeatures
-from vswin_extract.store.write import disk_errors
-
-EMBEDDINGS = 200_000
-"""Rows of a pair of files of clip-retrieval."""
-SHARD_BYTES = 1 << 30
-SHARD_SAMPLES = 10_000
-"""A shard of a webdataset ends at so many bytes or videos."""
-ROW_GROUP = 10_000
-"""Rows that are written to a Parquet file at a time."""
+from vswin_extract.store.hdf5 import disk_errors
 
 
 @dataclass(frozen=True)
 class Item:
-    """A video's rows as they are exported: `values` (T, …) float32, `times` (T, 2) in seconds. `name`: of its files.
-    `clips`: whether rows are clips, and not made of several."""
+    """A video to be written: `values` (T, …) float32, `times` (T, 2) in seconds. `name`: of its files. `clips`: True if
+    each row is a clip, False if rows are resampled."""
 
     name: str
     video: VideoFeatures
@@ -61,45 +53,48 @@ def write_hdf5(folder: Path, items: Iterable[Item]) -> None:
             file[item.name] = item.values
 
 
-def write_clip_retrieval(folder: Path, items: Iterable[Item], rows: int) -> None:
-    """Of `rows` in all."""
+def write_clip_retrieval(folder: Path, items: Iterable[Item], rows: int, rows_per_file: int = 200_000) -> None:
+    """Write `rows` rows in all, in pairs of files."""
     arrow, parquet = _arrow()
     for name in ("img_emb", "metadata"):
         (folder / name).mkdir()
-    digits = len(str((rows - 1) // EMBEDDINGS))  # its readers go by the order of names
-    for part, (values, times, names) in enumerate(_parts(items)):
+    digits = len(str((rows - 1) // rows_per_file))  # readers take the files in the order of their names
+    for part, (values, times, names) in enumerate(_parts(items, rows_per_file)):
         np.save(folder / "img_emb" / f"img_emb_{part:0{digits}}.npy", values)
         columns = {"image_path": names, "start": times[:, 0], "end": times[:, 1]}
         parquet.write_table(arrow.table(columns), folder / "metadata" / f"metadata_{part:0{digits}}.parquet")
 
 
-def _parts(items: Iterable[Item]) -> Iterator[tuple[NDArray[np.float16], NDArray[np.float64], list[str]]]:
-    """Rows of many videos together: embeddings, seconds, and whose they are."""
+def _parts(items: Iterable[Item], size: int) -> Iterator[tuple[NDArray[np.float16], NDArray[np.float64], list[str]]]:
+    """Yield `size` rows of many videos at a time: embeddings (size, C), seconds (size, 2), and the names of videos."""
     values: list[NDArray[np.float16]] = []
     times: list[NDArray[np.float64]] = []
     names: list[str] = []
     for item in items:
         taken = 0
         while taken < len(item.values):
-            end = min(len(item.values), taken + EMBEDDINGS - len(names))
+            end = min(len(item.values), taken + size - len(names))
             values.append(item.values[taken:end].astype(np.float16))
             times.append(item.times[taken:end])
             names += [item.name] * (end - taken)
             taken = end
-            if len(names) == EMBEDDINGS:
+            if len(names) == size:
                 yield np.concatenate(values), np.concatenate(times), names
                 values, times, names = [], [], []
     if names:
         yield np.concatenate(values), np.concatenate(times), names
 
 
-def write_webdataset(folder: Path, items: Iterable[Item]) -> None:
-    """Samples are numbered, since a webdataset takes a name up to its first dot for the key."""
+def write_webdataset(
+    folder: Path, items: Iterable[Item], shard_videos: int = 10_000, shard_bytes: int = 1 << 30
+) -> None:
+    """Write tar files, each of which ends at so many videos or bytes. Samples are named by numbers, since a webdataset
+    takes a name up to its first dot for the key."""
     with contextlib.ExitStack() as stack:
         shard: tarfile.TarFile | None = None
         shards = samples = 0
         for number, item in enumerate(items):
-            if shard is None or samples == SHARD_SAMPLES or shard.offset >= SHARD_BYTES:
+            if shard is None or samples == shard_videos or shard.offset >= shard_bytes:
                 stack.close()
                 shard = stack.enter_context(tarfile.open(folder / f"shard-{shards:06}.tar", "w"))
                 shards, samples = shards + 1, 0
@@ -115,7 +110,8 @@ def write_webdataset(folder: Path, items: Iterable[Item]) -> None:
             samples += 1
 
 
-def write_parquet(folder: Path, items: Iterable[Item]) -> None:
+def write_parquet(folder: Path, items: Iterable[Item], group_rows: int = 10_000) -> None:
+    """Write one Parquet file, about `group_rows` rows at a time."""
     arrow, parquet = _arrow()
     waiting: list[Any] = []
     with contextlib.ExitStack() as stack:
@@ -124,7 +120,7 @@ def write_parquet(folder: Path, items: Iterable[Item]) -> None:
             waiting.append(_table(arrow, item))
             if writer is None:
                 writer = stack.enter_context(parquet.ParquetWriter(folder / "features.parquet", waiting[0].schema))
-            if sum(map(len, waiting)) >= ROW_GROUP:
+            if sum(map(len, waiting)) >= group_rows:
                 writer.write_table(arrow.concat_tables(waiting))
                 waiting = []
         if writer is not None and waiting:
@@ -132,7 +128,7 @@ def write_parquet(folder: Path, items: Iterable[Item]) -> None:
 
 
 def _table(arrow: Any, item: Item) -> Any:
-    """A row a clip; others have no frames."""
+    """Return a table with a row for each clip. Resampled rows have no frames."""
     count, channels = item.values.shape
     columns = {
         "id": arrow.array([item.video.id] * count),

@@ -1,4 +1,4 @@
-"""Whether rows stand where a formula of two numbers puts them, as frameworks downstream have it."""
+"""Checking that times of rows follow a formula of two numbers, as other projects compute them."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,15 +11,15 @@ from vswin_extract.store.features import FeatureFile
 from vswin_extract.video.sampling import Sampling
 
 TOLERANCE = 0.001
-"""Seconds that a row may be off."""
+"""Seconds that a stored time may differ from the formula."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Row k of a video stands at (k * stride + offset) / fps seconds from its beginning, or its segment's.
+    """Row k of a video is at (k * stride + offset) / fps seconds from the beginning of the video, or of its segment.
 
-    That is the centre of the clip's window of `span` frames. Where the window reaches over an end of the video, the
-    clip's stored times end with the video, and its edge frames repeat; the row stays at the centre of the window.
+    That is the centre of the clip's window of `span` frames. If the window reaches beyond an end of the video, the
+    edge frames repeat and the stored times end with the video, but the row stays at the centre of the window.
     `fps`: of each video, in the order of the file.
     """
 
@@ -30,18 +30,18 @@ class Grid:
 
     @property
     def rate(self) -> float | None:
-        """The rate of all videos, if they have one."""
+        """The frame rate, if all videos have the same one, else None."""
         return float(self.fps[0]) if len(self.fps) and np.ptp(self.fps) <= 1e-9 * self.fps[0] else None
 
 
 def find_grid(features: FeatureFile) -> Grid:
-    """The grid of an output, after every stored time has been held against it. Raises UsageError where one is off by
-    more than a millisecond: the formula would tell wrong times."""
+    """Return the grid of an output. Raises UsageError if the formula gives a wrong time: if a stored time differs from
+    it by more than a millisecond."""
     stored = features.info["sampling"]
     sampling = Sampling(**{**stored, "fps": stored["fps"] and Fraction(stored["fps"])})
     if sampling.tail == "shift":
         raise UsageError(
-            "tail shift moves the last clip of a video off the grid that this format reckons with; extract with --tail "
+            "tail shift moves the last clip of a video to a time that this format cannot compute; extract with --tail "
             "pad or drop, or give --resize-length"
         )
     table = features.file["videos_table"]
@@ -55,18 +55,18 @@ def find_grid(features: FeatureFile) -> Grid:
     end = np.where(begin > 0, times[first + count - 1, 1], duration)
     video = np.repeat(np.arange(len(count)), count)
     row = np.arange(len(times)) - first[video]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a video without a rate is off
+    with np.errstate(divide="ignore", invalid="ignore"):  # a video may have no rate
         window = (sampling.start(0) + row[:, None] * sampling.step + [0, sampling.span]) / fps[video, None]
     expected = np.clip(begin[video, None] + window, begin[video, None], end[video, None])
     if len(off := np.flatnonzero(~(np.abs(expected - times) <= TOLERANCE).all(1))):
         k, where = row[off[0]], video[off[0]]
         raise UsageError(
-            f"row {k} of {table['id'].asstr()[where]!r} covers {_span(times[off[0]])} s, but at a constant "
-            f"{fps[where]:.6g} frames a second it is {_span(expected[off[0]])} s ({len(np.unique(video[off]))} of "
+            f"row {k} of {table['id'].asstr()[where]!r} covers {_seconds(times[off[0]])} s, but at a constant "
+            f"{fps[where]:.6g} frames a second it is {_seconds(expected[off[0]])} s ({len(np.unique(video[off]))} of "
             f"{len(count)} videos are off); extract with --fps, or give --resize-length"
         )
     return grid
 
 
-def _span(times: NDArray[np.float64]) -> str:
+def _seconds(times: NDArray[np.float64]) -> str:
     return f"{times[0]:.3f} to {times[1]:.3f}"

@@ -14,8 +14,8 @@ from vswin_extract import locks
 from vswin_extract.errors import OutputError
 from vswin_extract.files import require_parent, write_json
 from vswin_extract.journal.entries import writer_directories
+from vswin_extract.store.hdf5 import read_attributes
 from vswin_extract.store.schema import Arrays
-from vswin_extract.store.write import read_attributes
 
 TOUCH_EVERY = 30.0
 """Seconds between two touches of a lock that is held."""
@@ -107,7 +107,7 @@ def check_same_output(root: Path, begun: Mapping[str, Any], output: Path) -> Non
 
 
 def read_list(root: Path) -> dict[str, int | None]:
-    """Return the ids of a run's videos in order, each with about how many clips it has, or None if nobody has looked.
+    """Return the ids of a run's videos in order, each with about how many clips it has, or None if not known.
     Empty if there is no videos.json. Raises OutputError if it is damaged."""
     try:
         content = json.loads((root / "videos.json").read_text("utf-8"))

@@ -31,7 +31,7 @@ class Extracted:
 
 
 def single_path(directory: Path, video_id: str, clip_range: ClipRange) -> Path:
-    """Return the .rows file of a video, or of a clip range of one; its .json file stands beside it."""
+    """Return the .rows file of a video, or of a clip range of one; its .json file has the same stem."""
     name = video_id if clip_range == WHOLE else f"{video_id}\0{clip_range}"
     key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_LENGTH]
     return directory / (key + SUFFIX)

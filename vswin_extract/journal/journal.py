@@ -39,8 +39,8 @@ from vswin_extract.journal.entries import (
 )
 from vswin_extract.journal.parts import SUFFIX, Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer
-from vswin_extract.store.layouts import Layout, make_output
-from vswin_extract.store.schema import Arrays
+from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_output
+from vswin_extract.store.schema import Arrays, FileDescription
 from vswin_extract.video.ranges import ClipRange, without
 from vswin_extract.video.remote import Address
 from vswin_extract.video.videos import Video
@@ -101,7 +101,7 @@ class Journal:
         """Return the clip ranges of a video that are still to be extracted; none if it is complete.
 
         Entries do not count if they were made of another version of the file, or of another segment of it, or if they
-        failed for a reason that may pass. If the video is remote and nobody has looked at it, any complete one counts.
+        failed for a reason that may pass. If the fingerprint of a remote video is not known, any version counts.
         """
         now = self.wanted[video.id] = (video.location, video.start, video.end, size, etag, mtime)
         entries = [
@@ -133,6 +133,7 @@ class Journal:
         attributes: Mapping[str, Any],
         classes: Sequence[str] = (),
         layout: Layout = "single",
+        shard_limit: ShardLimit = SHARD_LIMIT,
     ) -> None:
         """Make the output of these videos, in this order, from what `load` found; then remove the journal. Raises
         OutputError if a video is not complete, and OSError if the disk is full."""
@@ -144,9 +145,8 @@ class Journal:
             layout,
             lambda mine: read_rows((piece for record in mine for piece in videos[record.id].pieces), self.arrays),
             [video.record for video in videos.values()],
-            self.arrays,
-            {**attributes, "run": self.run},
-            classes,
+            FileDescription(self.arrays, {**attributes, "run": self.run}, classes),
+            shard_limit=shard_limit,
         )
         remove_journal(self.root)
 

@@ -1,4 +1,4 @@
-"""An output as a dataset of PyTorch: an item a video."""
+"""An output as a dataset of PyTorch, with one item for each video."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,16 +22,16 @@ Fit = Literal["resample", "pad"]
 class FeatureDataset(Dataset[dict[str, Any]]):
     """Features by video, for a `torch.utils.data.DataLoader` with any number of workers, forked or spawned.
 
-    `name` and `pool` as in `vswin_extract.sequences.Feature`. `length`: bring every video to so many rows, by
+    `name` and `pool` as in `vswin_extract.store.sequences.Feature`. `length`: bring every video to so many rows, by
     interpolation between clips ("resample") or by leaving out the last rows and appending zeros ("pad"). `l2`: divide
     each row by its length. `ids`: only these videos, in this order. Raises UsageError.
 
     An item is a dictionary:
 
-        id        the video's
+        id        the id of the video
         features  (T, C) float32; (T, T', C) or (T, T', H', W', C) by `pool`
-        times     (T, 2) float64, the seconds [begin, end) of each row; zeros where there is none
-        mask      (T,) bool, True where there is a row
+        times     (T, 2) float64, the seconds [begin, end) of each row; zeros for padding
+        mask      (T,) bool, False for padding
 
     >>> loader = DataLoader(FeatureDataset("out.h5"), batch_size=8, collate_fn=collate)  # doctest: +SKIP
     """
@@ -53,7 +53,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         feature = Feature(name, pool, length, l2)
         self.feature = feature if fit == "resample" else replace(feature, length=None)
         self.shape = self.feature.shape(self.file)
-        """Of a row: (C,), (T', C) or (T', H', W', C)."""
+        """Shape of a row: (C,), (T', C) or (T', H', W', C)."""
         self.length = length
         self.ids = list(self.file if ids is None else ids)
         if lost := [video_id for video_id in self.ids if video_id not in self.file]:
@@ -75,9 +75,9 @@ class FeatureDataset(Dataset[dict[str, Any]]):
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of videos as models of temporal localization take them (ActionFormer): zeros behind the shorter ones.
+    """Make a batch of videos for models of temporal localization (ActionFormer): shorter ones are padded with zeros.
 
-    Returns id (a list of N), features (N, C, T), mask (N, 1, T) and times (N, T, 2). Raises UsageError where rows are
+    Returns id (a list of N), features (N, C, T), mask (N, 1, T) and times (N, T, 2). Raises UsageError if rows are
     maps.
     """
     if items[0]["features"].ndim != 2:
@@ -95,6 +95,6 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fitted(rows: Tensor, length: int) -> Tensor:
-    """The first `length` rows, with zeros behind them where there are fewer."""
+    """Return the first `length` rows, padded with zeros if there are fewer."""
     missing = length - len(rows)
     return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing > 0 else rows[:length]

@@ -1,6 +1,6 @@
-"""Reading an output: videos by id, lazily. Needs h5py alone, neither decoder nor model.
+"""Reading an output: videos by id, and their rows only when they are asked for. Needs neither decoders nor torch.
 
-All of it may be pickled and used in processes that were forked: each process opens the file for itself.
+All classes can be pickled and used in forked processes: each process opens the file for itself.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError
+from vswin_extract.store.hdf5 import is_output
 from vswin_extract.store.schema import VIEWED
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ CHUNK_CACHE = 1 << 20
 
 
 def linked_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The files that an index links to; none where there is no index."""
+    """Return the files that an index links to; none if `path` is anything else, or cannot be read."""
     try:
         return read_links(path)
     except OSError:
@@ -35,7 +36,7 @@ def linked_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_links(path: str | os.PathLike[str]) -> list[Path]:
-    """The same; none where nothing is there. Raises OSError for what cannot be read."""
+    """Return the files that an index links to; none if nothing is there. Raises OSError if it cannot be read."""
     try:
         with h5py.File(path, "r") as file:
             return _linked(file, Path(path)) if "linked" in file else []
@@ -48,8 +49,8 @@ def _linked(file: h5py.File, path: Path) -> list[Path]:
     return [base / name for name in file["linked/path"].asstr()[:]]
 
 
-class Rows:
-    """A video's rows of a dataset. Indexing reads what is asked for and nothing else; `np.asarray` reads all."""
+class VideoRows:
+    """A video's rows of a dataset. Indexing reads the indexed rows only; `np.asarray` reads all."""
 
     def __init__(self, features: "FeatureFile", name: str, first: int, count: int) -> None:
         self._features = features
@@ -86,17 +87,17 @@ class Rows:
         return np.asarray(values, dtype)
 
     def to_torch(self) -> "torch.Tensor":
-        """All rows, read into memory of their own."""
+        """Return all rows, in memory of their own."""
         import torch
 
         return torch.from_numpy(np.asarray(self))
 
     def __repr__(self) -> str:
-        return f"<Rows {self.shape} {self.dtype}>"
+        return f"<VideoRows {self.shape} {self.dtype}>"
 
 
 class VideoFeatures:
-    """One video's features: attributes `embedding`, `stage1` to `stage4`, `logits` as far as the file has them, and
+    """One video's features, as attributes: `embedding`, `stage1` to `stage4` and `logits`, if the file has them, and
     `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,)."""
 
     def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
@@ -107,25 +108,27 @@ class VideoFeatures:
         self._count = count
 
     def __len__(self) -> int:
-        """Clips of the video."""
+        """Return the number of clips."""
         return self._count
 
-    def __getattr__(self, name: str) -> Rows:
-        if name.startswith("_"):  # nothing of ours: asked for by copy and pickle
+    def __getattr__(self, name: str) -> VideoRows:
+        if name.startswith("_"):  # copy and pickle ask for such names
             raise AttributeError(name)
         file = self._features.file
         path = f"clips/{name}" if name in VIEWED else name
         if name == "classes" or not isinstance(file.get(path), h5py.Dataset):
             raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(file))}")
-        return Rows(self._features, path, self._first, self._count)
+        return VideoRows(self._features, path, self._first, self._count)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._features.names, *VIEWED]
 
     def at(self, seconds: float) -> int:
-        """The row of the clip that covers this time; of several, the one whose centre is nearest, and of two as near
-        the first: `video.embedding[video.at(12.5)]`. Raises IndexError where no clip covers it: before the first, from
-        the end of the last on, and in gaps between clips."""
+        """Return the row of the clip that covers this time, as in `video.embedding[video.at(12.5)]`.
+
+        If several do, it is the one with the nearest centre, and of two equally near ones the first. Raises IndexError
+        if none does: before the first clip, from the end of the last clip on, and in gaps.
+        """
         times = self.times[:]
         covering = np.flatnonzero((times[:, 0] <= seconds) & (seconds < times[:, 1]))
         if not len(covering):
@@ -136,12 +139,12 @@ class VideoFeatures:
         return int(covering[np.abs(times[covering].mean(1) - seconds).argmin()])
 
     def to_torch(self) -> "dict[str, torch.Tensor]":
-        """Everything about the video's clips in memory: each feature of the file, frames, times and valid by name."""
+        """Return everything about the video's clips, in memory: each feature of the file, frames, times and valid."""
         return {name: getattr(self, name).to_torch() for name in (*self._features.names, *VIEWED)}
 
     @property
     def rows(self) -> slice:
-        """Where the video's clips are in the file's own datasets."""
+        """The video's rows in the datasets of the file."""
         return slice(self._first, self._first + self._count)
 
     @property
@@ -155,7 +158,7 @@ class VideoFeatures:
 
 
 class FeatureFile(Mapping[str, VideoFeatures]):
-    """An output, as a mapping from video id to its features; over all videos, `file` is the h5py.File itself."""
+    """An output, as a mapping from video id to its features. For all videos at once, use the datasets of `file`."""
 
     def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> None:
         self._path = os.path.abspath(path)
@@ -170,7 +173,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
             else:
                 reason = "no such file"
             raise UsageError(f"cannot read {os.fspath(path)}: {reason}") from error
-        if not str(self.file.attrs.get("schema", "")).startswith("vswin-extract/"):
+        if not is_output(self.file):
             self.file.close()
             raise UsageError(f"{os.fspath(path)} was not written by vswin-extract")
         try:
@@ -180,8 +183,8 @@ class FeatureFile(Mapping[str, VideoFeatures]):
             self.file.close()
             raise UsageError(f"{os.fspath(path)} lacks /videos_table; it was never finished, or is damaged") from error
         self.linked = _linked(self.file, Path(path)) if "linked" in self.file else []
-        """The files that have the rows, where this is an index."""
-        if lost := [file for file in self.linked if not file.exists()]:  # HDF5 would make up rows
+        """The files that an index links to."""
+        if lost := [file for file in self.linked if not file.exists()]:  # HDF5 would invent rows
             self.file.close()
             raise UsageError(
                 f"{os.fspath(path)} links to {lost[0]}, which is not there; both have to be moved together"
@@ -197,9 +200,9 @@ class FeatureFile(Mapping[str, VideoFeatures]):
 
     @property
     def file(self) -> h5py.File:
-        """The file itself, opened by this process."""
+        """The HDF5 file, opened by this process."""
         if self._process != os.getpid() and self._file:
-            self._file.close()  # HDF5 would take the parent's descriptor again
+            self._file.close()  # otherwise HDF5 would use the parent's descriptor
             self._open(self._path)
         return self._file
 
@@ -228,17 +231,17 @@ class FeatureFile(Mapping[str, VideoFeatures]):
 
     @property
     def clips(self) -> int:
-        """Clips of all videos."""
+        """The number of clips of all videos."""
         return len(self.file["clips/video"])
 
     @property
     def failures(self) -> list[dict[str, str]]:
-        """Videos that could not be extracted: id, path, error class, message."""
+        """The videos that could not be extracted: id, path, error class, message."""
         table = {name: column.asstr()[:] for name, column in self.file["failures"].items()}
         return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
 
     def matching(self, pattern: str) -> list[str]:
-        """The ids that match a shell pattern, as clips/*. Raises UsageError where none does."""
+        """Return the ids that match a shell pattern, as clips/*. Raises UsageError if none does."""
         found = [video_id for video_id in self if fnmatchcase(video_id, pattern)]
         if not found:
             raise UsageError(f"no id in {self.file.filename} matches {pattern!r}; vswin inspect lists the ids")
@@ -262,13 +265,13 @@ class FeatureFile(Mapping[str, VideoFeatures]):
 
 
 def feature_names(file: h5py.File) -> list[str]:
-    """Root datasets with a row a clip."""
+    """Return the datasets at the root that have a row for each clip."""
     return [name for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "classes"]
 
 
 def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> FeatureFile:
-    """Open an output for reading; `with` or `close()` ends it. `chunk_cache`: bytes that are kept of each dataset that
-    is read. Raises UsageError for anything else.
+    """Open an output for reading; `with` or `close()` closes it. `chunk_cache`: bytes of each dataset that HDF5 keeps
+    in memory. Raises UsageError if there is no complete output.
 
     >>> with open_features("out.h5") as features:  # doctest: +SKIP
     ...     video = features["clips/a.mp4"]

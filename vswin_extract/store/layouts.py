@@ -7,36 +7,44 @@ out.h5.shards/00000-<run>.h5  at most 10,000 videos each, every one an output th
 import contextlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
-from h5py import h5p, h5t
 
 from vswin_extract.files import publish
 from vswin_extract.store.features import read_links
-from vswin_extract.store.schema import Arrays, Rows, VideoRecord, row_types
-from vswin_extract.store.write import disk_errors, write_attributes, write_output, write_tables
+from vswin_extract.store.hdf5 import disk_errors, link_properties, write_texts
+from vswin_extract.store.schema import Arrays, FileDescription, RowBlock, VideoRecord, row_types, split_failed
+from vswin_extract.store.write import write_attributes, write_output, write_tables
 from vswin_extract.video.videos import as_text
 
 Layout = Literal["single", "sharded"]
-SHARD_VIDEOS = 10_000
-SHARD_BYTES = 64 << 30
-"""A shard ends at so many videos, or bytes of features."""
 
 
 @dataclass(frozen=True)
-class Linked:
-    """A file that an index links to: of its videos those that the index has, each with its first row there."""
+class ShardLimit:
+    """A shard ends at so many videos, or bytes of features."""
+
+    videos: int = 10_000
+    nbytes: int = 64 << 30
+
+
+SHARD_LIMIT = ShardLimit()
+
+
+@dataclass(frozen=True)
+class LinkedFile:
+    """A file that an index links to, and the videos of it that the index has, each with its first row in the file."""
 
     path: Path
     videos: Sequence[tuple[VideoRecord, int]]
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Their rows as [first, end), those together that follow one another."""
+    def row_ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield the rows of the videos as [first, end), with neighbouring ranges joined."""
         begin = end = 0
         for record, first in self.videos:
             if first != end:
@@ -52,74 +60,74 @@ def make_output(
     output: Path,
     unfinished: Path,
     layout: Layout,
-    rows: Callable[[Sequence[VideoRecord]], Iterable[Rows]],
+    rows: Callable[[Sequence[VideoRecord]], Iterable[RowBlock]],
     records: Sequence[VideoRecord],
-    arrays: Arrays,
-    attributes: Mapping[str, Any],
-    classes: Sequence[str],
+    description: FileDescription,
     finish: Callable[[], None] = lambda: None,
+    shard_limit: ShardLimit = SHARD_LIMIT,
 ) -> None:
-    """Write an output of these videos, those that failed among them, and rename it into place from `unfinished`.
+    """Write an output of these videos, failed ones included, to `unfinished`, and rename it to `output`.
 
-    `rows(videos)`: the rows of videos that did not fail, in order. `finish` may raise when all rows have been read, and
-    then there is no output. Whatever the layout, the output appears at once. Raises OSError where the disk is full.
+    `rows(videos)`: the rows of videos that did not fail, in order. `finish` is called when all rows have been read; if
+    it raises, there is no output. Shards appear together with their index. Raises OSError if the disk is full.
     """
-    with _appearing(output, unfinished):
+    with replacing(output, unfinished):
         if layout == "single":
-            _write(unfinished, rows, records, arrays, attributes, classes)
+            write_output(unfinished, rows(split_failed(records)[0]), records, description)
         else:
             directory = _shards_directory(output)
             directory.mkdir(exist_ok=True)
-            shards: list[Linked] = []
-            for number, mine in enumerate(split(records, arrays)):
-                path = directory / f"{number:05}-{attributes['run'][:8]}.h5"
-                _write(path.with_name(path.name + ".tmp"), rows, mine, arrays, attributes, classes)
+            shards: list[LinkedFile] = []
+            for number, mine in enumerate(split(records, description.arrays, shard_limit)):
+                path = directory / f"{number:05}-{description.attributes['run'][:8]}.h5"
+                videos, _ = split_failed(mine)
+                write_output(path.with_name(path.name + ".tmp"), rows(videos), mine, description)
                 publish(path.with_name(path.name + ".tmp"), path)
-                videos = [record for record in mine if record.status != "failed"]
                 firsts = np.cumsum([0, *(record.clips for record in videos)]).tolist()
-                shards.append(Linked(path, list(zip(videos, firsts[:-1], strict=True))))
-            failed = [record for record in records if record.status == "failed"]
-            _write_index(unfinished, output.parent, shards, failed, arrays, attributes, classes)
+                shards.append(LinkedFile(path, list(zip(videos, firsts[:-1], strict=True))))
+            _write_index(unfinished, output.parent, shards, split_failed(records)[1], description)
         finish()
 
 
 def make_index(
     output: Path,
     unfinished: Path,
-    files: Sequence[Linked],
+    files: Sequence[LinkedFile],
     failed: Sequence[VideoRecord],
-    arrays: Arrays,
-    attributes: Mapping[str, Any],
-    classes: Sequence[str],
+    description: FileDescription,
 ) -> None:
-    """Write an index of finished outputs, in their order, and rename it into place from `unfinished`.
+    """Write an index of finished outputs, in their order, to `unfinished`, and rename it to `output`.
 
-    Those below the index's directory are named relative to it, so that all can be moved together; others absolutely.
+    Files below the directory of the index are named relative to it, so that all can be moved together.
     """
-    with _appearing(output, unfinished):
-        _write_index(unfinished, output.parent, files, failed, arrays, attributes, classes)
+    with replacing(output, unfinished):
+        _write_index(unfinished, output.parent, files, failed, description)
 
 
 @contextlib.contextmanager
-def _appearing(output: Path, unfinished: Path) -> Iterator[None]:
-    """What is written meanwhile to `unfinished` becomes the output, and shards stay that this links to; if it fails,
-    the output and its shards are as they were."""
+def replacing(output: Path, unfinished: Path) -> Iterator[None]:
+    """Publish what the block writes to `unfinished` as the output, and remove the shards of the output before. If the
+    block raises, the output stays as it was, and the new shards go."""
     try:
         yield
         publish(unfinished, output)
     finally:
         unfinished.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # an output that cannot be read now keeps what it may need
-            _sweep(_shards_directory(output), read_links(output))
+        with contextlib.suppress(OSError):  # if the output cannot be read now, its shards are not known, and stay
+            _remove_other_shards(_shards_directory(output), read_links(output))
 
 
-def split(records: Sequence[VideoRecord], arrays: Arrays) -> Iterator[list[VideoRecord]]:
-    """Videos in shards of bounded size; one at least."""
+def split(
+    records: Sequence[VideoRecord],
+    arrays: Arrays,
+    limit: ShardLimit = SHARD_LIMIT,
+) -> Iterator[list[VideoRecord]]:
+    """Yield the videos of each shard; of one at least, which may be empty."""
     shard: list[VideoRecord] = []
     nbytes = 0
     for record in records:
         size = record.clips * arrays.bytes_per_clip()
-        if shard and (len(shard) == SHARD_VIDEOS or nbytes + size > SHARD_BYTES):
+        if shard and (len(shard) == limit.videos or nbytes + size > limit.nbytes):
             yield shard
             shard, nbytes = [], 0
         shard.append(record)
@@ -130,38 +138,33 @@ def split(records: Sequence[VideoRecord], arrays: Arrays) -> Iterator[list[Video
 def _write_index(
     path: Path,
     base: Path,
-    files: Sequence[Linked],
+    files: Sequence[LinkedFile],
     failed: Sequence[VideoRecord],
-    arrays: Arrays,
-    attributes: Mapping[str, Any],
-    classes: Sequence[str],
+    description: FileDescription,
 ) -> None:
-    names = [_name(file.path, base) for file in files]
+    names = [_relative(file.path, base) for file in files]
     records = [record for file in files for record, _ in file.videos]
     clips = [record.clips for record in records]
     with disk_errors(path), h5py.File(path, "w") as index, contextlib.ExitStack() as stack:
-        write_attributes(index, attributes)
+        write_attributes(index, description.attributes)
         opened = [stack.enter_context(h5py.File(file.path, "r")) for file in files]
         table = index.create_group("linked")
         table.create_dataset("path", data=np.array(names, object), dtype=h5py.string_dtype())
-        table.create_dataset("run", data=[str(file.attrs["run"]) for file in opened], dtype=h5py.string_dtype())
+        write_texts(table, "run", [str(file.attrs["run"]) for file in opened])
         table["videos"] = np.array([len(file.videos) for file in files], np.int64)
-        for name, (shape, dtype) in row_types(arrays).items():
+        for name, (shape, dtype) in row_types(description.arrays).items():
             whole, first = h5py.VirtualLayout((sum(clips), *shape), dtype), 0
             for file, source, link in zip(files, opened, names, strict=True):
-                for begin, end in file.runs():
+                for begin, end in file.row_ranges():
                     rows = h5py.VirtualSource(link, name, source[name].shape, dtype)
                     whole[first : first + end - begin] = rows[begin:end]
                     first += end - begin
             index.create_virtual_dataset(name, whole, fillvalue=np.nan if np.dtype(dtype).kind == "f" else -1)
         index["clips/video"] = np.repeat(np.arange(len(clips)), clips)
-        write_tables(index, records, failed, classes)
-        groups = index.create_group("videos")
-        linking = h5p.create(h5p.LINK_CREATE)
-        linking.set_char_encoding(h5t.CSET_UTF8)
-        linking.set_create_intermediate_group(True)
+        write_tables(index, records, failed, description.classes)
+        groups, linking = index.create_group("videos"), link_properties()
         for file, source, link in zip(files, opened, names, strict=True):
-            if not len(source["videos"]):  # it has too many to have groups
+            if not len(source["videos"]):  # it has too many videos to have groups
                 continue
             for record, _ in file.videos:
                 group = as_text(record.id).encode()
@@ -173,26 +176,14 @@ def _shards_directory(output: Path) -> Path:
     return output.with_name(f"{output.name}.shards")
 
 
-def _write(
-    path: Path,
-    rows: Callable[[Sequence[VideoRecord]], Iterable[Rows]],
-    records: Sequence[VideoRecord],
-    arrays: Arrays,
-    attributes: Mapping[str, Any],
-    classes: Sequence[str],
-) -> None:
-    extracted = [record for record in records if record.status != "failed"]
-    failed = [record for record in records if record.status == "failed"]
-    write_output(path, rows(extracted), extracted, failed, arrays, attributes, classes)
-
-
-def _name(file: Path, base: Path) -> str:
+def _relative(file: Path, base: Path) -> str:
+    """Return the path of a file relative to `base` if it is below it, else its absolute path."""
     file, base = file.resolve(), base.resolve()
     return os.fspath(file.relative_to(base) if file.is_relative_to(base) else file)
 
 
-def _sweep(directory: Path, kept: Collection[Path]) -> None:
-    """Remove shards that no output needs: of an output that was replaced, or of one that was not finished."""
+def _remove_other_shards(directory: Path, kept: Collection[Path]) -> None:
+    """Remove the shards that no output needs: those of a replaced output, or of one that was not finished."""
     if not directory.is_dir():
         return
     for path in directory.iterdir():

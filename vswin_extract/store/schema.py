@@ -14,11 +14,11 @@ from vswin_extract.video.ranges import WHOLE, ClipRange
 
 SCHEMA = "vswin-extract/1"
 BLOCK_BYTES = 1 << 23
-"""What is held in memory of a dataset at a time."""
+"""Bytes of a dataset that are in memory at a time."""
 VIDEO_BYTES = 8192
-"""About what a video costs in the file besides its rows."""
+"""About how many bytes a video takes in the file, without its rows."""
 GROUPED = 20_000
-"""Videos up to which each has a group under /videos: they cost a millisecond and 4 kB a video."""
+"""Most videos that each have a group under /videos. A group costs a millisecond and 4 kB."""
 CLIP_COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {
     "video": ((), "int64"),
     "frames": ((2,), "int64"),
@@ -30,12 +30,10 @@ VIDEO_TEXTS = ("id", "path", "etag", "status", "message")
 VIDEO_NUMBERS = {
     "fps": "f8", "frames": "i8", "duration": "f8", "width": "i4", "height": "i4", "size": "i8", "mtime": "f8",
 }  # fmt: skip
-"""Columns of /videos_table that are a record's as they are, and their types."""
+"""Columns of /videos_table that are fields of a record, and their types."""
 VIEWED = ("frames", "times", "valid")
 """Columns of /clips that the group of each video shows too."""
 Compression = Literal["none", "lzf", "gzip"]
-Rows = Mapping[str, "NDArray[Any] | PackedRows"]
-"""Rows of the same clips, by dataset."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,11 @@ class Arrays:
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """What became of a video: a row of /videos_table, or of /failures where `status` is "failed".
+    """The result of one video: a row of /videos_table, or of /failures if `status` is "failed".
 
-    `size` in bytes, `mtime` in seconds and `etag`, where a server gives one, are the file's, as it was when the video
-    was begun. `frames` were decoded.
-    `clip_range`: which of its clips; where its end is None, the figures are those of the whole video.
+    `size` in bytes, `mtime` in seconds and `etag`, if a server gives one, are the fingerprint of its file when the
+    video was begun. `frames`: how many were decoded. `clip_range`: which of its clips; if its end is None, the other
+    fields are those of the whole video.
     """
 
     id: str
@@ -78,24 +76,45 @@ class VideoRecord:
     message: str = ""
 
 
-def row_types(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], str]]:
-    """The datasets whose rows come with the clips: name -> shape of a row, type."""
-    return {
-        **{name: (shape, arrays.dtype) for name, shape in arrays.shapes.items()},
-        **{f"clips/{name}": CLIP_COLUMNS[name] for name in VIEWED},
-    }
+@dataclass(frozen=True)
+class FileDescription:
+    """What an output has in common for all videos: its datasets, its root attributes, the names of classes."""
+
+    arrays: Arrays
+    attributes: Mapping[str, Any]
+    classes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of a dataset with a chunk a row: `values`, and the `chunks` as they lie in the file, each with its filter
-    mask, which a dataset of the same `packing` takes over as they are."""
+    """Compressed rows of a dataset with one row in a chunk: `values`, and the `chunks` as they are in the file, each
+    with its filter mask. A dataset of the same `packing` takes the chunks as they are."""
 
     values: NDArray[Any]
     chunks: Sequence[tuple[int, bytes]]
     packing: object
 
 
+RowBlock = Mapping[str, NDArray[Any] | PackedRows]
+"""Rows of the same clips, by the names of `row_types`."""
+
+
+def row_types(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return the datasets whose rows come with the clips: name -> shape of a row, type."""
+    return {
+        **{name: (shape, arrays.dtype) for name, shape in arrays.shapes.items()},
+        **{f"clips/{name}": CLIP_COLUMNS[name] for name in VIEWED},
+    }
+
+
+def split_failed(records: Sequence[VideoRecord]) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    """Return the videos that were extracted, and those that failed."""
+    return (
+        [record for record in records if record.status != "failed"],
+        [record for record in records if record.status == "failed"],
+    )
+
+
 def block_rows(rows: int, nbytes: int) -> int:
-    """So many of these rows are a piece of memory of no concern."""
+    """Return how many rows of a dataset of `rows` rows and `nbytes` bytes fit into a block of BLOCK_BYTES."""
     return max(1, BLOCK_BYTES * rows // max(nbytes, 1))

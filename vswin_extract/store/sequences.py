@@ -1,4 +1,4 @@
-"""A video's rows as the sequence that a model downstream takes: averaged, resampled to a length, normalised."""
+"""A video's rows as a sequence for another model: averaged, resampled to a length, normalised."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from vswin_extract.network.pooling import Pool
 
 MOST_AXES = {"none": 5, "space": 3, "all": 2}
-"""Of rows that are averaged at least so far: (T, T', H', W', C), (T, T', C), (T, C)."""
+"""The most axes that rows have after pooling: (T, T', H', W', C), (T, T', C), (T, C)."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """Which feature of a video, and as what.
+    """Which feature of a video to read, and how.
 
-    `name`: embedding, stage1 to stage4 or logits. `pool`: average a stage's map over "space" or "all" (T', H', W'), as
-    far as the file has not done it already. `length`: resample to so many rows, see `resample`. `l2`: divide each
+    `name`: embedding, stage1 to stage4 or logits. `pool`: average a stage's map over "space" or "all" (T', H', W'),
+    unless the file has it averaged already. `length`: resample to so many rows, see `resample`. `l2`: divide each
     vector of channels by its length. Raises UsageError.
     """
 
@@ -39,7 +39,7 @@ class Feature:
             raise UsageError(f"a length must be 1 or more rows, not {self.length}")
 
     def shape(self, features: FeatureFile) -> tuple[int, ...]:
-        """Of a row: (C,), (T', C) or (T', H', W', C). Raises UsageError where the file does not have it."""
+        """Return the shape of a row: (C,), (T', C) or (T', H', W', C). Raises UsageError if the file has none."""
         if self.name not in features.names:
             raise UsageError(f"{features.file.filename} has no {self.name}; it has {', '.join(features.names)}")
         *axes, channels = features.file[self.name].shape[1:]
@@ -48,7 +48,7 @@ class Feature:
         return (*axes[: MOST_AXES[self.pool] - 2], channels)
 
     def read(self, video: VideoFeatures) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """The rows (T, …) in float32, and the seconds [begin, end) of each (T, 2)."""
+        """Return the rows (T, …) in float32, and the seconds [begin, end) of each (T, 2)."""
         values, times = np.concatenate(list(self._averaged(video))), video.times[:]
         if self.length is not None:
             values, times = resample(values, times, *extent(video, times), self.length)
@@ -67,7 +67,7 @@ class Feature:
 
 
 def extent(video: VideoFeatures, times: NDArray[np.float64]) -> tuple[float, float]:
-    """The seconds that the video covers, or its segment, whether or not clips reach its end."""
+    """Return the seconds that the video covers, or its segment. Clips may end before it."""
     info = video.info
     begin = min(float(times[0, 0]), info["start"]) if info["start"] else 0.0
     return begin, begin + info["duration"]
@@ -76,10 +76,10 @@ def extent(video: VideoFeatures, times: NDArray[np.float64]) -> tuple[float, flo
 def resample(
     values: NDArray[np.float32], times: NDArray[np.float64], begin: float, end: float, length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """`length` rows for equal parts of [begin, end) seconds, and the times of these parts (length, 2).
+    """Return `length` rows for equal parts of [begin, end) seconds, and the times of these parts (length, 2).
 
-    A row is interpolated linearly between the clips whose centres lie around its part's; before the first centre and
-    behind the last it is that clip's.
+    A row is interpolated linearly between the two clips whose centres are before and after the centre of its part.
+    Before the first centre and after the last it is the row of that clip.
     """
     edges = np.linspace(begin, end, length + 1)
     centres, wanted = times.mean(1), (edges[:-1] + edges[1:]) / 2
