@@ -16,8 +16,8 @@ from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.files import file_sha256
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import checkpoints
-from vswin_extract.weights.checkpoints import Checkpoint, tensors_sha256
+from vswin_extract.weights.checkpoints import Checkpoint, save_checkpoint, tensors_sha256
+from vswin_extract.weights.load import read_checkpoint
 from vswin_extract.weights.recipe import Recipe
 
 State = dict[str, Tensor]
@@ -57,23 +57,23 @@ QKV = "backbone.layers.2.blocks.3.attn.qkv.weight"
 def test_what_does_not_fit_is_named(official: State, tmp_path: Path, remove: str, add: State, says: str) -> None:
     path = save({"state_dict": changed(official, remove, add)}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=says):
-        checkpoints.read(path)
+        read_checkpoint(path)
 
 
 def test_a_lost_last_block_is_missed(official: State, tmp_path: Path) -> None:
     """Depths are not believed just because the block count is whole: no variant has five blocks in stage 3."""
     state = {name: value for name, value in official.items() if "layers.2.blocks.5." not in name}
     with pytest.raises(WeightsError, match=r"variant t: it lacks stages.2.blocks.5"):
-        checkpoints.read(save({"state_dict": state}, tmp_path / "w.pth"))
+        read_checkpoint(save({"state_dict": state}, tmp_path / "w.pth"))
 
 
 def test_the_variant_can_be_insisted_on(official: State, tmp_path: Path) -> None:
     path = save({"state_dict": official}, tmp_path / "w.pth")
-    assert checkpoints.read(path, "t").variant == VARIANTS["t"]
+    assert read_checkpoint(path, "t").variant == VARIANTS["t"]
     with pytest.raises(WeightsError, match="does not fit variant s: it lacks"):
-        checkpoints.read(path, "s")
+        read_checkpoint(path, "s")
     with pytest.raises(WeightsError, match="unknown variant 'xl'"):
-        checkpoints.read(path, "xl")
+        read_checkpoint(path, "xl")
 
 
 def test_window_and_classes_are_read_off_the_shapes(official: State, tmp_path: Path) -> None:
@@ -82,16 +82,16 @@ def test_window_and_classes_are_read_off_the_shapes(official: State, tmp_path: P
         for name, value in official.items()
     }
     state["cls_head.fc_cls.weight"], state["cls_head.fc_cls.bias"] = torch.zeros(174, 768), torch.zeros(174)
-    read = checkpoints.read(save({"state_dict": state}, tmp_path / "w.pth"))
+    read = read_checkpoint(save({"state_dict": state}, tmp_path / "w.pth"))
     assert (read.variant.window, read.num_classes) == ((16, 7, 7), 174)
     odd = changed(official, add={name: torch.zeros(77, 3) for name in official if name.endswith("bias_table")})
     with pytest.raises(WeightsError, match="77 rows"):
-        checkpoints.read(save({"state_dict": odd}, tmp_path / "odd.pth"))
+        read_checkpoint(save({"state_dict": odd}, tmp_path / "odd.pth"))
 
 
 def test_a_backbone_without_head(official: State, tmp_path: Path) -> None:
     state = {name: value for name, value in official.items() if not name.startswith("cls_head")}
-    assert checkpoints.read(save({"state_dict": state}, tmp_path / "w.pth")).num_classes == 0
+    assert read_checkpoint(save({"state_dict": state}, tmp_path / "w.pth")).num_classes == 0
 
 
 class Evil:
@@ -105,7 +105,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil()))
     for path in tmp_path.iterdir():
         with pytest.raises(WeightsError, match="refused") as refused:
-            checkpoints.read(path)
+            read_checkpoint(path)
         assert "it is not a plain table of tensors" in str(refused.value)
         assert path.name == "bare.pth" or "run code of" in str(refused.value)  # torch names it, if it gets so far
     assert "must not be printed" not in capsys.readouterr().out
@@ -116,34 +116,34 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(content)
     with pytest.raises(WeightsError):
-        checkpoints.read(path)
+        read_checkpoint(path)
 
 
 def test_a_web_page_is_called_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("<html><body>404</body></html>")
     with pytest.raises(WeightsError, match=r"no PyTorch file, but begins with b'<html><bo"):
-        checkpoints.read(tmp_path / "w.pth")
+        read_checkpoint(tmp_path / "w.pth")
 
 
 def test_other_tables_of_tensors(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no patch_embed"):
-        checkpoints.read(save({"conv1.weight": torch.zeros(3)}, tmp_path / "a.pth"))
+        read_checkpoint(save({"conv1.weight": torch.zeros(3)}, tmp_path / "a.pth"))
     with pytest.raises(WeightsError, match="no known layout"):
-        checkpoints.read(save({"patch_embed.proj.weight": torch.zeros(96, 3, 2, 4, 4)}, tmp_path / "b.pth"))
+        read_checkpoint(save({"patch_embed.proj.weight": torch.zeros(96, 3, 2, 4, 4)}, tmp_path / "b.pth"))
     with pytest.raises(WeightsError, match="holds no table"):
-        checkpoints.read(save([1, 2], tmp_path / "c.pth"))
+        read_checkpoint(save([1, 2], tmp_path / "c.pth"))
     with pytest.raises(WeightsError, match="no weights at"):
-        checkpoints.read(tmp_path / "nowhere.pth")
+        read_checkpoint(tmp_path / "nowhere.pth")
 
 
 def test_our_format_round_trip(small_weights: Path, tmp_path: Path) -> None:
-    read = checkpoints.read(small_weights)
+    read = read_checkpoint(small_weights)
     assert (read.layout, read.variant, read.num_classes) == ("vswin-extract", VARIANTS["nano"], 3)
     assert read.classes == ("one", "two", "three")
     assert read.recipe == Recipe(size=32, resize=32, clip_len=8, frame_interval=2)
     again = tmp_path / "again.safetensors"
-    checkpoints.save(again, read.state, read.variant, read.recipe, read.classes)
-    second = checkpoints.read(again)
+    save_checkpoint(again, read.state, read.variant, read.recipe, read.classes)
+    second = read_checkpoint(again)
     assert second.state.keys() == read.state.keys()
     assert all(torch.equal(second.state[name], read.state[name]) for name in read.state)
     with safe_open(again, "pt") as stored:
@@ -155,7 +155,7 @@ def test_a_converted_file_is_mapped_not_copied(small_weights: Path, tmp_path: Pa
     """So that its pages are there once for all processes of a machine."""
     path = tmp_path / "mapped.safetensors"
     path.write_bytes(small_weights.read_bytes())
-    read = checkpoints.read(path)
+    read = read_checkpoint(path)
     assert read.sha256 == file_sha256(path)
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
@@ -171,7 +171,7 @@ def model_of(checkpoint: Checkpoint) -> VideoSwin:
 
 
 def test_only_the_stages_asked_for_are_computed(small_weights: Path) -> None:
-    network = model_of(checkpoints.read(small_weights))
+    network = model_of(read_checkpoint(small_weights))
     ran = []
     for number, stage in enumerate(network.stages, 1):
         stage.register_forward_hook(lambda *_, number=number: ran.append(number))

@@ -14,7 +14,7 @@ from conftest import ROOT
 from vswin_extract.cli.extract import extract
 from vswin_extract.job.job import Job
 from vswin_extract.video.videos import Video
-from vswin_extract.weights import registry as weights
+from vswin_extract.weights.registry import find_published
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -58,7 +58,7 @@ def test_names_are_those_of_the_code() -> None:
 def test_examples_of_the_dockerfile_run() -> None:
     build, run = re.findall(r"^#   docker (.*)$", DOCKERFILE, re.MULTILINE)
     for name in re.findall(r'WEIGHTS="(.*?)"', build)[0].split():
-        weights.published(name)
+        find_published(name)
     parse(shlex.split(run.partition(" vswin-extract ")[2]))
 
 
@@ -81,7 +81,7 @@ def test_the_job_for_kuberay_runs_our_command_on_what_all_pods_share(job: Any) -
     assert command in PROJECT["project"]["scripts"]
     given = parse(arguments)
     assert (given["engine"], given["device"]) == ("ray", "cuda")
-    weights.published(given["weights"])
+    find_published(given["weights"])
     cluster = job["spec"]["rayClusterSpec"]
     head, (group,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     pods = [each["template"]["spec"] for each in (head, group)]

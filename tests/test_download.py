@@ -26,15 +26,16 @@ from web import Web, serve
 
 from vswin_extract import locks
 from vswin_extract.errors import UsageError, WeightsError
-from vswin_extract.weights import registry as weights
+from vswin_extract.weights.cache import bundled_file, cached_file, find_weights, recorded_hash_file
 from vswin_extract.weights.download import Patience
-from vswin_extract.weights.registry import Published, find, manifest, pull
+from vswin_extract.weights.pull import pull_weights
+from vswin_extract.weights.registry import Published, manifest
 
 CONTENT = b"not really weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 HALF = len(CONTENT) // 2
-QUICK = Patience(silent=10, pauses=(0.01, 0.01, 0.01), longest=1.5)
-HASTY = replace(QUICK, silent=0.5)
+QUICK = Patience(silence=10, pauses=(0.01, 0.01, 0.01), longest=1.5)
+HASTY = replace(QUICK, silence=0.3)
 PATH = "/weights.pth"
 NAME = "b-k400"
 """Published without a hash, so that whatever a mirror has is taken."""
@@ -72,7 +73,7 @@ def offer(web: Web, store: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
 
     def offered(sha256: str = SHA256, url: str = "") -> Published:
         row = replace(manifest()["t-k400"], name="there", url=url or web.url + PATH, sha256=sha256)
-        monkeypatch.setattr(weights, "manifest", lambda: {"there": row})
+        monkeypatch.setitem(manifest(), "there", row)
         return row
 
     return offered
@@ -86,27 +87,27 @@ def names(directory: Path) -> list[str]:
 def test_pull_checks_and_publishes(offer: Offer, store: Path, sha256: str) -> None:
     offer(sha256)
     seen: list[tuple[int, int]] = []
-    path, said = pull("there", lambda done, total: seen.append((done, total)))
+    path, said = pull_weights("there", lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert "as published" in said
     assert names(store) == ["weights.pth"]
     assert path.stat().st_mode & 0o777 == 0o644
-    assert find("there") == path
+    assert find_weights("there") == path
 
 
 def test_pull_records_the_first_hash_where_none_is_published(offer: Offer) -> None:
     row = offer("")
-    path, said = pull("there")
+    path, said = pull_weights("there")
     assert f"sha256 {SHA256}: none is published, recorded" in said
-    assert pull("there")[0] == path
+    assert pull_weights("there")[0] == path
     path.write_bytes(b"changed later")
     with pytest.raises(WeightsError, match=f"{SHA256} is expected"):
-        pull("there")
+        pull_weights("there")
     path.unlink()
-    row.record.write_text("0" * 64 + "  weights.pth\n")  # at the first download it was another file
+    recorded_hash_file(row).write_text("0" * 64 + "  weights.pth\n")  # at the first download it was another file
     with pytest.raises(WeightsError, match="where 0000"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_bad_download_leaves_nothing(offer: Offer, web: Web, store: Path, faul
     offer()
     web.always[PATH] = fault
     with pytest.raises((WeightsError, OSError), match=says) as raised:
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert "\n" not in str(raised.value)
     assert names(store) == []
     assert len(web.gets(PATH)) == (4 if fault in ("500", "204") else 1)
@@ -135,7 +136,7 @@ def test_a_server_that_stops_is_asked_for_the_rest(offer: Offer, web: Web, fault
     offer()
     web.faults[PATH] = [fault, fault]
     said: list[str] = []
-    path, _ = pull("there", say=said.append, patience=HASTY)
+    path, _ = pull_weights("there", say=said.append, patience=HASTY)
     assert path.read_bytes() == CONTENT
     if fault in ("cut", "hang"):
         assert web.gets(PATH) == [None, HALF, HALF + HALF // 2]
@@ -149,14 +150,14 @@ def test_one_that_stops_again_and_again_is_given_up_and_continued_later(offer: O
     offer()
     web.faults[PATH] = ["cut", "503", "503", "503", "503"]
     with pytest.raises(WeightsError, match=r"503 Service Unavailable; 0.0 MB are kept; on a machine without"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert names(store) == ["weights.pth.part", "weights.pth.part.json"]
     assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]
     with pytest.raises(WeightsError, match="cannot be reached"):
-        pull("there", source="http://127.0.0.1:9", patience=QUICK)
+        pull_weights("there", source="http://127.0.0.1:9", patience=QUICK)
     assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]  # whoever else has nothing takes nothing away
     seen: list[int] = []
-    path, _ = pull("there", lambda done, total: seen.append(done))
+    path, _ = pull_weights("there", lambda done, total: seen.append(done))
     assert path.read_bytes() == CONTENT
     assert (web.gets(PATH)[-1], seen[0]) == (HALF, HALF)
     assert names(store) == ["weights.pth"]
@@ -170,10 +171,10 @@ def test_what_cannot_be_continued_begins_anew(offer: Offer, web: Web, store: Pat
         web.files[PATH] = bytes(byte ^ 1 for byte in CONTENT)
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     web.files[PATH] = CONTENT
     web.faults[PATH] = [fault]  # "no ranges" ends after half of it, too
-    assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+    assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
 
 
 def test_a_shorter_file_begins_anew(offer: Offer, web: Web) -> None:
@@ -186,7 +187,7 @@ def test_a_shorter_file_begins_anew(offer: Offer, web: Web) -> None:
         short.append(sentence)
         web.files[PATH] = CONTENT
 
-    assert pull("there", say=say, patience=QUICK)[0].read_bytes() == CONTENT
+    assert pull_weights("there", say=say, patience=QUICK)[0].read_bytes() == CONTENT
     assert "a shorter file now" in short[1]
 
 
@@ -195,11 +196,11 @@ def test_without_a_name_of_the_file_nothing_is_continued(offer: Offer, web: Web,
     web.headers[PATH] = {"ETag": 'W/"weak"'}
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert names(store) == []
     web.headers[PATH] = {"ETag": 'W/"weak"', "Last-Modified": "Tue, 04 Feb 2025 10:00:00 GMT"}
     web.faults[PATH] = ["cut"]
-    pull("there", patience=QUICK)
+    pull_weights("there", patience=QUICK)
     assert web.said[-1]["If-Range"] == "Tue, 04 Feb 2025 10:00:00 GMT"
 
 
@@ -208,9 +209,9 @@ def test_a_part_that_was_spoiled_begins_anew(offer: Offer, web: Web, store: Path
     offer()
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     (store / "weights.pth.part").write_bytes(bytes(HALF))
-    assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+    assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
     assert web.gets(PATH)[-2:] == [HALF, None]
 
 
@@ -220,12 +221,12 @@ def test_a_part_that_is_whole_is_not_asked_for_again(offer: Offer, web: Web, sto
     (store / "weights.pth.part").write_bytes(CONTENT)
     state = {"url": row.url, "validator": '"x"', "size": len(CONTENT)}
     (store / "weights.pth.part.json").write_text(json.dumps(state))
-    assert pull("there")[0].read_bytes() == CONTENT
+    assert pull_weights("there")[0].read_bytes() == CONTENT
     assert web.asked == []
     (store / "weights.pth").unlink()
     (store / "weights.pth.part").write_bytes(CONTENT[:10])
     (store / "weights.pth.part.json").write_text("{")  # as a full disk leaves it
-    assert pull("there")[0].read_bytes() == CONTENT
+    assert pull_weights("there")[0].read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("page", [{"Content-Type": "text/html; charset=utf-8"}, {}])
@@ -233,10 +234,10 @@ def test_a_web_page_is_no_file(offer: Offer, web: Web, store: Path, page: dict[s
     offer("")
     web.files[PATH], web.headers[PATH] = b"\n<!DOCTYPE html><html>Please log in</html>", page
     with pytest.raises(WeightsError, match="a web page, as for a login"):
-        pull("there")
+        pull_weights("there")
     web.files[PATH], web.headers[PATH] = b"", {}
     with pytest.raises(WeightsError, match="stopped after 0 of"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert names(store) == []
 
 
@@ -246,16 +247,16 @@ def test_redirects(offer: Offer, web: Web) -> None:
         web.headers["/v1/weights.pth"] = {"Location": f"{other.url}/there?signed=yes"}
         web.always["/v1/weights.pth"] = "302"
         other.faults["/there"] = ["cut"]
-        assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+        assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
         assert other.gets("/there") == [None, HALF]
         assert len(web.asked) == 2
-        row.file.unlink()
+        cached_file(row).unlink()
         web.headers["/v1/weights.pth"] = {"Location": row.url}
         with pytest.raises(WeightsError, match=r"answers with 302 .*infinite loop"):
-            pull("there", patience=QUICK)
+            pull_weights("there", patience=QUICK)
         web.headers["/v1/weights.pth"] = {"Location": "ftp://127.0.0.1/weights.pth"}
         with pytest.raises(WeightsError, match=r"leads to ftp://127.0.0.1/weights.pth, which is not followed"):
-            pull("there", patience=QUICK)
+            pull_weights("there", patience=QUICK)
 
 
 def test_how_long_a_server_wants_to_be_left_alone(offer: Offer, web: Web) -> None:
@@ -263,23 +264,23 @@ def test_how_long_a_server_wants_to_be_left_alone(offer: Offer, web: Web) -> Non
     web.headers[PATH], web.faults[PATH] = {"Retry-After": "1"}, ["429"]
     said: list[str] = []
     begun = time.monotonic()
-    pull("there", say=said.append, patience=QUICK)
+    pull_weights("there", say=said.append, patience=QUICK)
     assert time.monotonic() - begun > 1
     assert said == ["the server answers with 429 Too Many Requests; trying again in 1 s"]
-    find("there").unlink()
+    find_weights("there").unlink()
     for after, says in (("86400", "asked again in 86400 s"), ("Fri, 31 Dec 2100 10:00:00 GMT", r"again in \d{9,} s")):
         web.headers[PATH], web.faults[PATH] = {"Retry-After": after}, ["503"]
         with pytest.raises(WeightsError, match=says):
-            pull("there", patience=QUICK)
+            pull_weights("there", patience=QUICK)
     web.headers[PATH], web.faults[PATH] = {"Retry-After": "soon"}, ["503"]
-    assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+    assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
 
 
 def test_no_network(offer: Offer, store: Path) -> None:
     offer(url="http://127.0.0.1:9/weights.pth")
     said: list[str] = []
     with pytest.raises(WeightsError) as raised:
-        pull("there", say=said.append, patience=QUICK)
+        pull_weights("there", say=said.append, patience=QUICK)
     assert str(raised.value) == (
         "cannot download http://127.0.0.1:9/weights.pth: 127.0.0.1:9 cannot be reached: Connection refused; on a "
         "machine without that network, have the file in a directory and: vswin weights pull there --from DIRECTORY; "
@@ -291,7 +292,7 @@ def test_no_network(offer: Offer, store: Path) -> None:
         silent.listen()
         offer(url=f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth")
         with pytest.raises(WeightsError, match=r"the server is silent for 0.5 s"):
-            pull("there", patience=HASTY)
+            pull_weights("there", patience=HASTY)
 
 
 def test_mirrors(offer: Offer, web: Web, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,31 +302,34 @@ def test_mirrors(offer: Offer, web: Web, store: Path, tmp_path: Path, monkeypatc
     with pytest.raises(
         WeightsError, match=r"is not in .*mirror of ours: there is no weights.pth, from http://127.0.0.1"
     ):
-        pull("there", source=str(mirror))
+        pull_weights("there", source=str(mirror))
     (mirror / "weights.pth").write_bytes(b"another")
     with pytest.raises(WeightsError, match=f"has 7 bytes of sha256 [0-9a-f]* where {SHA256}"):
-        pull("there", source=str(mirror))
+        pull_weights("there", source=str(mirror))
     assert names(store) == []
     (mirror / "weights.pth").write_bytes(CONTENT)
     seen: list[tuple[int, int]] = []
     for source in (str(mirror), mirror.as_uri(), web.url, f"{web.url}/"):
-        assert pull("there", lambda done, total: seen.append((done, total)), source=source)[0].read_bytes() == CONTENT
+        assert (
+            pull_weights("there", lambda done, total: seen.append((done, total)), source=source)[0].read_bytes()
+            == CONTENT
+        )
         assert seen[-1] == (len(CONTENT), len(CONTENT))
-        row.file.unlink()
+        cached_file(row).unlink()
     monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", f"{web.url}/some")
     with pytest.raises(WeightsError, match=f"cannot download {web.url}/some/weights.pth: .*404"):
-        pull("there")
+        pull_weights("there")
     monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", web.url)
     with pytest.raises(UsageError, match="--from: no directory nowhere"):
-        pull("there", source="nowhere")
+        pull_weights("there", source="nowhere")
     with pytest.raises(UsageError, match="begins with http://, https:// or file:///, not s3://bucket"):
-        pull("there", source="s3://bucket")
+        pull_weights("there", source="s3://bucket")
     with pytest.raises(UsageError, match=r"--from is no address: Invalid IPv6 URL: http://\[x"):
-        pull("there", source="http://[x")
+        pull_weights("there", source="http://[x")
     with pytest.raises(WeightsError, match=r"a\.\.b is no name that a host can have"):
-        pull("there", source="https://a..b")
-    assert pull("there")[0].read_bytes() == CONTENT
-    assert pull("there", source="nowhere")[0] == row.file  # which is there, so nothing is looked for
+        pull_weights("there", source="https://a..b")
+    assert pull_weights("there")[0].read_bytes() == CONTENT
+    assert pull_weights("there", source="nowhere")[0] == cached_file(row)  # which is there, so nothing is looked for
 
 
 def test_what_is_secret_in_a_mirror_stays_with_it(offer: Offer, web: Web, store: Path) -> None:
@@ -333,13 +337,13 @@ def test_what_is_secret_in_a_mirror_stays_with_it(offer: Offer, web: Web, store:
     secret = web.url.replace("http://", "http://me:p%40ss@")
     web.faults[PATH] = ["cut", "401"]
     with pytest.raises(WeightsError, match=f"cannot download {web.url}{PATH}: .*401") as raised:
-        pull("there", source=secret, patience=QUICK)
+        pull_weights("there", source=secret, patience=QUICK)
     assert "ss@" not in str(raised.value)
     assert "ss@" not in (store / "weights.pth.part.json").read_text()
     assert web.said[-1]["Authorization"] == "Basic bWU6cEBzcw=="
     with serve(Web(files={"/there": CONTENT})) as other:
         web.headers[PATH], web.always[PATH] = {"Location": f"{other.url}/there"}, "302"
-        pull("there", source=secret, patience=QUICK)
+        pull_weights("there", source=secret, patience=QUICK)
         assert "Authorization" not in other.said[-1]
 
 
@@ -404,10 +408,10 @@ def test_proxies(offer: Offer, web: Web, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(
         WeightsError, match=r"weights.example:81 cannot be reached by the proxy 127.0.0.1:9: Connection"
     ):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    pull("there", source=web.url)
-    row.file.unlink()
+    pull_weights("there", source=web.url)
+    cached_file(row).unlink()
     monkeypatch.delenv("no_proxy")
 
     certificate(tmp_path / "certificate.pem", "weights.example")
@@ -418,22 +422,22 @@ def test_proxies(offer: Offer, web: Web, tmp_path: Path, monkeypatch: pytest.Mon
     handler = type("Proxying", (Proxy,), {"asked": asked, "port": encrypted.server_port})
     with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as port, running(encrypted):
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-        assert pull("there", source=web.url)[0].read_bytes() == CONTENT
+        assert pull_weights("there", source=web.url)[0].read_bytes() == CONTENT
         assert asked == [web.url + PATH]
-        row.file.unlink()
+        cached_file(row).unlink()
         offer(url="https://weights.example/weights.pth")
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
-        assert pull("there")[0].read_bytes() == CONTENT
+        assert pull_weights("there")[0].read_bytes() == CONTENT
         assert asked[1:] == ["weights.example:443"]
-        row.file.unlink()
+        cached_file(row).unlink()
         monkeypatch.delenv("SSL_CERT_FILE")
         with pytest.raises(WeightsError, match=r"self-signed certificate .*SSL_CERT_FILE"):
-            pull("there", patience=QUICK)
+            pull_weights("there", patience=QUICK)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
         web.headers[PATH], web.always[PATH] = {"Location": f"{web.url}/else"}, "302"
         with pytest.raises(WeightsError, match=r"leads to http://.*, which is not followed"):
-            pull("there", patience=QUICK)
+            pull_weights("there", patience=QUICK)
 
 
 def certificate(path: Path, host: str) -> None:
@@ -529,19 +533,18 @@ def test_another_continues_what_a_killed_process_began(
         assert (killed.wait(), killed.stderr.read()) == (130, "Error: stopped; the same command continues\n")
 
 
-def test_a_lock_of_another_host(offer: Offer, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_of_another_host(offer: Offer, store: Path) -> None:
     offer()
     store.mkdir()
     lock = store / "weights.pth.lock"
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
-    monkeypatch.setattr(weights, "POLL", 0.05)
     said: list[str] = []
 
     def say(sentence: str) -> None:
         said.append(sentence)
         os.utime(lock, (time.time() - 130,) * 2)  # it has not been touched since
 
-    pull("there", say=say)
+    pull_weights("there", say=say, poll=0.05)
     assert said == [f"there is being downloaded by process 1 on elsewhere; waiting for it (its lock is {lock})"]
     assert names(store) == ["weights.pth"]
 
@@ -578,9 +581,9 @@ def test_a_process_that_another_took_for_dead(offer: Offer, web: Web, store: Pat
     def other(done: int, total: int) -> None:
         if done == total:
             (store / "weights.pth.lock").unlink()
-            assert pull("there")[0] == row.file
+            assert pull_weights("there")[0] == cached_file(row)
 
-    assert pull("there", other)[0].read_bytes() == CONTENT
+    assert pull_weights("there", other)[0].read_bytes() == CONTENT
     assert web.gets(PATH) == [None]
     assert names(store) == ["weights.pth"]
 
@@ -668,7 +671,7 @@ def test_several_names(run: Run, mirror: str, store: Path, tmp_path: Path) -> No
     unknown = run("vswin", "weights", "pull", NAME, "t-k40", "--from", tmp_path)
     assert (unknown.returncode, unknown.stdout, store.exists()) == (2, "", False)
     done = run("vswin", "weights", "pull", "nano", "t-k400", NAME, NAME, "b-k400-in22k", "--from", tmp_path)
-    assert done.stdout.splitlines() == [str(weights.bundled_file()), f"{store}{mirror}", str(store / other)]
+    assert done.stdout.splitlines() == [str(bundled_file()), f"{store}{mirror}", str(store / other)]
     assert done.returncode == 2
     assert "where 9950e3be6b0b" in done.stderr.splitlines()[-1]
     assert run("vswin", "weights", "path", NAME).stdout == f"{store}{mirror}\n"
@@ -683,9 +686,9 @@ def test_list_says_what_is_there(run: Run, offer: Offer, web: Web, store: Path) 
     assert line().endswith("MIT")
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert line().endswith(" 50%")
-    pull("there")
+    pull_weights("there")
     assert line().endswith(" yes")
     assert run("vswin", "weights", "list").stdout.endswith(f"Cache: {store}\n")
 

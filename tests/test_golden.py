@@ -14,18 +14,19 @@ from vswin_extract.checks.weights import compare_variant, golden_error
 from vswin_extract.files import file_sha256
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import checkpoints, golden
-from vswin_extract.weights import registry as weights
-from vswin_extract.weights.classes import class_names
+from vswin_extract.weights import golden
+from vswin_extract.weights.cache import cached_file
+from vswin_extract.weights.checkpoints import save_checkpoint
+from vswin_extract.weights.load import load_checkpoint, read_checkpoint
 from vswin_extract.weights.recipe import Recipe
-from vswin_extract.weights.registry import manifest
+from vswin_extract.weights.registry import class_names, manifest
 
 CPU = torch.device("cpu")
 AGAIN = "what golden.json has is of other sizes or another file; store it anew: vswin weights verify nano --record"
 
 
 def test_the_clip_is_the_one_that_values_were_computed_for() -> None:
-    clip = golden.clip()
+    clip = golden.golden_clip()
     assert (clip.shape, clip.dtype) == ((1, 32, 64, 64, 3), torch.uint8)
     assert zlib.crc32(clip.numpy().tobytes()) == 4197348725
 
@@ -47,7 +48,7 @@ def test_reduced_precision_is_within_its_tolerance(precision: str) -> None:
 
 def test_what_is_stored_is_what_the_plain_network_gives_in_float64() -> None:
     stored = golden.of_variant(VARIANTS["nano"])
-    assert stored == pytest.approx(golden.reference(golden.drawn_checkpoint(VARIANTS["nano"])), rel=1e-6), AGAIN
+    assert stored == pytest.approx(golden.reference_values(golden.drawn_checkpoint(VARIANTS["nano"])), rel=1e-6), AGAIN
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,8 @@ def test_the_bundled_weights_are_recorded_in_the_package(monkeypatch: pytest.Mon
     monkeypatch.setattr(golden, "TABLE", tmp_path / "golden.json")
     kept = {key: values for key, values in stored("variants").items() if not key.startswith("nano ")}
     (tmp_path / "golden.json").write_text(json.dumps({"variants": kept, "weights": {"0" * 64: [1.0]}}))
-    name, checkpoint = weights.load("nano")
-    assert golden.record(name, checkpoint) == tmp_path / "golden.json"
+    name, checkpoint = load_checkpoint("nano")
+    assert golden.record_values(name, checkpoint) == tmp_path / "golden.json"
     made = json.loads((tmp_path / "golden.json").read_text())
     assert made["variants"].keys() == stored("variants").keys()
     assert list(made["weights"]) == [checkpoint.sha256]
@@ -110,9 +111,9 @@ def stored(what: str) -> dict[str, list[float]]:
 
 
 def test_wrong_weights_are_told(run: Run, small_weights: Path, cache: Path, tmp_path: Path) -> None:
-    read = checkpoints.read(small_weights)
+    read = read_checkpoint(small_weights)
     broken = {**read.state, "norm.bias": torch.full_like(read.state["norm.bias"], float("nan"))}
-    checkpoints.save(tmp_path / "nan.safetensors", broken, read.variant, Recipe())
+    save_checkpoint(tmp_path / "nan.safetensors", broken, read.variant, Recipe())
     done = run("vswin", "weights", "verify", small_weights, tmp_path / "nan.safetensors")
     assert (done.returncode, "failed finite" in done.stdout, "norm.bias hold NaN" in done.stdout) == (4, True, True)
 
@@ -122,7 +123,7 @@ def test_wrong_weights_are_told(run: Run, small_weights: Path, cache: Path, tmp_
     assert (done.returncode, "it lacks norm.bias" in done.stdout) == (4, True)
 
     row = manifest()["t-k400"]
-    there = cache / row.file.name
+    there = cache / row.filename
     there.write_bytes(small_weights.read_bytes())
     done = run("vswin", "weights", "verify", "t-k400")
     there.unlink()
@@ -132,7 +133,7 @@ def test_wrong_weights_are_told(run: Run, small_weights: Path, cache: Path, tmp_
 
 def test_show_says_what_is_known(run: Run, small_weights: Path) -> None:
     shown = json.loads(run("vswin", "weights", "show", small_weights, "--json").stdout)
-    read = checkpoints.read(small_weights)
+    read = read_checkpoint(small_weights)
     assert (shown["variant"], shown["window"], shown["num_classes"]) == ("nano", list(read.variant.window), 3)
     assert shown["classes"] == ["one", "two", "three"]
     assert shown["parameters"] == sum(value.numel() for value in read.state.values())
@@ -168,10 +169,10 @@ def test_published_weights_of_kinetics_400_have_class_names(tmp_path: Path, monk
     network = VideoSwin(VARIANTS["nano"], 400)
     network.init_weights(torch.Generator().manual_seed(0))
     row = manifest()["t-k400"]
-    checkpoints.save(row.file, network.state_dict(), VARIANTS["nano"], Recipe())
-    known = replace(row, sha256=file_sha256(row.file))
+    save_checkpoint(cached_file(row), network.state_dict(), VARIANTS["nano"], Recipe())
+    known = replace(row, sha256=file_sha256(cached_file(row)))
     monkeypatch.setitem(manifest(), row.name, known)
-    name, checkpoint = weights.load(str(row.file))
+    name, checkpoint = load_checkpoint(str(cached_file(row)))
     assert (name, checkpoint.classes) == (row.name, class_names("Kinetics-400", 400))
     monkeypatch.setitem(manifest(), row.name, replace(known, dataset="Kinetics-600"))
-    assert weights.load(row.name)[1].classes == ()
+    assert load_checkpoint(row.name)[1].classes == ()

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from training import batches, evaluate, photographs, train
 from training.batches import SHUFFLED, SLOWING, SPEEDING, Batch
 from vswin_extract import Backbone, load_model
-from vswin_extract.weights import checkpoints
+from vswin_extract.weights.load import read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_two_steps_of_each_sitting_write_weights(
     torch.set_num_threads(threads)
     assert "step 2/2" in motion.with_suffix(".log").read_text()
     assert load_model(str(appearance), device="cpu").classes == MOTIONS
-    one, other = (checkpoints.read(path).state["stages.3.blocks.1.mlp.fc1.weight"] for path in (motion, appearance))
+    one, other = (read_checkpoint(path).state["stages.3.blocks.1.mlp.fc1.weight"] for path in (motion, appearance))
     assert 0 < (one - other).abs().max() < 3 * short["appearance"].rate  # two steps of Adam from where the first ended
 
 

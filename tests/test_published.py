@@ -24,7 +24,7 @@ from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights import golden
-from vswin_extract.weights.checkpoints import expected_shapes
+from vswin_extract.weights.fit import expected_shapes
 from vswin_extract.weights.registry import Published, manifest
 
 TOLERANCE = 4e-5

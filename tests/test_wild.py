@@ -20,8 +20,8 @@ from vswin_extract.store.features import open_features
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import find
-from vswin_extract.weights import checkpoints
 from vswin_extract.weights.checkpoints import tensors_sha256
+from vswin_extract.weights.load import read_checkpoint
 
 EXAMPLES = sorted(
     path for path in (ROOT / "examples" / "videos").rglob("*") if path.suffix in (".mp4", ".mkv", ".webm", ".avi")
@@ -76,14 +76,14 @@ def test_mutated_videos_neither_hang_nor_crash_the_run(decoder: DecoderProcess, 
 def test_mutated_weights_are_refused_or_whole(small_weights: Path, tmp_path: Path) -> None:
     chance = random.Random(0)
     content = small_weights.read_bytes()
-    whole = tensors_sha256(checkpoints.read(small_weights).state)
+    whole = tensors_sha256(read_checkpoint(small_weights).state)
     path = tmp_path / "w.safetensors"
     for _ in range(60):
         changed = bytearray(content)
         changed[chance.randrange(chance.choice([8, 3000, len(content)]))] ^= 1 << chance.randrange(8)
         path.write_bytes(changed)
         try:
-            read = checkpoints.read(path)
+            read = read_checkpoint(path)
         except WeightsError:
             continue
         assert tensors_sha256(read.state) == whole  # the flip was in a word of no consequence

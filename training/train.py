@@ -29,7 +29,8 @@ from training.photographs import real_source
 from training.teacher import WIDTH, Teacher
 from vswin_extract.network.swin3d import Block, VideoSwin, WindowAttention
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import checkpoints
+from vswin_extract.weights.checkpoints import save_checkpoint
+from vswin_extract.weights.load import read_checkpoint
 from vswin_extract.weights.recipe import Recipe
 
 RECIPE = Recipe(size=224, resize=224, clip_len=32, frame_interval=2)
@@ -288,7 +289,7 @@ def main(
     if start is None:
         initialise(student.net, generator)
     else:
-        student.net.load_state_dict(checkpoints.read(start).state)
+        student.net.load_state_dict(read_checkpoint(start).state)
     student.to(device)
     adam = optimizer(student)
     lesson = Lesson(real_source(photographs), device, generator)
@@ -338,7 +339,7 @@ def main(
 def write(net: VideoSwin, out: Path) -> None:
     weights = {name: tensor.half() for name, tensor in net.state_dict().items()}
     source = "trained by training/train.py on clips drawn by training/batches.py"
-    checkpoints.save(out, weights, net.variant, RECIPE, MOTIONS, source, license="Apache-2.0")
+    save_checkpoint(out, weights, net.variant, RECIPE, MOTIONS, source, license="Apache-2.0")
 
 
 def report(seen: dict[str, list[dict[str, float]]], step: int, steps: int, seconds: float) -> Iterator[str]:

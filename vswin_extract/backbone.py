@@ -13,9 +13,12 @@ from vswin_extract.network.cpu import CpuSwin, has_bf16
 from vswin_extract.network.cuda import CudaSwin, trial
 from vswin_extract.network.pooling import Pool, pool_map
 from vswin_extract.network.swin3d import VideoSwin
-from vswin_extract.weights import registry as weights_
-from vswin_extract.weights.checkpoints import Checkpoint, build
+from vswin_extract.weights.cache import COMPILED, writable_cache
+from vswin_extract.weights.checkpoints import Checkpoint
+from vswin_extract.weights.fit import build_network
+from vswin_extract.weights.load import load_checkpoint
 from vswin_extract.weights.recipe import Recipe
+from vswin_extract.weights.registry import BUNDLED
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,7 +59,7 @@ class Backbone(nn.Module):
         self.notes = checkpoint.notes
         self.precision = precision
         self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
-        network = build(checkpoint.state, checkpoint.variant, checkpoint.num_classes)
+        network = build_network(checkpoint.state, checkpoint.variant, checkpoint.num_classes)
         network.requires_grad_(False)
         self.network: VideoSwin | CpuSwin | CudaSwin = network
         self.compiled_for = 0
@@ -92,8 +95,8 @@ class Backbone(nn.Module):
             raise DeviceError(
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
-        if cache := weights_.writable_cache():
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / weights_.COMPILED))
+        if cache := writable_cache():
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / COMPILED))
         plain, self.compiled_for = self.network.compute, len(clips)
         self.network.compute = torch.compile(plain, dynamic=False)
         try:
@@ -149,7 +152,7 @@ class Backbone(nn.Module):
 
 
 def load_model(
-    weights: str | os.PathLike[str] = weights_.BUNDLED,
+    weights: str | os.PathLike[str] = BUNDLED,
     *,
     variant: str | None = None,
     device: str = "auto",
@@ -170,7 +173,7 @@ def load_model(
     """
     where = find_device(device)
     how = find_precision(precision, where)
-    name, checkpoint = weights_.load(os.fspath(weights), variant)
+    name, checkpoint = load_checkpoint(os.fspath(weights), variant)
     return Backbone(name, checkpoint, where, how)
 
 
