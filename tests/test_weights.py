@@ -1,14 +1,14 @@
-"""The manifest, and the caches; downloads are in test_download.py."""
+"""The manifest and the caches. Downloads are in test_download.py."""
 
 from pathlib import Path
 
 import pytest
-from vswin_extract.load_checkpoint import load_checkpoint
 
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.cache import bundled_file, cached_file, find_weights, recorded_hash_file
 from vswin_extract.weights.layouts import LAYOUTS
+from vswin_extract.weights.load import load_checkpoint
 from vswin_extract.weights.registry import find_published, manifest
 
 
@@ -33,15 +33,15 @@ def test_the_manifest_names_all_published_weights() -> None:
     assert {row.resize for row in rows.values() if row.layout == "torchvision"} == {256}
 
 
-def test_names_that_are_not_known(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_names(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(cache))
-    with pytest.raises(UsageError, match=r"unknown model 't-k40'.*did you mean t-k400"):
+    with pytest.raises(UsageError, match="t-k40.*did you mean t-k400"):
         find_weights("t-k40")
-    with pytest.raises(UsageError, match="there are nano, t-k400"):
+    with pytest.raises(UsageError, match="nano, t-k400"):
         find_published("zzzzzzzz")
     with pytest.raises(WeightsError, match="vswin weights pull t-k400"):
         find_weights("t-k400")
-    with pytest.raises(WeightsError, match="no weights at"):
+    with pytest.raises(WeightsError, match=r"x\.pth"):
         find_weights(str(tmp_path / "x.pth"))
 
 
@@ -53,12 +53,12 @@ def test_a_file_of_the_cache_must_have_its_hash(
     with pytest.raises(WeightsError, match="7615ae03"):
         load_checkpoint("t-k400-torchvision")
     record = recorded_hash_file(manifest()["b-k400"])
-    record.write_text("")  # as a full disk leaves it
+    record.write_text("")  # as after a write to a full disk
     cached_file(manifest()["b-k400"]).write_bytes(small_weights.read_bytes())
     assert load_checkpoint("b-k400")[0] == "b-k400"
 
 
-def test_a_name_alone_proves_nothing(small_weights: Path, tmp_path: Path) -> None:
+def test_the_name_of_a_file_alone_proves_nothing(small_weights: Path, tmp_path: Path) -> None:
     path = tmp_path / manifest()["t-k400-torchvision"].filename
     path.write_bytes(small_weights.read_bytes())
     assert load_checkpoint(str(path))[0] == path.name

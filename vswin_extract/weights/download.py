@@ -147,9 +147,9 @@ def _open_target(
     if position and origin and (total := _size_if_rest(response, position, origin)) is not None:
         return FileIO(part, "ab"), blocks, total
     if response.status == 200:  # also from servers that ignore ranges, and if the file has changed
+        total = response.length or 0  # before the first block is read, which counts down
         first = next(blocks, b"")
         _refuse_web_page(response, first)
-        total = response.length or 0
         file = start_part(part, PartOrigin(public(url), _validator(response.headers), total))
         return file, chain([first], blocks), total
     raise _TryFailed(f"the server answers with status {response.status}, which was not asked for", gone=True)
