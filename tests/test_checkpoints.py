@@ -66,7 +66,7 @@ def test_unfitting_tensors_are_named(
 def test_a_missing_last_block_is_noticed(official: StateDict, tmp_path: Path) -> None:
     """The blocks that are there do not decide the depths: no variant has five blocks in stage 3."""
     state = {name: value for name, value in official.items() if "layers.2.blocks.5." not in name}
-    with pytest.raises(WeightsError, match="variant t.*stages.2.blocks.5"):
+    with pytest.raises(WeightsError, match=r"variant t.*stages.2.blocks.5"):
         read_checkpoint(save({"state_dict": state}, tmp_path / "w.pth"))
 
 

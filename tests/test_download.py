@@ -154,7 +154,7 @@ def test_a_download_that_is_given_up_is_continued_later(offer: Offer, web: Web, 
         pull_weights("there", patience=QUICK)
     assert names(store) == ["weights.pth.part", "weights.pth.part.json"]
     assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]
-    with pytest.raises(WeightsError, match="127.0.0.1:9"):
+    with pytest.raises(WeightsError, match=r"127.0.0.1:9"):
         pull_weights("there", source="http://127.0.0.1:9", patience=QUICK)
     assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]  # it belongs to the first address
     seen: list[int] = []
@@ -255,10 +255,10 @@ def test_redirects(offer: Offer, web: Web) -> None:
         assert len(web.asked) == 2
         cached_file(row).unlink()
         web.headers["/v1/weights.pth"] = {"Location": row.url}
-        with pytest.raises(WeightsError, match="302 .*infinite loop"):
+        with pytest.raises(WeightsError, match=r"302 .*infinite loop"):
             pull_weights("there", patience=QUICK)
         web.headers["/v1/weights.pth"] = {"Location": "ftp://127.0.0.1/weights.pth"}
-        with pytest.raises(WeightsError, match="ftp://127.0.0.1/weights.pth"):
+        with pytest.raises(WeightsError, match=r"ftp://127.0.0.1/weights.pth"):
             pull_weights("there", patience=QUICK)
 
 
@@ -291,7 +291,7 @@ def test_no_network(offer: Offer, store: Path) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         offer(url=f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth")
-        with pytest.raises(WeightsError, match="silent for 0.3 s"):
+        with pytest.raises(WeightsError, match=r"silent for 0.3 s"):
             pull_weights("there", patience=HASTY)
 
 
@@ -318,9 +318,9 @@ def test_mirrors(offer: Offer, web: Web, store: Path, tmp_path: Path, monkeypatc
     with pytest.raises(WeightsError, match=f"{web.url}/some/weights.pth: .*404"):
         pull_weights("there")
     monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", web.url)
-    with pytest.raises(UsageError, match="--from: .*nowhere"):
+    with pytest.raises(UsageError, match=r"--from: .*nowhere"):
         pull_weights("there", source="nowhere")
-    with pytest.raises(UsageError, match="--from .*s3://bucket"):
+    with pytest.raises(UsageError, match=r"--from .*s3://bucket"):
         pull_weights("there", source="s3://bucket")
     with pytest.raises(UsageError, match=r"--from .*http://\[x"):
         pull_weights("there", source="http://[x")
@@ -430,7 +430,7 @@ def test_proxies(offer: Offer, web: Web, tmp_path: Path, monkeypatch: pytest.Mon
         assert asked[1:] == ["weights.example:443"]
         cached_file(row).unlink()
         monkeypatch.delenv("SSL_CERT_FILE")
-        with pytest.raises(WeightsError, match="self-signed certificate .*SSL_CERT_FILE"):
+        with pytest.raises(WeightsError, match=r"self-signed certificate .*SSL_CERT_FILE"):
             pull_weights("there", patience=QUICK)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
         web.headers[PATH], web.always[PATH] = {"Location": f"{web.url}/else"}, "302"

@@ -35,7 +35,7 @@ def test_the_manifest_names_all_published_weights() -> None:
 
 def test_unknown_names(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(cache))
-    with pytest.raises(UsageError, match="t-k40.*did you mean t-k400"):
+    with pytest.raises(UsageError, match=r"t-k40.*did you mean t-k400"):
         find_weights("t-k40")
     with pytest.raises(UsageError, match="nano, t-k400"):
         find_published("zzzzzzzz")

@@ -115,7 +115,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             if fault == "change":  # at the same length
                 self.web.files[path] = bytes(byte ^ 1 for byte in self.web.files[path])
-            self.web.over.wait(self.web.hang if fault == "hang" else 0.2)  # until what was sent has been read
+            self.web.over.wait(self.web.hang if fault == "hang" else 0.05)  # let the client read what was sent
             self.close_connection = True
         elif fault == "drip":
             for at in range(0, len(content), 300):
