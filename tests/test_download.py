@@ -384,7 +384,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             target.shutdown(socket.SHUT_WR)
 
     def log_message(self, format: str, *values: object) -> None:
-        """Nothing on standard error."""
+        """Write nothing to standard error."""
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from PIL import Image
 pytest.importorskip("skimage")
 
 import drawing
-from drawing import HELD_OUT, MOTIONS
+from drawing import MOTIONS
+from textures import HELD_OUT
 from torch import Generator, nn
 
 from training import batches, evaluate, photographs, train
@@ -29,7 +30,7 @@ def nano() -> Backbone:
 @pytest.fixture(scope="module")
 def drawn() -> list[Drawn]:
     """Batches of clips of held-out scenes."""
-    return [batches.draw(Batch(16, 112, PAIRS), HELD_OUT, Generator().manual_seed(seed)) for seed in range(3)]
+    return [batches.draw(Batch(16, 112, PAIRS), HELD_OUT, Generator().manual_seed(seed)) for seed in range(2)]
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_it_names_motions_and_finds_clips_again(nano: Backbone, drawn: list[Draw
     model = nano if trained else evaluate.untrained(nano)
     embedded = [evaluate.by_model(model, each.pixels) for each in drawn]
     clips, queries = (torch.cat([each[half] for each in embedded]) for half in (slice(PAIRS), slice(PAIRS, None)))
-    assert (evaluate.recall(queries, clips) > 0.5) is trained  # by chance 1 of 24
+    assert (evaluate.recall(queries, clips) > 0.5) is trained  # by chance 1 of 16
     assert isinstance(model.network.head, nn.Module)
     named = model.network.head(torch.cat(embedded)).argmax(1)
     whole = torch.cat([each.order != SHUFFLED for each in drawn])

@@ -1,4 +1,4 @@
-"""Full-size checkpoints as they are published, all the way: pull, verify, convert, extract with logits."""
+"""Full-size checkpoints in published layouts: pull, verify, convert and extract with logits."""
 
 import functools
 import gc
@@ -34,8 +34,8 @@ FRAMES, SIDE, CLIP_LEN = 10, 64, 4
 
 
 @pytest.mark.parametrize("layout", ["official_t", "official_b", "mmaction2_t", "torchvision_t"])
-def test_layouts_are_extended_as_they_are(layout: str) -> None:
-    """What makes the checkpoints below full-size ones of S and L makes exactly the known keys and shapes of T and B."""
+def test_checkpoints_in_published_layouts_are_made_correctly(layout: str) -> None:
+    """The code that makes the checkpoints of S and L below makes exactly the known keys and shapes of T and B."""
     family, arch = layout.rsplit("_", 1)
     with torch.device("meta"):
         state = {name: torch.empty(shape) for name, shape in expected_shapes(VARIANTS[arch], 400).items()}
@@ -50,7 +50,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address where a server of this machine offers what is in it."""
+    """A folder, and the address of a server on this machine that offers its files."""
     folder = tmp_path / "published"
     folder.mkdir()
     handler = functools.partial(Quiet, directory=str(folder))
@@ -61,7 +61,7 @@ def publisher(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def pulled(run: Run, row: Published, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in the cache, after it was downloaded from where the row says."""
+    """Pull a row of the manifest, and return the file in the cache."""
     monkeypatch.setitem(manifest(), row.name, row)
     done = run("vswin", "weights", "pull", row.name)
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def pulled(run: Run, row: Published, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Noise and a moving wave, lossless."""
+    """A lossless video of noise and a moving wave."""
     path = tmp_path / "noise.mkv"
     t, y, x = np.ogrid[:FRAMES, :SIDE, :SIDE]
     wave = 100 + 80 * np.sin(0.3 * x + 0.2 * y - 0.6 * t)
@@ -125,7 +125,7 @@ def test_from_the_server_to_the_features(
         assert f"variant {arch}, window {'x'.join(map(str, variant.window))}, " in done.stdout
         assert f"{facts['num_classes']} classes" in done.stdout
     finally:
-        there.unlink()  # the cache is the whole session's
+        there.unlink()  # other tests use the same cache
     file.unlink()
 
     model = load_model(mine, device="cpu", precision="fp32")

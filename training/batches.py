@@ -13,7 +13,8 @@ import drawing
 import numpy as np
 import torch
 import torch.nn.functional as F
-from drawing import MOTIONS, Path, Scenes, Shapes, Source, Speeds, between, integer, uniform
+from drawing import MOTIONS, Path, Scenes, Shapes, Speeds
+from textures import Source, between, integer, uniform
 from torch import Generator, Tensor
 
 STEADY, SLOWING, SPEEDING, SHUFFLED = range(4)

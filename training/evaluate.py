@@ -17,7 +17,8 @@ import click
 import drawing
 import torch
 import torch.nn.functional as F
-from drawing import HELD_OUT, MOTIONS, Scenes, Source, Speeds, uniform
+from drawing import MOTIONS, Scenes, Speeds
+from textures import HELD_OUT, Source, uniform
 from torch import Generator, Tensor
 
 from training.batches import Batch, draw, recompressed

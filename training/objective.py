@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from drawing import Source, integer
+from textures import Source, integer
 from torch import Generator, Tensor
 
 from training.batches import SHUFFLED, Batch, Drawn, draw

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from drawing import TRAIN, Source, Texture, between, integer
 from PIL import Image
+from textures import TRAIN, Source, Texture, between, integer
 from torch import Generator, Tensor
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns of large pictures even if only their size is read
