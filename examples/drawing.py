@@ -259,9 +259,7 @@ def developed(pixels: Tensor, generator: Generator) -> Tensor:
     offset = uniform((-0.15, 0.15), generator, n, 1, 1, 1, 1)
     pixels = (pixels - 0.5) * gain + (0.5 + offset)
     grain = uniform((0, 0.03), generator, n, 1, 1, 1, 1)
-    pixels = pixels + grain * torch.randn(
-        pixels.shape[1:], generator=generator
-    )  # one noise for all clips
+    pixels = pixels + grain * torch.randn(pixels.shape[1:], generator=generator)  # one noise for all clips
     return (pixels * 255).round_().clamp_(0, 255).byte().permute(0, 2, 3, 4, 1).contiguous()
 
 

@@ -22,9 +22,10 @@ from vswin_extract.decoding.decoders import open_decoder
 from vswin_extract.files import file_sha256
 from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.swin3d import VideoSwin
-from vswin_extract.network.variants import VARIANTS
+from vswin_extract.network.variants import VARIANTS, Variant
 from vswin_extract.weights import golden
 from vswin_extract.weights.fit import expected_shapes
+from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import Published, manifest
 
 TOLERANCE = 4e-5
@@ -115,17 +116,8 @@ def test_from_the_server_to_the_features(
         sha256=file_sha256(file)[:8],
         megabytes=0.0,
     )
-    there = pulled(run, row, monkeypatch)
-    try:
-        shown = run("vswin", "weights", "verify", NAME)
-        assert shown.returncode == 0, shown.stdout
-        assert re.search(r"^ok +finite", shown.stdout, re.MULTILINE)
-        mine = tmp_path / "mine.safetensors"
-        done = run("vswin", "weights", "convert", NAME, mine)
-        assert f"variant {arch}, window {'x'.join(map(str, variant.window))}, " in done.stdout
-        assert f"{facts['num_classes']} classes" in done.stdout
-    finally:
-        there.unlink()  # other tests use the same cache
+    mine = tmp_path / "mine.safetensors"
+    verify_and_convert(run, pulled(run, row, monkeypatch), variant, facts["num_classes"], mine)
     file.unlink()
 
     model = load_model(mine, device="cpu", precision="fp32")
@@ -137,36 +129,42 @@ def test_from_the_server_to_the_features(
     del model
     gc.collect()
 
-    out = tmp_path / "out.h5"
-    options = [
-        "--logits",
-        "--stage",
-        4,
-        "--clip-len",
-        CLIP_LEN,
-        "--frame-interval",
-        1,
-        "--size",
-        SIDE,
-        "--resize",
-        SIDE,
-    ]
-    done = run("vswin-extract", video, out, "--weights", mine, "--precision", "fp32", "--device", "cpu", *options)
-    assert done.returncode == 0, done.stderr
     network = VideoSwin(variant, facts["num_classes"]).eval()
     network.load_state_dict(state, assign=True)
+    extract_and_compare(run, video, mine, network, recipe)
+
+
+def verify_and_convert(run: Run, pulled: Path, variant: Variant, classes: int, mine: Path) -> None:
+    try:
+        shown = run("vswin", "weights", "verify", NAME)
+        assert shown.returncode == 0, shown.stdout
+        assert re.search(r"^ok +finite", shown.stdout, re.MULTILINE)
+        done = run("vswin", "weights", "convert", NAME, mine)
+        assert f"variant {variant.name}, window {'x'.join(map(str, variant.window))}, " in done.stdout
+        assert f"{classes} classes" in done.stdout
+    finally:
+        pulled.unlink()  # other tests use the same cache
+
+
+def extract_and_compare(run: Run, video: Path, weights: Path, network: VideoSwin, recipe: Recipe) -> None:
+    out = weights.with_name("out.h5")
+    options = [
+        "--logits", "--stage", 4, "--clip-len", CLIP_LEN, "--frame-interval", 1, "--size", SIDE, "--resize", SIDE,
+    ]  # fmt: skip
+    done = run("vswin-extract", video, out, "--weights", weights, "--precision", "fp32", "--device", "cpu", *options)
+    assert done.returncode == 0, done.stderr
     with open_decoder("pyav", video) as decoder:
         frames = torch.from_numpy(np.stack([frame.rgb() for frame in decoder]))
     assert len(frames) == FRAMES
     normalised = (frames - torch.tensor(recipe.mean)) / torch.tensor(recipe.std)
     with torch.inference_mode(), open_features(out) as features:
         stored = features[video.name]
-        assert stored.logits.shape == (3, facts["num_classes"])
+        assert network.head is not None
+        assert stored.logits.shape == (3, network.head.out_features)
         for k, (first, _) in enumerate(stored.frames[:].tolist()):
             shown_frames = normalised[[min(i, FRAMES - 1) for i in range(first, first + CLIP_LEN)]]
             maps = network(shown_frames.permute(3, 0, 1, 2)[None])
             embedding = VideoSwin.embed(maps[4])
-            assert network.head is not None
             assert relative_error(stored.stage4[k], maps[4][0]) < TOLERANCE
             assert relative_error(stored.embedding[k], embedding[0]) < TOLERANCE
             assert relative_error(stored.logits[k], network.head(embedding)[0]) < TOLERANCE

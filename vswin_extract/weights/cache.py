@@ -84,7 +84,7 @@ def find_weights(name_or_file: str) -> Path:
 
 def recorded_hash_file(row: Published) -> Path:
     """Return the file with the hash of the first download, for weights without a published hash."""
-    return beside(cached_file(row), ".sha256")
+    return add_suffix(cached_file(row), ".sha256")
 
 
 def expected_sha256(row: Published) -> str:
@@ -135,7 +135,7 @@ def remove_leftovers(unfinished: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def beside(path: Path, suffix: str) -> Path:
+def add_suffix(path: Path, suffix: str) -> Path:
     """Return the path with a suffix added to its name."""
     return path.with_name(path.name + suffix)
 

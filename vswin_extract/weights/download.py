@@ -48,8 +48,8 @@ Say = Callable[[str], None]
 class Patience:
     """How long to wait for servers, in seconds.
 
-    `silence`: after so long without a byte the connection is given up. `pauses`: before each further try, counted anew
-    after a try that brought new bytes. `longest`: the longest pause that a server may ask for.
+    `silence`: after so long without a byte the connection is given up. `pauses`: before each further try, counted from
+    the first one again after a try that brought new bytes. `longest`: the longest pause that a server may ask for.
     """
 
     silence: float = PATIENCE

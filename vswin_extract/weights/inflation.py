@@ -44,6 +44,13 @@ def inflate_state(state_2d: Mapping[str, Tensor], variant: Variant) -> StateDict
     return inflated
 
 
+def unused_head_note(state: Mapping[str, Tensor]) -> list[str]:
+    """Return a sentence for the user if a 2D checkpoint has a head, else nothing."""
+    if "head.weight" not in state:
+        return []
+    return [f"a 2D checkpoint, inflated; its head of {len(state['head.weight'])} image classes is not used: no logits"]
+
+
 def resized_window_note(state_2d: Mapping[str, Tensor], variant: Variant) -> list[str]:
     """Return a sentence for the user if inflation resizes the window of a 2D checkpoint, else nothing."""
     table = state_2d.get("stages.0.blocks.0.attn.relative_position_bias_table", torch.empty(0))

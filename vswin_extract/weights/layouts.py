@@ -1,7 +1,7 @@
 """The published layouts of checkpoints: the names that each one gives to our parameters.
 
 To read the checkpoints of another project, add its table to LAYOUTS and recognise it in `find_layout`. Everything else
-follows: whatever the layout, the renamed tensors must fit the network exactly, or `load` refuses the file.
+follows: `load` accepts a file of any layout only if its renamed tensors fit the network exactly.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vswin_extract.errors import WeightsError
+from vswin_extract.weights.recipe import Recipe
 
 Replacement = str | Callable[[re.Match[str]], str]
 
@@ -42,6 +43,8 @@ LAYOUTS: dict[str, tuple[tuple[str, Replacement], ...]] = {
     "timm": (_BLOCKS, (r"layers\.(\d)\.downsample\.", _stage(0, "merge")), (r"^head\.fc\.", "head.")),
 }
 """Regular expressions and their replacements, applied one after another to each published name."""
+RECIPES = {"torchvision": Recipe(resize=256)}
+"""The recipes of layouts that differ from the usual one. Files of published layouts do not contain it."""
 LAYOUTS_2D = ("swin2d", "timm")
 """The layouts of image models, which are inflated."""
 DERIVED = ("relative_position_index", "attn_mask")

@@ -18,17 +18,18 @@ from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.cache import check_hash, find_weights
 from vswin_extract.weights.checkpoints import Checkpoint, OwnMetadata, StateDict, parse_metadata
 from vswin_extract.weights.fit import closest_variant, require_fit, window_by_shape
-from vswin_extract.weights.inflation import inflate_state, resized_window_note
-from vswin_extract.weights.layouts import DERIVED, LAYOUTS_2D, find_layout, our_name
+from vswin_extract.weights.inflation import inflate_state, resized_window_note, unused_head_note
+from vswin_extract.weights.layouts import DERIVED, LAYOUTS_2D, RECIPES, find_layout, our_name
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED, class_names, find_by_sha256, manifest
 
 
 def load_checkpoint(name_or_file: str, variant: str | None = None) -> tuple[str, Checkpoint]:
-    """Read weights by name or file. Return their name, which is that of the manifest if it knows the file, and them.
+    """Read weights by name or file. Return their name and the checkpoint.
 
-    Published weights must have the hash of the manifest. It adds the recipe, classes, source and licence that the file
-    does not contain. Raise what `find_weights`, `read_checkpoint` and `check_hash` raise.
+    The name is that of the manifest if it knows the file, else that of the file. Published weights must have the hash of
+    the manifest. The manifest adds the recipe, classes, source and licence that the file does not contain. Raise what
+    `find_weights`, `read_checkpoint` and `check_hash` raise.
     """
     path = find_weights(name_or_file)
     checkpoint = read_checkpoint(path, variant)
@@ -74,18 +75,14 @@ def _read_unhashed(path: Path, variant: str | None, window: tuple[int, int, int]
         if layout not in LAYOUTS_2D:
             sizes = replace(sizes, window=window_by_shape(state, published, path))
     state_2d: StateDict = {}
-    notes = []
+    notes: list[str] = []
     if layout in LAYOUTS_2D:
         sizes = replace(sizes, window=window or sizes.window)
-        if "head.weight" in state:
-            classes = len(state["head.weight"])
-            notes.append(f"a 2D checkpoint, inflated; its head of {classes} image classes is not used: no logits")
         state_2d = {name: tensor.float() for name, tensor in state.items() if not name.startswith("head.")}
-        notes += resized_window_note(state_2d, sizes)
+        notes = [*unused_head_note(state), *resized_window_note(state_2d, sizes)]
         state = inflate_state(state_2d, sizes)
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     require_fit(state, published, sizes, num_classes, path)
-    layout_recipe = Recipe(resize=256) if layout == "torchvision" else None
     return Checkpoint(
         state={name: tensor.float() for name, tensor in state.items()},
         variant=sizes,
@@ -93,7 +90,7 @@ def _read_unhashed(path: Path, variant: str | None, window: tuple[int, int, int]
         sha256="",
         num_classes=num_classes,
         classes=own.classes if own else (),
-        recipe=own.recipe if own else layout_recipe,
+        recipe=own.recipe if own else RECIPES.get(layout),
         source=own.source if own else "",
         license=own.license if own else "",
         notes=tuple(notes),

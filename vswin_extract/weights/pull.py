@@ -12,7 +12,7 @@ from vswin_extract.files import file_sha256
 from vswin_extract.video.remote import public
 from vswin_extract.weights.cache import (
     DEAD_AFTER,
-    beside,
+    add_suffix,
     cached_file,
     check_hash,
     expected_sha256,
@@ -55,7 +55,7 @@ def pull_weights(
         origin = _find_source(row, source)
         target = require_writable_cache() / row.filename
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = beside(target, ".lock")
+        lock = add_suffix(target, ".lock")
         if holder := locks.acquire(lock, DEAD_AFTER):
             if holder != announced:
                 say(f"{row.name} is being downloaded by {holder}; waiting for it (its lock is {lock})")
@@ -75,7 +75,7 @@ def pull_weights(
 
 def download_progress(row: Published) -> tuple[int, int]:
     """Return how many bytes an unfinished download has, and how many the complete file has; (0, 0) if there is none."""
-    part = beside(cached_file(row), ".part")
+    part = add_suffix(cached_file(row), ".part")
     origin = read_origin(part)
     return (part.stat().st_size, origin.size) if origin else (0, 0)
 
@@ -88,7 +88,7 @@ def _fill_cache(
     A wrong hash is fatal only if the file came in one piece. Otherwise its first bytes may be damaged, for example by a
     power cut, and it is downloaded once more from the beginning.
     """
-    part = beside(target, ".part")
+    part = add_suffix(target, ".part")
     in_pieces = True
     while in_pieces:
         try:
