@@ -1,7 +1,8 @@
-"""`python -m benchmarks`: all figures of docs/speed.md, as tables and as JSON."""
+"""`python -m benchmarks`: measure all figures of docs/speed.md. Print them as tables, or write them as JSON."""
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -26,70 +27,63 @@ PARTS = ("forward", "decode", "end-to-end", "start", "growth", "devices", "mergi
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
-@click.option("--device", default="auto", show_default=True, help="Where the network is computed.")
+@click.option("--device", default="auto", show_default=True, help="The device of the network.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write everything to this file, too.")
 @click.option("--smoke", is_flag=True, help="Two minutes: T on the CPU only; exit 1 below half of the targets.")
 def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) -> None:
-    """Measure PARTS (all of them, if none is named) against what people use instead."""
+    """Measure PARTS (default: all) and compare with the tools that people use instead."""
     where = find_device("cpu" if smoke else device)
     parts = parts or (PARTS[:3] if smoke else PARTS)
     found: dict[str, list[Row]] = {"machine": [describe(where)]}
     show("machine", found["machine"])
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "forward": lambda: forward(where, smoke),
+        "decode": lambda: decode(smoke),
+        "end-to-end": lambda: end_to_end(where, smoke),
+        "start": lambda: start(where),
+        "growth": lambda: growth(where),
+        "devices": devices,
+        "merging": merging,
+        "simulation": simulation,
+        "scale": scale,
+        "model": model,
+    }
     for part in parts:
-        match part:
-            case "forward":
-                found[part] = forward(where, smoke)
-            case "decode":
-                found[part] = decode(smoke)
-            case "end-to-end":
-                found[part] = end_to_end(where, smoke)
-            case "start":
-                found[part] = start(where)
-            case "growth":
-                found[part] = growth(where)
-            case "devices":
-                found[part] = devices()
-            case "merging":
-                found[part] = merging()
-            case "simulation":
-                found[part] = simulation()
-            case "scale":
-                found[part] = scale()
-            case "model":
-                found[part] = model()
+        found[part] = measures[part]()
         show(part, found[part])
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")
-    if smoke and (low := below_floor(found)):
-        sys.exit("\n".join(low))
+    if smoke and (problems := find_problems(found)):
+        sys.exit("\n".join(problems))
 
 
 def show(part: str, rows: list[Row]) -> None:
+    """Print the rows of a part as a table."""
     table = Table(*rows[0], title=part, title_justify="left")
     for row in rows:
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def below_floor(found: dict[str, list[Row]]) -> list[str]:
-    """What is slower than half of its target, or not as accurate as it must be."""
-    said = []
+def find_problems(found: dict[str, list[Row]]) -> list[str]:
+    """Return a sentence for each figure that is below half of its target, or not accurate enough."""
+    problems = []
     for row in found.get("forward", []):
         fast = "default" in row["what"]
         if not row["what"].startswith("ours"):
             continue
         floor = 2.5 if fast and has_bf16() else 0.9
         if row["x torchvision fp32"] < floor:
-            said.append(f"{row['what']}: {row['x torchvision fp32']:.2f} x torchvision fp32, less than {floor}")
+            problems.append(f"{row['what']}: {row['x torchvision fp32']:.2f} x torchvision fp32, less than {floor}")
         if row["cosine"] < 0.9995 or row["relative L2"] > (1.5e-2 if fast else 1e-5):
-            said.append(f"{row['what']}: relative L2 {row['relative L2']:.1e}, cosine {row['cosine']:.6f}")
+            problems.append(f"{row['what']}: relative L2 {row['relative L2']:.1e}, cosine {row['cosine']:.6f}")
     for row in found.get("end-to-end", []):
         floor = 2.0 if has_bf16() else 0.9
         if row["ratio"] < floor:
-            said.append(f"end to end: {row['ratio']:.2f} x the usual script, less than {floor}")
+            problems.append(f"end to end: {row['ratio']:.2f} x the usual script, less than {floor}")
         if row["relative L2"] > 2e-2:
-            said.append(f"end to end: relative L2 {row['relative L2']:.1e} from the usual script's features")
-    return said
+            problems.append(f"end to end: relative L2 {row['relative L2']:.1e} from the usual script's features")
+    return problems
 
 
 if __name__ == "__main__":

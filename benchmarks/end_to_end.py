@@ -1,5 +1,5 @@
-"""Whole commands on a directory of videos: `vswin-extract` against the usual script, and against what decoding and the
-network alone would allow."""
+"""Time complete commands on a directory of videos: `vswin-extract`, the usual script, and the roofline, which is the
+least time that decoding and the network need."""
 
 import os
 import sys
@@ -21,10 +21,11 @@ from vswin_extract import extract, load_model
 from vswin_extract.decoding.process import DecoderProcess
 
 VIDEO = 5 * SPAN
-"""Frames of a video."""
+"""The number of frames of a video."""
 
 
 def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
+    """Compare complete runs at several overlaps of clips."""
     rows: list[Row] = []
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -58,7 +59,7 @@ def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
 
 
 def start(device: torch.device) -> list[Row]:
-    """The whole command for a video of one clip: all that it costs to start, and to end."""
+    """Time the complete command for a video of one clip, which is mostly the time to start and to end."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         video = draw(folder / "video.mp4", SPAN)
@@ -71,9 +72,9 @@ def start(device: torch.device) -> list[Row]:
 
 
 def roofline(folder: Path, weights: Path, device: torch.device, stride: int) -> float:
-    """Seconds that decoding and the network need at least, over those that a run took after loading.
+    """Return the least seconds that decoding and the network need, divided by the seconds of a run after loading.
 
-    On a CPU both need the same cores, so their processor time adds up; beside a GPU the slower one counts.
+    On a CPU both use the same cores, so their times add up. With a GPU only the slower one counts.
     """
     finished = extract(
         folder / "videos", folder / "roofline.h5", weights=str(weights), stride=stride, tail="drop",
@@ -89,7 +90,7 @@ def roofline(folder: Path, weights: Path, device: torch.device, stride: int) -> 
 
 
 def network_alone(weights: Path, device: torch.device) -> float:
-    """Clips a second of the network as a run uses it."""
+    """Return the clips per second of the network alone, called as a run calls it."""
     model = load_model(weights, device=str(device))
     count = 8 if device.type == "cuda" else 1
     threads = 1 if device.type == "cuda" else len(os.sched_getaffinity(0))

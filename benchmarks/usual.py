@@ -1,4 +1,4 @@
-"""What people run today: torchvision's `swin3d_*` clip by clip behind a serial decoder. Also a script of its own:
+"""The usual script: torchvision's `swin3d_*`, clip by clip, with a serial decoder. Run it as:
 
 python -m benchmarks.usual WEIGHTS.pth OUT.h5 STRIDE VIDEO...
 """
@@ -14,7 +14,7 @@ CLIP_LEN, FRAME_INTERVAL, SIZE, RESIZE = 32, 2, 224, 256
 
 
 def torchvision_model(variant: str) -> nn.Module:
-    """torchvision's module of T, S or B with weights drawn from a seed, of the size that training leaves them in."""
+    """Return torchvision's module of T, S or B with weights drawn from a seed, about as large as trained ones."""
     model: nn.Module = getattr(torchvision().models.video, f"swin3d_{variant}")().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for name, value in model.named_parameters():
@@ -28,7 +28,7 @@ def torchvision_model(variant: str) -> nn.Module:
 
 
 def torchvision() -> Any:
-    """The package. Beside a CPU build of PyTorch two operators that its wheel expects must be declared first."""
+    """Return the package torchvision. Two operators of its wheel must be declared first on a CPU build."""
     try:
         torch.ops.torchvision.nms  # noqa: B018
     except AttributeError:
@@ -41,13 +41,14 @@ def torchvision() -> Any:
 
 
 def embed(model: Any, clips: Tensor) -> Tensor:
-    """What its classifier sees: torchvision gives it by leaving out the last layer."""
+    """Return the input of the classifier: the usual way is to leave out the last layer."""
     x = model.pos_drop(model.patch_embed(clips))
     x = model.norm(model.features(x))
     return x.mean((1, 2, 3))  # type: ignore[no-any-return]
 
 
 def main(weights: str, output: str, stride: str, *videos: str) -> None:
+    """Write the embeddings of each video to a data set named by its number."""
     import decord
     import h5py
     import numpy as np

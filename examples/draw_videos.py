@@ -1,7 +1,7 @@
 """Draw the example videos: `python examples/draw_videos.py --out examples/videos`.
 
-Between them they have what real collections have: four containers, three codecs, five frame rates, a video that stands
-upright with irregular time stamps, and two files of one stem in different folders.
+Together they have the variety of real collections: four containers, three codecs, five frame rates, a portrait video
+with irregular time stamps, and two files with the same stem in different folders.
 """
 
 import math
@@ -14,6 +14,7 @@ import av
 import click
 import drawing
 import numpy as np
+import textures
 import torch
 import torch.nn.functional as F
 from av.video.stream import VideoStream
@@ -41,8 +42,8 @@ class Video:
 
 
 def videos() -> Iterator[Video]:
-    """The five videos; canvases are two frame heights wide, shrunk with the widest view so that nothing aliases."""
-    x264 = {"crf": "26", "x264-params": "asm=0"}  # its vector code decides a little differently from run to run
+    """Yield the five videos. Canvases are two frame heights wide, and fit the widest view so that nothing aliases."""
+    x264 = {"crf": "26", "x264-params": "asm=0"}  # its vector code gives slightly different results from run to run
     landscape = (240, 320)
     generator = Generator().manual_seed(0)
 
@@ -59,16 +60,16 @@ def videos() -> Iterator[Video]:
 
     frames = 120  # a round patch of gravel goes right, down, left and up over flat cells
     path = camera(frames, patch=around(frames))
-    scene = Scenes(drawing.cells(480, generator)[None], photo("gravel", 480).background)
+    scene = Scenes(textures.cells(480, generator)[None], photo("gravel", 480).background)
     film = Fraction(24000, 1001)
     yield regular("shapes.mkv", "libx264", x264, film, landscape, scene, path, shape(0.2, 0.0))
 
     frames = 50  # the camera rolls clockwise over a square patch of islands that lies on marble
     path = camera(frames, roll=torch.linspace(0, 1, frames), patch=torch.full((frames, 2), 0.1))
-    scene = Scenes(drawing.marble(384, generator)[None], drawing.blobs(384, generator)[None])
+    scene = Scenes(textures.marble(384, generator)[None], textures.blobs(384, generator)[None])
     yield regular("clips/shapes.avi", "mpeg4", {"b": "300k"}, Fraction(25, 2), (192, 256), scene, path, shape(0.2, 1.0))
 
-    frames = 90  # a cat filmed by hand with a telephone that takes frames when it can
+    frames = 90  # a cat, filmed with a hand-held telephone at irregular times
     hand = smooth(torch.randn(frames, 2, generator=generator))
     path = camera(frames, x=0.05 * hand[:, 0], y=0.05 * hand[:, 1], zoom=torch.full((frames,), -0.5))
     gaps = torch.tensor([20, 33, 34, 50, 83])[torch.randint(5, (frames - 1,), generator=generator)]
@@ -89,7 +90,7 @@ def regular(
     path: drawing.Path,
     shapes: Shapes | None = None,
 ) -> Video:
-    """A video of constant frame rate."""
+    """Return a video with a constant frame rate."""
     times = tuple(range(path.zoom.shape[1]))
     return Video(name, codec, options, rate, size, scenes, path, shapes or shape(0, 0), times, 1 / rate)
 
@@ -102,7 +103,7 @@ def camera(
     roll: Tensor | None = None,
     patch: Tensor | None = None,
 ) -> drawing.Path:
-    """A path from what changes, each (frames,) but `patch` (frames, 2); what is left out rests at 0."""
+    """Return a path from its changing parts, each (frames,), but `patch` (frames, 2). Missing parts are 0."""
     rest = torch.zeros(frames)
     x, y, zoom, roll = (rest if value is None else value for value in (x, y, zoom, roll))
     patch = torch.zeros(frames, 2) if patch is None else patch
@@ -110,25 +111,25 @@ def camera(
 
 
 def around(frames: int) -> Tensor:
-    """Once around a rectangle, clockwise from its upper left corner: (frames, 2)."""
+    """Return a path around a rectangle, clockwise from its upper left corner, (frames, 2)."""
     corners = torch.tensor([[-0.4, -0.25], [0.4, -0.25], [0.4, 0.25], [-0.4, 0.25], [-0.4, -0.25]])
     return F.interpolate(corners.T[None], frames, mode="linear", align_corners=True)[0].T
 
 
 def smooth(steps: Tensor) -> Tensor:
-    """Noise (frames, 2) as a hand makes it: the mean over 9 frames."""
+    """Return noise (frames, 2) like that of a hand: the mean over 9 frames."""
     return F.avg_pool1d(steps.T[None], 9, 1, 4)[0].T
 
 
 def shape(half_side: float, squareness: float) -> Shapes:
-    """One foreground object, or none where `half_side` is 0."""
+    """Return one foreground object, or none if `half_side` is 0."""
     one = torch.ones(1)
     return Shapes(one * (half_side > 0), half_side * torch.ones(1, 2), squareness * one, 0 * one)
 
 
 def photo(name: str, canvas: int) -> Scenes:
-    """A scene of the middle square of a photograph, `canvas` pixels wide."""
-    pixels = drawing.photograph(name)
+    """Return a scene of the middle square of a photograph, `canvas` pixels wide."""
+    pixels = textures.photograph(name)
     side = min(pixels.shape[1:])
     top, left = ((length - side) // 2 for length in pixels.shape[1:])
     square = pixels[None, :, top : top + side, left : left + side]
@@ -137,13 +138,14 @@ def photo(name: str, canvas: int) -> Scenes:
 
 
 def frames_of(video: Video) -> NDArray[np.uint8]:
-    """(frames, height, width, 3)"""
+    """Return the frames of a video, (frames, height, width, 3)."""
     pixels = drawing.picture(video.scenes, video.path, video.shapes, video.size)[0]
     grey_levels: NDArray[np.uint8] = (pixels * 255).round().byte().permute(1, 2, 3, 0).numpy()
     return grey_levels
 
 
 def encode(video: Video, out: Path) -> None:
+    """Draw a video and write it into a folder."""
     path = out / video.name
     path.parent.mkdir(parents=True, exist_ok=True)
     exact = {"fflags": "+bitexact"}  # no dates and no random ids: the same bytes when drawn again

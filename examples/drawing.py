@@ -1,24 +1,23 @@
-"""Clips with known motion, drawn from procedural textures and from the photographs inside scikit-image's wheel.
+"""Draw clips with known motion.
 
-A scene is a background and a foreground texture. A clip looks at a scene through a camera that pans, zooms, rolls,
-shakes or holds still, while a foreground object may move. Lengths are in frame heights, x to the right, y down, the
-origin in the middle of the frame; times and speeds count source frames, of which a clip takes every `interval`-th.
+A scene is a background and a foreground texture. In a clip, the camera pans, zooms, rolls, shakes or is still, and a
+foreground object may move. Lengths are in frame heights: x to the right, y down, the origin in the middle of the frame.
+Times and speeds are in source frames. A clip takes every `interval`-th source frame.
 
-Everything random comes from one `torch.Generator`: the same seed draws the same clips.
+All random numbers come from one `torch.Generator`: the same seed draws the same clips.
 """
 
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import av
 import numpy as np
-import skimage.data
 import torch
 import torch.nn.functional as F
+from textures import CANVAS, Range, Source, integer, uniform
 from torch import Generator, Tensor
 
 MOTIONS = (
@@ -37,186 +36,22 @@ MOTIONS = (
     "object up",
     "object down",
 )
-"""What the camera does or, with a still camera, where the object goes. Under "pan left" the picture moves right."""
+"""The motion of the camera or, with a still camera, of the object. With "pan left" the picture moves right."""
 
-CANVAS = 2.0
-"""Side of a scene's textures in frame heights; beyond it they go on mirrored, so a pan never ends."""
-
-Range = tuple[float, float]
 Action = tuple[int, float, float]
 """Number, begin and end in seconds."""
-Texture = Callable[[int, Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Ranges that a clip's speed is drawn from, per source frame."""
+    """The ranges of a clip's speeds, per source frame."""
 
     pan: Range = (0.003, 0.02)  # frame heights
     zoom: Range = (0.003, 0.012)  # natural logarithm of the magnification
     roll: Range = (0.003, 0.02)  # radians
     object: Range = (0.004, 0.015)  # frame heights
     shake: Range = (0.01, 0.03)  # standard deviation in frame heights
-    tremor: Range = (0.0, 0.001)  # the same, of the hand that holds every camera
-
-
-def uniform(bounds: Range, generator: Generator, *shape: int) -> Tensor:
-    low, high = bounds
-    return low + (high - low) * torch.rand(shape, generator=generator)
-
-
-def between(bounds: Range, generator: Generator) -> float:
-    return float(uniform(bounds, generator))
-
-
-def integer(low: int, high: int, generator: Generator) -> int:
-    """A whole number from [low, high)."""
-    return int(torch.randint(low, high, (), generator=generator))
-
-
-# Textures: (side, generator) -> (3, side, side) in [0, 1]. Each is broken up by noise, for a texture that repeats
-# exactly, or that does not change along a line, would hide its motion.
-
-
-def octave_noise(side: int, generator: Generator) -> Tensor:
-    """Smooth noise at several octaves in random colours."""
-    field = noise(side, 3, between((0.45, 0.85), generator), integer(2, 6, generator), generator)
-    return stretch(torch.einsum("oc,chw->ohw", torch.randn(3, 3, generator=generator), field))
-
-
-def checkers(side: int, generator: Generator) -> Tensor:
-    x, y = turned(side, generator)
-    period = between((0.15, 0.4), generator)
-    field = torch.sin(2 * math.pi * x / period) * torch.sin(2 * math.pi * y / period)
-    return painted((field * side * period / 6).clamp(-1, 1) / 2 + 0.5, generator)
-
-
-def blobs(side: int, generator: Generator) -> Tensor:
-    """Islands: noise cut at a level."""
-    field = noise(side, 1, between((0.3, 0.6), generator), integer(5, 12, generator), generator)[0]
-    return painted(((field - between((-0.4, 0.4), generator)) * side / 12).clamp(-1, 1) / 2 + 0.5, generator)
-
-
-def plaid(side: int, generator: Generator) -> Tensor:
-    """Waves that cross."""
-    field = torch.zeros(side, side)
-    for _ in range(3):
-        x, _ = turned(side, generator)
-        field += torch.sin(2 * math.pi * x / between((0.1, 0.4), generator))
-    return painted(field / 6 + 0.5, generator)
-
-
-def cells(side: int, generator: Generator) -> Tensor:
-    """Flat patches around scattered points (a Voronoi diagram) with dark borders."""
-    points = torch.rand(integer(30, 120, generator), 2, generator=generator)
-    axis = (torch.arange(side) + 0.5) / side
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1)
-    nearest, owner = torch.cdist(grid, points).topk(2, largest=False)
-    border = ((nearest[:, 1] - nearest[:, 0]) * side / 4).clamp(0, 1)
-    colours = torch.rand(len(points), 3, generator=generator)[owner[:, 0]]
-    return (colours * border[:, None]).T.reshape(3, side, side)
-
-
-def marble(side: int, generator: Generator) -> Tensor:
-    """Stripes bent by noise."""
-    x, _ = turned(side, generator)
-    bend = noise(side, 1, 0.5, integer(3, 6, generator), generator)[0]
-    period = between((0.2, 0.5), generator)
-    return painted(torch.sin(2 * math.pi * x / period + between((2, 4), generator) * bend) / 2 + 0.5, generator)
-
-
-def rings(side: int, generator: Generator) -> Tensor:
-    """Ripples around a few points."""
-    field = torch.zeros(side, side)
-    for _ in range(4):
-        x, y = turned(side, generator)
-        centre = uniform((-1, 1), generator, 2)
-        field += torch.sin(2 * math.pi * torch.hypot(x - centre[0], y - centre[1]) / between((0.15, 0.35), generator))
-    return painted(field / 5 + 0.5, generator)
-
-
-def noise(side: int, channels: int, decay: float, coarsest: int, generator: Generator) -> Tensor:
-    """Noise of standard deviation 1, each octave `decay` times the one before: (channels, side, side)."""
-    field = torch.zeros(1, channels, side, side)
-    cells_across, weight = coarsest, 1.0
-    while cells_across < side / 2:
-        octave = torch.randn(1, channels, cells_across, cells_across, generator=generator)
-        field += weight * F.interpolate(octave, (side, side), mode="bilinear")
-        cells_across, weight = 2 * cells_across, decay * weight
-    return (field / field.std().clamp_min(1e-6))[0]
-
-
-def turned(side: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """x and y of a canvas's pixels in frame heights, turned and moved at random: two of (side, side)."""
-    axis = ((torch.arange(side) + 0.5) / side - 0.5) * CANVAS
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    angle = between((0, 2 * math.pi), generator)
-    moved = uniform((-1, 1), generator, 2)
-    c, s = math.cos(angle), math.sin(angle)
-    return c * x - s * y + moved[0], s * x + c * y + moved[1]
-
-
-def painted(field: Tensor, generator: Generator) -> Tensor:
-    """Two random colours mixed by `field` (side, side) in [0, 1], with a little noise on top: (3, side, side)."""
-    low, high = torch.rand(2, 3, 1, 1, generator=generator)
-    field = torch.lerp(low, high, field)
-    return stretch(field + between((0.05, 0.15), generator) * noise(field.shape[1], 1, 0.7, 4, generator))
-
-
-def stretch(x: Tensor) -> Tensor:
-    """`x` brought to [0, 1]."""
-    low, high = x.amin(), x.amax()
-    return (x - low) / (high - low).clamp_min(1e-6)
-
-
-@lru_cache(maxsize=32)
-def photograph(name: str) -> Tensor:
-    """A photograph from scikit-image's wheel: (3, height, width) in [0, 1]."""
-    pixels = torch.from_numpy(getattr(skimage.data, name)().copy()).float() / 255
-    return pixels.expand(3, -1, -1) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-def photo_texture(name: str) -> Texture:
-    """A square piece of a photograph, sometimes mirrored, with its colours exchanged."""
-
-    def texture(side: int, generator: Generator) -> Tensor:
-        photo = photograph(name)
-        height, width = photo.shape[1:]
-        cut = int(min(height, width) * between((0.5, 1), generator))
-        top, left = integer(0, height - cut + 1, generator), integer(0, width - cut + 1, generator)
-        piece = photo[torch.randperm(3, generator=generator), top : top + cut, left : left + cut]
-        if integer(0, 2, generator):
-            piece = piece.flip(-1)
-        return F.interpolate(piece[None], (side, side), mode="bilinear", antialias=True)[0].clamp(0, 1)
-
-    return texture
-
-
-@dataclass(frozen=True)
-class Source:
-    """What scenes are made of: a share of them of photographs, the others of procedural textures."""
-
-    photos: tuple[Texture, ...]
-    textures: tuple[Texture, ...]
-    share: float = 0.5
-
-    def texture(self, side: int, generator: Generator) -> Tensor:
-        """(3, side, side) in [0, 1]"""
-        choices = self.photos if between((0, 1), generator) < self.share else self.textures
-        return choices[integer(0, len(choices), generator)](side, generator)
-
-
-# Only photographs that scikit-image states to be CC0 or in the public domain; none is in both sets.
-TRAIN = Source(
-    tuple(
-        map(
-            photo_texture,
-            ("astronaut", "brick", "camera", "cell", "gravel", "hubble_deep_field", "retina", "rocket"),
-        )
-    ),
-    (octave_noise, checkers, blobs, plaid),
-)
-HELD_OUT = Source(tuple(map(photo_texture, ("chelsea", "coffee", "grass"))), (cells, marble, rings))
+    tremor: Range = (0.0, 0.001)  # the same, for all other clips, which are hand-held
 
 
 @dataclass(frozen=True)
@@ -228,9 +63,9 @@ class Scenes:
 
 
 def draw_scenes(n: int, height: int, source: Source, generator: Generator) -> Scenes:
-    """`n` scenes for clips of `height` pixels.
+    """Draw `n` scenes for clips of `height` pixels.
 
-    One pixel of a canvas is one pixel of the frame in the widest view, so a bilinear look-up does not alias.
+    One pixel of a canvas is one pixel of the frame in the widest view, so bilinear sampling does not alias.
     """
     side = round(CANVAS * height)
     draw = [source.texture(side, generator) for _ in range(2 * n)]
@@ -239,29 +74,29 @@ def draw_scenes(n: int, height: int, source: Source, generator: Generator) -> Sc
 
 @dataclass(frozen=True)
 class Path:
-    """Where camera and object are in each frame of N clips: (N, T) or (N, T, 2)."""
+    """The positions of camera and object in each frame of N clips, (N, T) or (N, T, 2)."""
 
     centre: Tensor
     zoom: Tensor
-    """Natural logarithm of the magnification, 0 where a pixel of the canvas is one of the frame."""
+    """Natural logarithm of the magnification. It is 0 if a pixel of the canvas is a pixel of the frame."""
     roll: Tensor
     """Radians, clockwise."""
     object: Tensor
 
     def to_world(self, points: Tensor) -> Tensor:
-        """Points of the frame (points, 2) as points of the scene (N, T, points, 2)."""
+        """Return points of the frame (points, 2) as points of the scene (N, T, points, 2)."""
         return self.centre[:, :, None] + rotated(points, self.roll) * (-self.zoom).exp()[..., None, None]
 
     def to_frame(self, points: Tensor) -> Tensor:
-        """Points of the scene as points of the frame, both (N, T, points, 2)."""
+        """Return points of the scene as points of the frame, both (N, T, points, 2)."""
         return rotated(points - self.centre[:, :, None], -self.roll) * self.zoom.exp()[..., None, None]
 
     def part(self, frames: slice) -> "Path":
         return Path(self.centre[:, frames], self.zoom[:, frames], self.roll[:, frames], self.object[:, frames])
 
     def again(self, factor: Tensor, shift: Tensor, zoom: Tensor, roll: Tensor) -> "Path":
-        """The same motions `factor` (N,) times as fast through another view, `shift` (N, 2) aside, `zoom` (N,) nearer
-        and turned by `roll` (N,). Clips keep what they show in the middle of their time."""
+        """Return the same motions, `factor` (N,) times as fast, in another view: moved by `shift` (N, 2), magnified by
+        `zoom` (N,) and turned by `roll` (N,). The moment in the middle of a clip stays."""
         middle = self.zoom.shape[1] // 2
 
         def paced(x: Tensor) -> Tensor:
@@ -277,7 +112,7 @@ class Path:
 
 
 def rotated(points: Tensor, angle: Tensor) -> Tensor:
-    """`points` (..., points, 2) turned clockwise by `angle` (N, T): (N, T, points, 2)."""
+    """Return `points` (..., points, 2) turned clockwise by `angle` (N, T), as (N, T, points, 2)."""
     c, s = angle.cos()[..., None], angle.sin()[..., None]
     x, y = points.unbind(-1)
     return torch.stack((c * x - s * y, s * x + c * y), -1)
@@ -286,8 +121,8 @@ def rotated(points: Tensor, angle: Tensor) -> Tensor:
 def draw_path(
     motions: Tensor, frames: int, interval: int, speeds: Speeds, generator: Generator, slowing: Tensor | None = None
 ) -> Path:
-    """Paths of clips whose `motions` (N,) are numbers of `MOTIONS`. `slowing` (N,): how much each slows down, as by
-    friction; its speed falls by e to the power of this. Backwards in time, it is negative."""
+    """Draw paths of clips. `motions` (N,): numbers of `MOTIONS`. `slowing` (N,): how much each clip slows down, as by
+    friction: its speed falls by the factor e to this power. A negative value speeds it up."""
     n = len(motions)
     time = (torch.arange(frames) - (frames - 1) / 2) * interval  # 0 in the middle of the clip
     if slowing is not None:
@@ -295,11 +130,11 @@ def draw_path(
         time = (-torch.expm1(-k * (time / span + 0.5)) / -torch.expm1(-k) - 0.5) * span  # N T
 
     def signed(plus: str, minus: str) -> Tensor:
-        """1 or -1 for clips that move one way or the other, else 0: (N, 1)."""
+        """Return 1 or -1 for clips with the first or the second motion, else 0, (N, 1)."""
         return ((motions == MOTIONS.index(plus)).float() - (motions == MOTIONS.index(minus)).float())[:, None]
 
     def drift(bounds: Range) -> Tensor:
-        """A constant speed each: (N, T)."""
+        """Return positions at a constant speed for each clip, (N, T)."""
         return uniform(bounds, generator, n, 1) * time
 
     pan, turn, grow, go = drift(speeds.pan), drift(speeds.roll), drift(speeds.zoom), drift(speeds.object)
@@ -321,7 +156,7 @@ def draw_path(
 
 @dataclass(frozen=True)
 class Shapes:
-    """The foreground objects of N clips, from ellipses to rectangles; all (N,) but `half_sides` (N, 2)."""
+    """The foreground objects of N clips, from ellipses to rectangles. All are (N,), but `half_sides` (N, 2)."""
 
     visible: Tensor
     half_sides: Tensor
@@ -329,7 +164,7 @@ class Shapes:
     angle: Tensor
 
     def cover(self, points: Tensor, softness: float) -> Tensor:
-        """1 inside, 0 outside, over an edge `softness` wide, at `points` (N, T, points, 2) from the centres."""
+        """Return 1 inside, 0 outside, and an edge `softness` wide, at `points` (N, T, points, 2) from the centres."""
         own = rotated(points, self.angle[:, None].expand(-1, points.shape[1]))
         x, y = (own.abs() / self.half_sides[:, None, None]).unbind(-1)
         distance = torch.lerp(torch.hypot(x, y), torch.maximum(x, y), self.squareness[:, None, None])
@@ -341,7 +176,7 @@ class Shapes:
 
 
 def draw_shapes(motions: Tensor, generator: Generator) -> Shapes:
-    """Always an object where it is what moves, and in half of the other clips one that rests in the scene."""
+    """Draw an object for all clips in which it moves, and a resting one for half of the other clips."""
     n = len(motions)
     moves = torch.tensor([name.startswith("object") for name in MOTIONS])[motions]
     return Shapes(
@@ -356,7 +191,7 @@ def draw_shapes(motions: Tensor, generator: Generator) -> Shapes:
 class Clips:
     """`pixels`: (N, T, H, W, 3) uint8 RGB. `motions`: (N,) numbers of `MOTIONS`.
 
-    `flow`: (N, T // 2, ceil(H / 32), ceil(W / 32), 2), how the picture moves in the middle of each token of a
+    `flow`: (N, T // 2, ceil(H / 32), ceil(W / 32), 2), the motion of the picture in the middle of each token of a
     network's last stage, x then y, in frame heights from one sampled frame to the next.
     """
 
@@ -374,17 +209,17 @@ def draw_clips(
     interval: int = 2,
     speeds: Speeds = Speeds(),
 ) -> Clips:
-    """One clip of each of N `scenes`: `frames` frames of `size` (height, width), `interval` source frames apart."""
+    """Draw a clip of each of N `scenes`: `frames` frames of `size` (height, width), `interval` source frames apart."""
     path = draw_path(motions, frames, interval, speeds, generator)
     shapes = draw_shapes(motions, generator)
     return Clips(developed(picture(scenes, path, shapes, size), generator), motions, flow(path, shapes, size))
 
 
 def picture(scenes: Scenes, path: Path, shapes: Shapes, size: tuple[int, int]) -> Tensor:
-    """What the camera sees of N scenes: (N, 3, T, H, W) in [0, 1]."""
+    """Return the view of the camera on N scenes, (N, 3, T, H, W) in [0, 1]."""
     points = path.to_world(frame_points(size, 1))  # N T H*W 2
     pixels = look_up(scenes.background, points)
-    for i in shapes.visible.nonzero()[:, 0].tolist():  # one by one, for often there is none
+    for i in shapes.visible.nonzero()[:, 0].tolist():  # one by one: many clips have none
         one = slice(i, i + 1)
         relative = points[one] - path.object[one, :, None]
         cover = shapes.part(one).cover(relative, 1.5 / size[0])
@@ -393,20 +228,20 @@ def picture(scenes: Scenes, path: Path, shapes: Shapes, size: tuple[int, int]) -
 
 
 def frame_points(size: tuple[int, int], spacing: int) -> Tensor:
-    """Centres of squares of `spacing` pixels, row by row, in frame heights from the middle: (squares, 2)."""
+    """Return centres of squares of `spacing` pixels, row by row, in frame heights from the middle, (squares, 2)."""
     height, width = size
     y, x = ((torch.arange(-(-n // spacing)) + 0.5) * spacing - n / 2 for n in (height, width))
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1) / height
 
 
 def look_up(canvas: Tensor, points: Tensor) -> Tensor:
-    """The canvases (N, 3, side, side) at `points` (N, T, points, 2) of the scene: (N, 3, T, points)."""
+    """Return canvases (N, 3, side, side) at `points` (N, T, points, 2) of the scene, (N, 3, T, points)."""
     grid = points * (2 / CANVAS)
     return F.grid_sample(canvas, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def flow(path: Path, shapes: Shapes, size: tuple[int, int]) -> Tensor:
-    """See `Clips.flow`."""
+    """Return the motion that `Clips.flow` describes."""
     height, width = size
     rows, columns = -(-height // 32), -(-width // 32)
     now, then = path.part(slice(0, -1, 2)), path.part(slice(1, None, 2))
@@ -418,19 +253,21 @@ def flow(path: Path, shapes: Shapes, size: tuple[int, int]) -> Tensor:
 
 
 def developed(pixels: Tensor, generator: Generator) -> Tensor:
-    """What a camera makes of light (N, 3, T, H, W) in [0, 1]: its own colours and noise; (N, T, H, W, 3) uint8."""
+    """Return light (N, 3, T, H, W) in [0, 1] as filmed with random colours and noise, (N, T, H, W, 3) uint8."""
     n = len(pixels)
     gain = uniform((0.7, 1.3), generator, n, 1, 1, 1, 1) * uniform((0.9, 1.1), generator, n, 3, 1, 1, 1)
     offset = uniform((-0.15, 0.15), generator, n, 1, 1, 1, 1)
     pixels = (pixels - 0.5) * gain + (0.5 + offset)
     grain = uniform((0, 0.03), generator, n, 1, 1, 1, 1)
-    pixels = pixels + grain * torch.randn(pixels.shape[1:], generator=generator)  # one film for all: grain is dear
+    pixels = pixels + grain * torch.randn(pixels.shape[1:], generator=generator)  # one noise for all clips
     return (pixels * 255).round_().clamp_(0, 255).byte().permute(0, 2, 3, 4, 1).contiguous()
 
 
 def untrimmed(source: Source, actions: Sequence[str], side: int, generator: Generator) -> tuple[Tensor, list[Action]]:
-    """A video of 30 frames a second in which now and then one of `actions`, names of MOTIONS, happens, and otherwise
-    nothing: frames (T, side, side, 3) uint8, and what happens in it."""
+    """Draw a video of 30 frames a second in which some of `actions`, names of MOTIONS, happen between still parts.
+
+    Return its frames (T, side, side, 3) uint8 and its actions.
+    """
     scenes = draw_scenes(1, side, source, generator)
     parts, happened, frame = [], [], 0
     for turn in range(7):  # nothing, an action, nothing, ...
@@ -445,7 +282,7 @@ def untrimmed(source: Source, actions: Sequence[str], side: int, generator: Gene
 
 
 def write_videos(folder: str, videos: Mapping[str, Tensor]) -> None:
-    """Write videos by their names, which may begin with a folder's."""
+    """Write videos into a folder. Their names may contain folders."""
     for name, frames in videos.items():
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -455,7 +292,7 @@ def write_videos(folder: str, videos: Mapping[str, Tensor]) -> None:
 def write_video(
     file: str | os.PathLike[str] | io.BytesIO, frames: Tensor, rate: int = 30, crf: int = 20, preset: str = "veryfast"
 ) -> None:
-    """Write frames (T, H, W, 3) uint8, H and W even, as H.264; into memory as Matroska."""
+    """Write frames (T, H, W, 3) uint8, with even H and W, as H.264. In memory the container is Matroska."""
     where, kind = (file, "matroska") if isinstance(file, io.BytesIO) else (os.fspath(file), None)
     with av.open(where, "w", format=kind) as container:
         stream = container.add_stream("libx264", rate, {"crf": str(crf), "preset": preset, "threads": "1"})

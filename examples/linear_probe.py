@@ -1,8 +1,8 @@
-"""How well the motion in a video can be told from its features: `python examples/linear_probe.py`.
+"""Classify the motion in videos by their features: `python examples/linear_probe.py`.
 
-Videos of 14 motions are drawn, a folder for each. `FeatureDataset` reads their embeddings; the ones of the second half
-are named by the five nearest of the first half (k-NN), and by a linear layer that is fitted on the first half. Motion
-shows in no single frame, so colours and pixels are of little help.
+Videos of 14 motions are drawn, a folder for each. `FeatureDataset` reads their embeddings. The second half is
+classified by the five nearest of the first half (k-NN), and by a linear layer that is fitted on the first half. No
+single frame shows the motion, so colours and pixels help little.
 """
 
 from tempfile import TemporaryDirectory
@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 import click
 import torch
 import torch.nn.functional as F
-from drawing import HELD_OUT, MOTIONS, draw_clips, draw_scenes, write_videos
+from drawing import MOTIONS, draw_clips, draw_scenes, write_videos
 from retrieval import colour_histogram, raw_pixels
+from textures import HELD_OUT
 from torch import Generator, Tensor, nn
 
 import vswin_extract
@@ -20,7 +21,7 @@ SIDE = 112
 
 
 def draw(scenes: int, seed: int) -> dict[str, Tensor]:
-    """A video of each motion in each scene: name -> (T, H, W, 3) uint8, scene by scene."""
+    """Draw a video of each motion in each scene: name -> (T, H, W, 3) uint8, scene by scene."""
     generator = Generator().manual_seed(seed)
     drawn: dict[str, Tensor] = {}
     for scene in range(scenes):
@@ -32,7 +33,7 @@ def draw(scenes: int, seed: int) -> dict[str, Tensor]:
 
 
 def embeddings(videos: dict[str, Tensor]) -> Tensor:
-    """The embedding of each video, (N, C)."""
+    """Extract features. Return the embedding of each video, (N, C)."""
     with TemporaryDirectory() as folder:
         write_videos(folder, videos)
         vswin_extract.extract(folder, f"{folder}/out.h5", clip_len=16, size=SIDE, resize=SIDE)
@@ -41,14 +42,14 @@ def embeddings(videos: dict[str, Tensor]) -> Tensor:
 
 
 def nearest(x: Tensor, labels: Tensor, half: int, k: int = 5) -> float:
-    """The share of the second half whose label most of the k nearest of the first half have, by cosine."""
+    """Return the share of the second half with the label of most of its k nearest in the first half, by cosine."""
     unit = F.normalize(x - x[:half].mean(0), dim=1)
     neighbours = (unit[half:] @ unit[:half].T).topk(k).indices
     return (labels[neighbours].mode(1).values == labels[half:]).float().mean().item()
 
 
 def linear(x: Tensor, labels: Tensor, half: int) -> float:
-    """The share of the second half that a linear layer fitted on the first half names right."""
+    """Return the share of correct labels on the second half by a linear layer that is fitted on the first half."""
     x = (x - x[:half].mean(0)) / (x[:half].std(0) + 1e-6)
     layer = nn.Linear(x.shape[1], len(MOTIONS))
     nn.init.zeros_(layer.weight)
@@ -63,16 +64,16 @@ def linear(x: Tensor, labels: Tensor, half: int) -> float:
 
 @click.command()
 @click.option("--scenes", default=12, show_default=True, help="Scenes, with a video of each of 14 motions.")
-@click.option("--seeds", default=1, show_default=True, help="Draws, whose scores are averaged.")
+@click.option("--seeds", default=1, show_default=True, help="Draws. Their scores are averaged.")
 def main(scenes: int, seeds: int) -> None:
     """Print the accuracy of both probes, for nano and two baselines; chance is 0.071."""
     drawn = [draw(scenes, seed) for seed in range(seeds)]
     labels = torch.arange(len(MOTIONS)).repeat(scenes)
     half = scenes // 2 * len(MOTIONS)
-    for way in (embeddings, colour_histogram, raw_pixels):
-        vectors = [way(some) for some in drawn]
+    for method in (embeddings, colour_histogram, raw_pixels):
+        vectors = [method(some) for some in drawn]
         knn, probe = (torch.tensor([f(x, labels, half) for x in vectors]) for f in (nearest, linear))
-        click.echo(f"{way.__name__.replace('_', ' '):17} k-NN {knn.mean():.3f}  linear probe {probe.mean():.3f}")
+        click.echo(f"{method.__name__.replace('_', ' '):17} k-NN {knn.mean():.3f}  linear probe {probe.mean():.3f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Where in a long video something happens: `python examples/localize.py`.
+"""Find actions in long videos: `python examples/localize.py`.
 
-Untrimmed videos are drawn in which the camera now and then pans, zooms or rolls, or an object passes, and otherwise
-only trembles. A small temporal network on nano's features says for every clip what is going on; runs of one answer are
-the segments that it finds. The same network on frame differences is the baseline.
+Untrimmed videos are drawn. Sometimes the camera pans, zooms or rolls, or an object passes; otherwise the camera only
+trembles. A small temporal network classifies every clip by nano's features. Consecutive clips of one class are the
+segments that it finds. The same network on frame differences is the baseline.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 import click
 import torch
 import torch.nn.functional as F
-from drawing import HELD_OUT, TRAIN, Action, untrimmed, write_videos
+from drawing import Action, untrimmed, write_videos
+from textures import HELD_OUT, TRAIN
 from torch import Generator, Tensor, nn
 
 import vswin_extract
@@ -23,13 +24,13 @@ Found = list[tuple[Action, float]]
 
 
 def frame_differences(frames: Tensor, times: Tensor) -> Tensor:
-    """For each clip of `times` (T, 2), how much 8 x 8 parts of the picture change from frame to frame: (T, 64)."""
+    """Return for each clip of `times` (T, 2) how much 8 x 8 parts of the picture change between frames, (T, 64)."""
     change = F.adaptive_avg_pool2d((frames[1:].float() - frames[:-1].float()).abs().mean(-1)[:, None], 8).flatten(1)
     return torch.stack([change[round(30 * begin) : round(30 * end) - 1].mean(0) for begin, end in times.tolist()])
 
 
 def learned(features: Sequence[Tensor], labels: Sequence[Tensor], seed: int) -> nn.Module:
-    """Three temporal convolutions, trained to name every clip."""
+    """Train three temporal convolutions to classify every clip."""
     torch.manual_seed(seed)
     width, classes = features[0].shape[1], len(ACTIONS) + 1
     layers = [nn.Conv1d(a, b, 3, padding=1) for a, b in ((width, 64), (64, 64), (64, classes))]
@@ -44,7 +45,7 @@ def learned(features: Sequence[Tensor], labels: Sequence[Tensor], seed: int) -> 
 
 
 def found(scores: Tensor, times: Tensor) -> Found:
-    """Runs of clips whose likeliest action is the same, with its mean chance; `scores` (T, actions + 1)."""
+    """Return runs of clips with the same likeliest action, and its mean probability; `scores` (T, actions + 1)."""
     chances, best, middle = scores.softmax(1), scores.argmax(1), times.mean(1).tolist()
     edges = [0, *(best.diff().nonzero()[:, 0] + 1).tolist(), len(best)]
     runs = [(int(best[a]), a, b) for a, b in pairwise(edges) if best[a] < len(ACTIONS)]
@@ -52,7 +53,7 @@ def found(scores: Tensor, times: Tensor) -> Found:
 
 
 def average_precision(which: int, answers: list[Found], true: list[list[Action]], at: float) -> float:
-    """An answer is right if its tIoU with an action of its kind that no better answer took is `at` or more."""
+    """An answer is correct if its tIoU with an action of its kind that no better answer has taken is `at` or more."""
     left = [[each for each in some if each[0] == which] for some in true]
     total, hits = sum(map(len, left)), []
     ranked = [(score, video, each) for video, some in enumerate(answers) for each, score in some if each[0] == which]
@@ -65,8 +66,8 @@ def average_precision(which: int, answers: list[Found], true: list[list[Action]]
 
 
 @click.command()
-@click.option("--videos", default=12, show_default=True, help="Videos, of which two thirds are for training.")
-@click.option("--seeds", default=1, show_default=True, help="Draws, whose scores are averaged.")
+@click.option("--videos", default=12, show_default=True, help="Videos. Two thirds of them are for training.")
+@click.option("--seeds", default=1, show_default=True, help="Draws. Their scores are averaged.")
 def main(videos: int, seeds: int) -> None:
     """Print mAP at tIoU 0.3 to 0.7 with nano's features and with frame differences."""
     cut, scores = 2 * videos // 3, dict[str, list[Tensor]]()

@@ -1,8 +1,8 @@
-"""Finding a video again after it was cropped, sped up, or made darker: `python examples/retrieval.py`.
+"""Find a video again after it was cropped, sped up or made darker: `python examples/retrieval.py`.
 
-Scenes are drawn of photographs and textures that nano was not trained on, two to a scene in different motion. Every
-video is also written cropped, at 1.5 times the speed, and darker with its colours changed. Each of the four is a query
-among all others; right are the three that come from the same video.
+Scenes are drawn of photographs and textures that are new to nano, two videos of each scene in different motions. Every
+video is also written cropped, at 1.5 times the speed, and darker with changed colours. Each of the four is a query
+among all others. The three that come from the same video are the correct answers.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 import torch
-from drawing import HELD_OUT, MOTIONS, Scenes, Speeds, draw_path, draw_scenes, draw_shapes, picture, write_videos
+from drawing import MOTIONS, Scenes, Speeds, draw_path, draw_scenes, draw_shapes, picture, write_videos
+from textures import HELD_OUT
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
@@ -21,7 +22,7 @@ FRAMES, SIDE, BATCH = 32, 112, 10
 
 
 def draw(count: int, seed: int) -> dict[str, Tensor]:
-    """`count` videos and three changed copies of each: name -> (T, H, W, 3) uint8."""
+    """Draw `count` videos and three changed copies of each: name -> (T, H, W, 3) uint8."""
     generator = Generator().manual_seed(seed)
     drawn: dict[str, Tensor] = {}
     for first in range(0, count, BATCH):
@@ -41,7 +42,7 @@ def draw(count: int, seed: int) -> dict[str, Tensor]:
 
 
 def embeddings(videos: dict[str, Tensor]) -> Tensor:
-    """The mean embedding of each video by nano."""
+    """Extract features with nano. Return the mean embedding of each video."""
     with TemporaryDirectory() as folder:
         write_videos(folder, videos)
         vswin_extract.extract(folder, f"{folder}/out.h5", clip_len=16, size=SIDE, resize=SIDE)
@@ -50,7 +51,7 @@ def embeddings(videos: dict[str, Tensor]) -> Tensor:
 
 
 def raw_pixels(videos: dict[str, Tensor]) -> Tensor:
-    """Eight frames of 16 x 16 pixels."""
+    """Return eight frames of 16 x 16 pixels of each video."""
     return torch.stack([
         interpolate(frames[::4].permute(0, 3, 1, 2).float() - 128, (16, 16), mode="area").flatten()
         for frames in videos.values()
@@ -58,34 +59,34 @@ def raw_pixels(videos: dict[str, Tensor]) -> Tensor:
 
 
 def colour_histogram(videos: dict[str, Tensor]) -> Tensor:
-    """How often each of 8 x 8 x 8 colours is there, under the root."""
+    """Return square roots of histograms of 8 x 8 x 8 colours."""
     codes = [(frames.long() // 32 * torch.tensor([64, 8, 1])).sum(-1).flatten() for frames in videos.values()]
     return torch.stack([torch.bincount(code, minlength=512).float().sqrt() for code in codes])
 
 
 def scores(vectors: Tensor, names: list[str]) -> tuple[float, float]:
-    """recall@1 and mean average precision of every video as a query for its three copies."""
+    """Return recall@1 and mean average precision, with every video as a query for its three copies."""
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     group = np.array([name.split("/")[0] for name in names])
     order = (unit @ unit.T).fill_diagonal_(-2).argsort(1, descending=True)[:, :-1].numpy()
-    right = group[order] == group[:, None]
-    precision = right.cumsum(1) / np.arange(1, len(names))
-    averages = (precision * right).sum(1) / 3
-    return round(float(right[:, 0].mean()), 3), round(float(averages.mean()), 3)
+    correct = group[order] == group[:, None]
+    precision = correct.cumsum(1) / np.arange(1, len(names))
+    averages = (precision * correct).sum(1) / 3
+    return round(float(correct[:, 0].mean()), 3), round(float(averages.mean()), 3)
 
 
 @click.command()
 @click.option("--videos", default=40, show_default=True, help="Videos, each with three copies.")
-@click.option("--seeds", default=1, show_default=True, help="Draws, whose scores are averaged.")
+@click.option("--seeds", default=1, show_default=True, help="Draws. Their scores are averaged.")
 def main(videos: int, seeds: int) -> None:
     """Print recall@1 and mAP of nano and of two baselines."""
-    ways: tuple[Callable[[dict[str, Tensor]], Tensor], ...] = (embeddings, colour_histogram, raw_pixels)
+    methods: tuple[Callable[[dict[str, Tensor]], Tensor], ...] = (embeddings, colour_histogram, raw_pixels)
     drawn = [draw(videos, seed) for seed in range(seeds)]
-    for way in ways:
-        each = [scores(way(some), list(some)) for some in drawn]
+    for method in methods:
+        each = [scores(method(some), list(some)) for some in drawn]
         recall, precision = zip(*each, strict=True)
         click.echo(
-            f"{way.__name__:16} recall@1 {np.mean(recall):.3f} {recall} mAP {np.mean(precision):.3f} {precision}"
+            f"{method.__name__:16} recall@1 {np.mean(recall):.3f} {recall} mAP {np.mean(precision):.3f} {precision}"
         )
 
 

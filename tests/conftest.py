@@ -18,7 +18,7 @@ from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import checkpoints
+from vswin_extract.weights.checkpoints import save_checkpoint
 from vswin_extract.weights.recipe import Recipe
 
 for variable in [name for name in os.environ if name.startswith(("SLURM_", "VSWIN_"))]:
@@ -40,7 +40,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter.mul_(5)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     recipe = Recipe(size=32, resize=32, clip_len=8, frame_interval=2)
-    checkpoints.save(path, network.state_dict(), VARIANTS["nano"], recipe, ["one", "two", "three"])
+    save_checkpoint(path, network.state_dict(), VARIANTS["nano"], recipe, ["one", "two", "three"])
     return path
 
 

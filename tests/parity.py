@@ -15,9 +15,10 @@ from torch import Tensor
 
 from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.cuda import CudaSwin
+from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import Variant
-from vswin_extract.weights.golden import normal, official_name, tensor
+from vswin_extract.weights.golden import drawn_tensor, normal_numbers, official_name
 
 PARITY = Path(__file__).parent / "data" / "parity"
 
@@ -27,7 +28,7 @@ def clip(name: str, shape: Sequence[int]) -> Tensor:
     t, h, w = shape[2:]
     tt, yy, xx = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")
     wave = np.sin(0.35 * xx + 0.2 * yy - 0.5 * tt) + np.cos(0.05 * xx - 0.11 * yy + 0.23 * tt)
-    return torch.from_numpy((normal(name, shape) * 0.5 + wave).astype(np.float32))
+    return torch.from_numpy((normal_numbers(name, shape) * 0.5 + wave).astype(np.float32))
 
 
 Network = VideoSwin | CpuSwin | CudaSwin
@@ -58,7 +59,7 @@ def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
         maps = {stage: values.float() for stage, values in maps.items()}
-        embedding = VideoSwin.embed(maps[4])
+        embedding = pool_map(maps[4], "all")
         logits = made.head(embedding) if made.head is not None else None
     found = {"embedding": relative_error(embedding, expected["embedding"])}
     for stage in (1, 2, 3, 4):
@@ -81,11 +82,11 @@ def published_state(layout: str) -> dict[str, Tensor]:
             by_name[key] = torch.zeros(shape, dtype=torch.int64 if key.endswith("index") else torch.float32)
         elif "2d" in layout or "timm" in layout:
             microsoft = re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key)
-            by_name[key] = tensor("swin2d/" + (microsoft if "timm" in layout else key), shape)
+            by_name[key] = drawn_tensor("swin2d/" + (microsoft if "timm" in layout else key), shape)
         elif "torchvision" in layout:
-            by_name[key] = tensor(torchvision_to_official(key), shape)
+            by_name[key] = drawn_tensor(torchvision_to_official(key), shape)
         else:
-            by_name[key] = tensor(key.replace("norm3", "norm"), shape)
+            by_name[key] = drawn_tensor(key.replace("norm3", "norm"), shape)
     return by_name
 
 

@@ -1,7 +1,8 @@
-"""Reading weights strictly, refusing what does not fit, and writing our own format."""
+"""Checkpoints are read strictly, unfitting ones are refused, and our own format is written and read."""
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,20 @@ from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.files import file_sha256
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import checkpoints
-from vswin_extract.weights.checkpoints import Checkpoint, tensors_sha256
+from vswin_extract.weights.checkpoints import Checkpoint, StateDict, save_checkpoint, tensors_sha256
+from vswin_extract.weights.load import read_checkpoint
 from vswin_extract.weights.recipe import Recipe
-
-State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def official() -> State:
-    """All keys of an official checkpoint, with values of no interest."""
-    return {
-        name: torch.zeros(shape, dtype=torch.int64 if name.endswith("index") else torch.float32)
-        for name, shape in layouts()["official_t"].items()
-    }
+def official() -> StateDict:
+    """All tensors of an official checkpoint, filled with zeros."""
+    return {name: zeros(shape, name) for name, shape in layouts()["official_t"].items()}
+
+
+def zeros(shape: Sequence[int], name: str = "") -> Tensor:
+    """Zeros of any shape that take the space of one, in memory and in a file."""
+    return torch.zeros((), dtype=torch.int64 if name.endswith("index") else torch.float32).expand(*shape)
 
 
 def save(state: Any, path: Path) -> Path:
@@ -37,7 +38,7 @@ def save(state: Any, path: Path) -> Path:
     return path
 
 
-def changed(state: State, remove: str = "", add: State | None = None) -> State:
+def changed(state: StateDict, remove: str = "", add: StateDict | None = None) -> StateDict:
     return {**{name: value for name, value in state.items() if name != remove}, **(add or {})}
 
 
@@ -47,103 +48,107 @@ QKV = "backbone.layers.2.blocks.3.attn.qkv.weight"
 @pytest.mark.parametrize(
     ("remove", "add", "says"),
     [
-        (QKV, {}, r"it lacks stages.2.blocks.3.attn.qkv.weight"),
-        ("", {"backbone.extra.weight": torch.zeros(3)}, r"does not belong there: backbone.extra.weight"),
+        (QKV, {}, "lacks stages.2.blocks.3.attn.qkv.weight"),
+        ("", {"backbone.extra.weight": torch.zeros(3)}, "unknown tensors: backbone.extra.weight"),
         ("", {QKV: torch.zeros(5, 5)}, rf"{QKV} is \(5, 5\) instead of \(1152, 384\)"),
-        ("cls_head.fc_cls.bias", {}, "it lacks head.bias"),
-        ("backbone.norm.weight", {}, "it lacks norm.weight"),
+        ("cls_head.fc_cls.bias", {}, "lacks head.bias"),
+        ("backbone.norm.weight", {}, "lacks norm.weight"),
     ],
 )
-def test_what_does_not_fit_is_named(official: State, tmp_path: Path, remove: str, add: State, says: str) -> None:
+def test_unfitting_tensors_are_named(
+    official: StateDict, tmp_path: Path, remove: str, add: StateDict, says: str
+) -> None:
     path = save({"state_dict": changed(official, remove, add)}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=says):
-        checkpoints.read(path)
+        read_checkpoint(path)
 
 
-def test_a_lost_last_block_is_missed(official: State, tmp_path: Path) -> None:
-    """Depths are not believed just because the block count is whole: no variant has five blocks in stage 3."""
+def test_a_missing_last_block_is_noticed(official: StateDict, tmp_path: Path) -> None:
+    """The blocks that are there do not decide the depths: no variant has five blocks in stage 3."""
     state = {name: value for name, value in official.items() if "layers.2.blocks.5." not in name}
-    with pytest.raises(WeightsError, match=r"variant t: it lacks stages.2.blocks.5"):
-        checkpoints.read(save({"state_dict": state}, tmp_path / "w.pth"))
+    with pytest.raises(WeightsError, match=r"variant t.*stages.2.blocks.5"):
+        read_checkpoint(save({"state_dict": state}, tmp_path / "w.pth"))
 
 
-def test_the_variant_can_be_insisted_on(official: State, tmp_path: Path) -> None:
+def test_the_variant_can_be_given(official: StateDict, tmp_path: Path) -> None:
     path = save({"state_dict": official}, tmp_path / "w.pth")
-    assert checkpoints.read(path, "t").variant == VARIANTS["t"]
-    with pytest.raises(WeightsError, match="does not fit variant s: it lacks"):
-        checkpoints.read(path, "s")
-    with pytest.raises(WeightsError, match="unknown variant 'xl'"):
-        checkpoints.read(path, "xl")
+    assert read_checkpoint(path, "t").variant == VARIANTS["t"]
+    with pytest.raises(WeightsError, match="variant s"):
+        read_checkpoint(path, "s")
+    with pytest.raises(WeightsError, match="xl"):
+        read_checkpoint(path, "xl")
 
 
-def test_window_and_classes_are_read_off_the_shapes(official: State, tmp_path: Path) -> None:
+def test_window_and_classes_follow_from_the_shapes(official: StateDict, tmp_path: Path) -> None:
     state = {
         name: torch.zeros(31 * 169, value.shape[1]) if name.endswith("bias_table") else value
         for name, value in official.items()
     }
     state["cls_head.fc_cls.weight"], state["cls_head.fc_cls.bias"] = torch.zeros(174, 768), torch.zeros(174)
-    read = checkpoints.read(save({"state_dict": state}, tmp_path / "w.pth"))
+    read = read_checkpoint(save({"state_dict": state}, tmp_path / "w.pth"))
     assert (read.variant.window, read.num_classes) == ((16, 7, 7), 174)
     odd = changed(official, add={name: torch.zeros(77, 3) for name in official if name.endswith("bias_table")})
     with pytest.raises(WeightsError, match="77 rows"):
-        checkpoints.read(save({"state_dict": odd}, tmp_path / "odd.pth"))
+        read_checkpoint(save({"state_dict": odd}, tmp_path / "odd.pth"))
 
 
-def test_a_backbone_without_head(official: State, tmp_path: Path) -> None:
+def test_a_backbone_without_head(official: StateDict, tmp_path: Path) -> None:
     state = {name: value for name, value in official.items() if not name.startswith("cls_head")}
-    assert checkpoints.read(save({"state_dict": state}, tmp_path / "w.pth")).num_classes == 0
+    assert read_checkpoint(save({"state_dict": state}, tmp_path / "w.pth")).num_classes == 0
 
 
-class Evil:
+class RunsCode:
     def __reduce__(self) -> Any:
         return print, ("this must not be printed",)
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"state_dict": {"x": Evil()}}, tmp_path / "zip.pth")
-    torch.save({"x": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil()))
+    torch.save({"state_dict": {"x": RunsCode()}}, tmp_path / "zip.pth")
+    torch.save({"x": RunsCode()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(RunsCode()))
     for path in tmp_path.iterdir():
         with pytest.raises(WeightsError, match="refused") as refused:
-            checkpoints.read(path)
-        assert "it is not a plain table of tensors" in str(refused.value)
-        assert path.name == "bare.pth" or "run code of" in str(refused.value)  # torch names it, if it gets so far
+            read_checkpoint(path)
+        assert "torch.save" in str(refused.value)
+        assert path.name == "bare.pth" or "run code of" in str(
+            refused.value
+        )  # torch does not name the code of a bare pickle
     assert "must not be printed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 no zip", bytes(8) + b"{", b"\x80\x02}q\x00."])
-def test_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(content)
     with pytest.raises(WeightsError):
-        checkpoints.read(path)
+        read_checkpoint(path)
 
 
-def test_a_web_page_is_called_what_it_is(tmp_path: Path) -> None:
+def test_the_first_bytes_of_a_web_page_are_shown(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("<html><body>404</body></html>")
-    with pytest.raises(WeightsError, match=r"no PyTorch file, but begins with b'<html><bo"):
-        checkpoints.read(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="<html><bo"):
+        read_checkpoint(tmp_path / "w.pth")
 
 
-def test_other_tables_of_tensors(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no patch_embed"):
-        checkpoints.read(save({"conv1.weight": torch.zeros(3)}, tmp_path / "a.pth"))
-    with pytest.raises(WeightsError, match="no known layout"):
-        checkpoints.read(save({"patch_embed.proj.weight": torch.zeros(96, 3, 2, 4, 4)}, tmp_path / "b.pth"))
-    with pytest.raises(WeightsError, match="holds no table"):
-        checkpoints.read(save([1, 2], tmp_path / "c.pth"))
-    with pytest.raises(WeightsError, match="no weights at"):
-        checkpoints.read(tmp_path / "nowhere.pth")
+def test_tables_of_other_tensors_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="patch_embed"):
+        read_checkpoint(save({"conv1.weight": torch.zeros(3)}, tmp_path / "a.pth"))
+    with pytest.raises(WeightsError, match="layout"):
+        read_checkpoint(save({"patch_embed.proj.weight": torch.zeros(96, 3, 2, 4, 4)}, tmp_path / "b.pth"))
+    with pytest.raises(WeightsError, match="state_dict"):
+        read_checkpoint(save([1, 2], tmp_path / "c.pth"))
+    with pytest.raises(WeightsError, match=r"nowhere\.pth"):
+        read_checkpoint(tmp_path / "nowhere.pth")
 
 
-def test_our_format_round_trip(small_weights: Path, tmp_path: Path) -> None:
-    read = checkpoints.read(small_weights)
+def test_our_format_is_read_as_it_was_written(small_weights: Path, tmp_path: Path) -> None:
+    read = read_checkpoint(small_weights)
     assert (read.layout, read.variant, read.num_classes) == ("vswin-extract", VARIANTS["nano"], 3)
     assert read.classes == ("one", "two", "three")
     assert read.recipe == Recipe(size=32, resize=32, clip_len=8, frame_interval=2)
     again = tmp_path / "again.safetensors"
-    checkpoints.save(again, read.state, read.variant, read.recipe, read.classes)
-    second = checkpoints.read(again)
+    save_checkpoint(again, read.state, read.variant, read.recipe, read.classes)
+    second = read_checkpoint(again)
     assert second.state.keys() == read.state.keys()
     assert all(torch.equal(second.state[name], read.state[name]) for name in read.state)
     with safe_open(again, "pt") as stored:
@@ -152,26 +157,26 @@ def test_our_format_round_trip(small_weights: Path, tmp_path: Path) -> None:
 
 
 def test_a_converted_file_is_mapped_not_copied(small_weights: Path, tmp_path: Path) -> None:
-    """So that its pages are there once for all processes of a machine."""
+    """All processes of a machine share the pages of a mapped file."""
     path = tmp_path / "mapped.safetensors"
     path.write_bytes(small_weights.read_bytes())
-    read = checkpoints.read(path)
+    read = read_checkpoint(path)
     assert read.sha256 == file_sha256(path)
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
-    spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    assert spans
+    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    assert ranges
     for name, value in read.state.items():
-        assert any(begin <= value.data_ptr() < end for begin, end in spans), name
+        assert any(begin <= value.data_ptr() < end for begin, end in ranges), name
 
 
-def model_of(checkpoint: Checkpoint) -> VideoSwin:
+def built(checkpoint: Checkpoint) -> VideoSwin:
     network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
     network.load_state_dict(checkpoint.state)
     return network.eval()
 
 
-def test_only_the_stages_asked_for_are_computed(small_weights: Path) -> None:
-    network = model_of(checkpoints.read(small_weights))
+def test_only_the_wanted_stages_are_computed(small_weights: Path) -> None:
+    network = built(read_checkpoint(small_weights))
     ran = []
     for number, stage in enumerate(network.stages, 1):
         stage.register_forward_hook(lambda *_, number=number: ran.append(number))
@@ -197,14 +202,14 @@ def test_shapes_of_every_stage_and_pooling(small_weights: Path) -> None:
     assert nothing.embedding is None
 
 
-def test_what_the_backbone_refuses(small_weights: Path) -> None:
+def test_the_backbone_refuses_wrong_input(small_weights: Path) -> None:
     model = load_model(str(small_weights), device="cpu")
     clips = torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)
-    with pytest.raises(UsageError, match="must be uint8"):
+    with pytest.raises(UsageError, match="uint8"):
         model(clips.float())
     with pytest.raises(UsageError, match=r"not \[5\]"):
         model(clips, (5,))
-    with pytest.raises(UsageError, match="nothing to compute"):
+    with pytest.raises(UsageError, match="stage"):
         model(clips, embedding=False)
 
 

@@ -1,4 +1,4 @@
-"""What no linter knows of the Dockerfile and of the job for KubeRay: that they are about this tool as it is."""
+"""The Dockerfile and the job for KubeRay agree with this package. No linter can check that."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from conftest import ROOT
 from vswin_extract.cli.extract import extract
 from vswin_extract.job.job import Job
 from vswin_extract.video.videos import Video
-from vswin_extract.weights import registry as weights
+from vswin_extract.weights.registry import find_published
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -29,7 +29,7 @@ def instructions(name: str) -> list[str]:
     return [rest for kind, rest in INSTRUCTIONS if kind == name]
 
 
-def test_what_is_copied_is_there_and_is_all_that_a_wheel_is_made_of() -> None:
+def test_the_image_copies_exactly_the_files_of_a_wheel() -> None:
     sources = {source for rest in instructions("COPY") for source in rest.split()[:-1]}
     included = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert sources == included
@@ -40,7 +40,7 @@ def test_what_is_copied_is_there_and_is_all_that_a_wheel_is_made_of() -> None:
     assert sources == needed | wheel["force-include"].keys()
 
 
-def test_names_are_those_of_the_code() -> None:
+def test_names_in_the_dockerfile_exist() -> None:
     code = "".join(path.read_text() for path in (ROOT / "vswin_extract").rglob("*.py"))
     environment = set(re.findall(r"(\w+)=", " ".join(instructions("ENV"))))
     for name in environment - {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "TRITON_CACHE_DIR"}:
@@ -49,7 +49,7 @@ def test_names_are_those_of_the_code() -> None:
     assert arguments.keys() == {"EXTRAS", "WEIGHTS"}
     for name in arguments:
         assert f"${{{name}}}" in " ".join(instructions("RUN")), name
-    extras = set(arguments["EXTRAS"].split(","))  # which comes with remote inputs
+    extras = set(arguments["EXTRAS"].split(","))
     assert extras <= PROJECT["project"]["optional-dependencies"].keys()
     (entry,) = (json.loads(rest) for rest in instructions("ENTRYPOINT"))
     assert entry[0] in PROJECT["project"]["scripts"]
@@ -58,12 +58,12 @@ def test_names_are_those_of_the_code() -> None:
 def test_examples_of_the_dockerfile_run() -> None:
     build, run = re.findall(r"^#   docker (.*)$", DOCKERFILE, re.MULTILINE)
     for name in re.findall(r'WEIGHTS="(.*?)"', build)[0].split():
-        weights.published(name)
+        find_published(name)
     parse(shlex.split(run.partition(" vswin-extract ")[2]))
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:
-    """Options as the command takes them, and as a job does."""
+    """Parse options as the command does, and make a job of them."""
     given: dict[str, Any] = extract.make_context("vswin-extract", list(arguments)).params
     chosen = {name: given[name] for name in ("weights", "engine", "device", "pool", "actors", "ray_address")}
     Job((Video("a", ROOT),), ROOT / "out.h5", stages=given["stages"], **chosen)
@@ -75,13 +75,13 @@ def job() -> Any:
     return yaml.safe_load((ROOT / "examples" / "ray" / "rayjob.yaml").read_text())
 
 
-def test_the_job_for_kuberay_runs_our_command_on_what_all_pods_share(job: Any) -> None:
+def test_the_job_for_kuberay_runs_our_command_on_the_shared_volume(job: Any) -> None:
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     command, *arguments = shlex.split(job["spec"]["entrypoint"])
     assert command in PROJECT["project"]["scripts"]
     given = parse(arguments)
     assert (given["engine"], given["device"]) == ("ray", "cuda")
-    weights.published(given["weights"])
+    find_published(given["weights"])
     cluster = job["spec"]["rayClusterSpec"]
     head, (group,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     pods = [each["template"]["spec"] for each in (head, group)]

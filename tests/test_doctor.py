@@ -15,6 +15,7 @@ from vswin_extract.checks import machine as doctor
 from vswin_extract.checks.weights import Check
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights import golden
+from vswin_extract.weights.cache import cached_file
 from vswin_extract.weights.registry import manifest
 
 
@@ -120,11 +121,11 @@ def test_a_cut_off_file_in_the_cache_is_told(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(tmp_path))
     [empty] = doctor.weights_cache()
     assert (empty.state, empty.found.endswith(": empty")) == ("ok", True)
-    manifest()["t-k400"].file.write_bytes(b"cut off")
+    cached_file(manifest()["t-k400"]).write_bytes(b"cut off")
     _, cut = doctor.weights_cache()
     assert (cut.what, cut.state) == ("weights t-k400", "failed")
     assert "vswin weights verify t-k400" in cut.advice
-    with manifest()["t-k400"].file.open("wb") as file:
+    with cached_file(manifest()["t-k400"]).open("wb") as file:
         file.truncate(127_414_861)
     [whole] = doctor.weights_cache()
     assert whole.found.endswith(": t-k400")

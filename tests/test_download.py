@@ -1,4 +1,4 @@
-"""`vswin weights pull`, from real servers on this machine that stall, lie, redirect and go away."""
+"""`vswin weights pull`, from real servers on this machine that stall, redirect, disconnect and send wrong data."""
 
 import hashlib
 import http.client
@@ -26,24 +26,25 @@ from web import Web, serve
 
 from vswin_extract import locks
 from vswin_extract.errors import UsageError, WeightsError
-from vswin_extract.weights import registry as weights
+from vswin_extract.weights.cache import bundled_file, cached_file, find_weights, recorded_hash_file
 from vswin_extract.weights.download import Patience
-from vswin_extract.weights.registry import Published, find, manifest, pull
+from vswin_extract.weights.pull import pull_weights
+from vswin_extract.weights.registry import Published, manifest
 
 CONTENT = b"not really weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 HALF = len(CONTENT) // 2
-QUICK = Patience(silent=10, pauses=(0.01, 0.01, 0.01), longest=1.5)
-HASTY = replace(QUICK, silent=0.5)
+QUICK = Patience(silence=10, pauses=(0.01, 0.01, 0.01), longest=1.5)
+HASTY = replace(QUICK, silence=0.3)
 PATH = "/weights.pth"
 NAME = "b-k400"
-"""Published without a hash, so that whatever a mirror has is taken."""
+"""Published weights without a hash, so that any content of a mirror is accepted."""
 NOT_AS_ROOT = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
-"""Before a command that may not be allowed more than others because tests run as root."""
+"""Put before a command, so that it has no more rights than usual if the tests run as root."""
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "VSWIN_WEIGHTS_MIRROR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -57,7 +58,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def store(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache, not yet made."""
+    """A cache directory that does not exist yet."""
     monkeypatch.setitem(environment, "VSWIN_WEIGHTS_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -68,11 +69,11 @@ Offer = Callable[..., Published]
 
 @pytest.fixture
 def offer(web: Web, store: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
-    """`offer(sha256)`: a manifest with one row, "there", that points at the server."""
+    """`offer(sha256)`: add a row "there" to the manifest, whose file is on the server."""
 
     def offered(sha256: str = SHA256, url: str = "") -> Published:
         row = replace(manifest()["t-k400"], name="there", url=url or web.url + PATH, sha256=sha256)
-        monkeypatch.setattr(weights, "manifest", lambda: {"there": row})
+        monkeypatch.setitem(manifest(), "there", row)
         return row
 
     return offered
@@ -86,45 +87,46 @@ def names(directory: Path) -> list[str]:
 def test_pull_checks_and_publishes(offer: Offer, store: Path, sha256: str) -> None:
     offer(sha256)
     seen: list[tuple[int, int]] = []
-    path, said = pull("there", lambda done, total: seen.append((done, total)))
+    path, said = pull_weights("there", lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
-    assert "as published" in said
+    assert SHA256 in said
     assert names(store) == ["weights.pth"]
     assert path.stat().st_mode & 0o777 == 0o644
-    assert find("there") == path
+    assert find_weights("there") == path
 
 
 def test_pull_records_the_first_hash_where_none_is_published(offer: Offer) -> None:
     row = offer("")
-    path, said = pull("there")
-    assert f"sha256 {SHA256}: none is published, recorded" in said
-    assert pull("there")[0] == path
+    path, said = pull_weights("there")
+    assert SHA256 in said
+    assert "recorded" in said
+    assert pull_weights("there")[0] == path
     path.write_bytes(b"changed later")
-    with pytest.raises(WeightsError, match=f"{SHA256} is expected"):
-        pull("there")
+    with pytest.raises(WeightsError, match=SHA256):
+        pull_weights("there")
     path.unlink()
-    row.record.write_text("0" * 64 + "  weights.pth\n")  # at the first download it was another file
-    with pytest.raises(WeightsError, match="where 0000"):
-        pull("there", patience=QUICK)
+    recorded_hash_file(row).write_text("0" * 64 + "  weights.pth\n")  # as if the first download had been another file
+    with pytest.raises(WeightsError, match="0000"):
+        pull_weights("there", patience=QUICK)
 
 
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("short", f"has {len(CONTENT) - 10} bytes of sha256 [0-9a-f]* where {SHA256} is expected"),
-        ("404", "the server answers with 404 Not Found; on a machine without"),
+        ("short", f"{len(CONTENT) - 10} bytes .*{SHA256}"),
+        ("404", "404 Not Found.*--from DIRECTORY"),
         ("403", "403 Forbidden"),
-        ("204", "status 204 and not with what was asked for"),
+        ("204", "status 204"),
         ("500", "500 Internal Server Error"),
-        ("enormous", "No space left on device: 1125899906.8 MB are needed, .* name another directory"),
+        ("enormous", "1125.9 TB .*VSWIN_WEIGHTS_DIR"),
     ],
 )
 def test_a_bad_download_leaves_nothing(offer: Offer, web: Web, store: Path, fault: str, says: str) -> None:
     offer()
     web.always[PATH] = fault
     with pytest.raises((WeightsError, OSError), match=says) as raised:
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert "\n" not in str(raised.value)
     assert names(store) == []
     assert len(web.gets(PATH)) == (4 if fault in ("500", "204") else 1)
@@ -135,28 +137,28 @@ def test_a_server_that_stops_is_asked_for_the_rest(offer: Offer, web: Web, fault
     offer()
     web.faults[PATH] = [fault, fault]
     said: list[str] = []
-    path, _ = pull("there", say=said.append, patience=HASTY)
+    path, _ = pull_weights("there", say=said.append, patience=HASTY)
     assert path.read_bytes() == CONTENT
     if fault in ("cut", "hang"):
         assert web.gets(PATH) == [None, HALF, HALF + HALF // 2]
-        reason = "the server stopped" if fault == "cut" else "the server is silent for 0.5 s; trying again in 0.01 s"
-        assert [sentence.startswith(reason) for sentence in said] == [True, True]
+        reason = "stopped after" if fault == "cut" else "silent for 0.3 s"
+        assert [reason in sentence for sentence in said] == [True, True]
     else:
         assert web.gets(PATH) == [None]
 
 
-def test_one_that_stops_again_and_again_is_given_up_and_continued_later(offer: Offer, web: Web, store: Path) -> None:
+def test_a_download_that_is_given_up_is_continued_later(offer: Offer, web: Web, store: Path) -> None:
     offer()
     web.faults[PATH] = ["cut", "503", "503", "503", "503"]
-    with pytest.raises(WeightsError, match=r"503 Service Unavailable; 0.0 MB are kept; on a machine without"):
-        pull("there", patience=QUICK)
+    with pytest.raises(WeightsError, match=r"503 Service Unavailable; 9.0 kB are kept"):
+        pull_weights("there", patience=QUICK)
     assert names(store) == ["weights.pth.part", "weights.pth.part.json"]
     assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]
-    with pytest.raises(WeightsError, match="cannot be reached"):
-        pull("there", source="http://127.0.0.1:9", patience=QUICK)
-    assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]  # whoever else has nothing takes nothing away
+    with pytest.raises(WeightsError, match=r"127.0.0.1:9"):
+        pull_weights("there", source="http://127.0.0.1:9", patience=QUICK)
+    assert (store / "weights.pth.part").read_bytes() == CONTENT[:HALF]  # it belongs to the first address
     seen: list[int] = []
-    path, _ = pull("there", lambda done, total: seen.append(done))
+    path, _ = pull_weights("there", lambda done, total: seen.append(done))
     assert path.read_bytes() == CONTENT
     assert (web.gets(PATH)[-1], seen[0]) == (HALF, HALF)
     assert names(store) == ["weights.pth"]
@@ -164,79 +166,81 @@ def test_one_that_stops_again_and_again_is_given_up_and_continued_later(offer: O
 
 @pytest.mark.parametrize("fault", ["no ranges", "any range"])
 @pytest.mark.parametrize("change", [False, True])
-def test_what_cannot_be_continued_begins_anew(offer: Offer, web: Web, store: Path, fault: str, change: bool) -> None:
+def test_a_download_that_cannot_be_continued_begins_again(
+    offer: Offer, web: Web, store: Path, fault: str, change: bool
+) -> None:
     offer()
     if change:
         web.files[PATH] = bytes(byte ^ 1 for byte in CONTENT)
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     web.files[PATH] = CONTENT
-    web.faults[PATH] = [fault]  # "no ranges" ends after half of it, too
-    assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+    web.faults[PATH] = [fault]  # "no ranges" stops after half of the file, too
+    assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
 
 
-def test_a_shorter_file_begins_anew(offer: Offer, web: Web) -> None:
+def test_a_file_that_became_shorter_is_downloaded_again(offer: Offer, web: Web) -> None:
     offer()
     web.files[PATH] = CONTENT * 3
     web.faults[PATH] = ["cut", "416"]
-    short: list[str] = []
+    said: list[str] = []
 
     def say(sentence: str) -> None:
-        short.append(sentence)
+        said.append(sentence)
         web.files[PATH] = CONTENT
 
-    assert pull("there", say=say, patience=QUICK)[0].read_bytes() == CONTENT
-    assert "a shorter file now" in short[1]
+    assert pull_weights("there", say=say, patience=QUICK)[0].read_bytes() == CONTENT
+    assert "shorter" in said[1]
 
 
-def test_without_a_name_of_the_file_nothing_is_continued(offer: Offer, web: Web, store: Path) -> None:
+def test_without_a_strong_validator_nothing_is_continued(offer: Offer, web: Web, store: Path) -> None:
     offer()
     web.headers[PATH] = {"ETag": 'W/"weak"'}
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert names(store) == []
     web.headers[PATH] = {"ETag": 'W/"weak"', "Last-Modified": "Tue, 04 Feb 2025 10:00:00 GMT"}
     web.faults[PATH] = ["cut"]
-    pull("there", patience=QUICK)
+    pull_weights("there", patience=QUICK)
     assert web.said[-1]["If-Range"] == "Tue, 04 Feb 2025 10:00:00 GMT"
 
 
-def test_a_part_that_was_spoiled_begins_anew(offer: Offer, web: Web, store: Path) -> None:
-    """As by a power cut, after which a file may have zeros where nothing was written yet."""
+def test_a_damaged_part_is_downloaded_again(offer: Offer, web: Web, store: Path) -> None:
+    """After a power cut, a file may have zeros instead of its last bytes."""
     offer()
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     (store / "weights.pth.part").write_bytes(bytes(HALF))
-    assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+    assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
     assert web.gets(PATH)[-2:] == [HALF, None]
 
 
-def test_a_part_that_is_whole_is_not_asked_for_again(offer: Offer, web: Web, store: Path) -> None:
+def test_a_complete_part_is_not_downloaded_again(offer: Offer, web: Web, store: Path) -> None:
     row = offer()
     store.mkdir()
     (store / "weights.pth.part").write_bytes(CONTENT)
     state = {"url": row.url, "validator": '"x"', "size": len(CONTENT)}
     (store / "weights.pth.part.json").write_text(json.dumps(state))
-    assert pull("there")[0].read_bytes() == CONTENT
+    assert pull_weights("there")[0].read_bytes() == CONTENT
     assert web.asked == []
     (store / "weights.pth").unlink()
     (store / "weights.pth.part").write_bytes(CONTENT[:10])
     (store / "weights.pth.part.json").write_text("{")  # as a full disk leaves it
-    assert pull("there")[0].read_bytes() == CONTENT
+    assert pull_weights("there")[0].read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("page", [{"Content-Type": "text/html; charset=utf-8"}, {}])
-def test_a_web_page_is_no_file(offer: Offer, web: Web, store: Path, page: dict[str, str]) -> None:
+def test_a_web_page_is_refused(offer: Offer, web: Web, store: Path, page: dict[str, str]) -> None:
     offer("")
     web.files[PATH], web.headers[PATH] = b"\n<!DOCTYPE html><html>Please log in</html>", page
-    with pytest.raises(WeightsError, match="a web page, as for a login"):
-        pull("there")
+    with pytest.raises(WeightsError, match="web page"):
+        pull_weights("there")
     web.files[PATH], web.headers[PATH] = b"", {}
-    with pytest.raises(WeightsError, match="stopped after 0 of"):
-        pull("there", patience=QUICK)
+    with pytest.raises(WeightsError, match="0 of"):
+        pull_weights("there", patience=QUICK)
     assert names(store) == []
 
 
@@ -246,105 +250,105 @@ def test_redirects(offer: Offer, web: Web) -> None:
         web.headers["/v1/weights.pth"] = {"Location": f"{other.url}/there?signed=yes"}
         web.always["/v1/weights.pth"] = "302"
         other.faults["/there"] = ["cut"]
-        assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+        assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
         assert other.gets("/there") == [None, HALF]
         assert len(web.asked) == 2
-        row.file.unlink()
+        cached_file(row).unlink()
         web.headers["/v1/weights.pth"] = {"Location": row.url}
-        with pytest.raises(WeightsError, match=r"answers with 302 .*infinite loop"):
-            pull("there", patience=QUICK)
+        with pytest.raises(WeightsError, match=r"302 .*infinite loop"):
+            pull_weights("there", patience=QUICK)
         web.headers["/v1/weights.pth"] = {"Location": "ftp://127.0.0.1/weights.pth"}
-        with pytest.raises(WeightsError, match=r"leads to ftp://127.0.0.1/weights.pth, which is not followed"):
-            pull("there", patience=QUICK)
+        with pytest.raises(WeightsError, match=r"ftp://127.0.0.1/weights.pth"):
+            pull_weights("there", patience=QUICK)
 
 
-def test_how_long_a_server_wants_to_be_left_alone(offer: Offer, web: Web) -> None:
+def test_the_pause_that_a_server_asks_for(offer: Offer, web: Web) -> None:
     offer()
     web.headers[PATH], web.faults[PATH] = {"Retry-After": "1"}, ["429"]
     said: list[str] = []
     begun = time.monotonic()
-    pull("there", say=said.append, patience=QUICK)
+    pull_weights("there", say=said.append, patience=QUICK)
     assert time.monotonic() - begun > 1
-    assert said == ["the server answers with 429 Too Many Requests; trying again in 1 s"]
-    find("there").unlink()
-    for after, says in (("86400", "asked again in 86400 s"), ("Fri, 31 Dec 2100 10:00:00 GMT", r"again in \d{9,} s")):
+    assert "429 Too Many Requests; trying again in 1 s" in said[0]
+    find_weights("there").unlink()
+    for after, says in (("86400", "86400 s"), ("Fri, 31 Dec 2100 10:00:00 GMT", r"\d{9,} s")):
         web.headers[PATH], web.faults[PATH] = {"Retry-After": after}, ["503"]
         with pytest.raises(WeightsError, match=says):
-            pull("there", patience=QUICK)
+            pull_weights("there", patience=QUICK)
     web.headers[PATH], web.faults[PATH] = {"Retry-After": "soon"}, ["503"]
-    assert pull("there", patience=QUICK)[0].read_bytes() == CONTENT
+    assert pull_weights("there", patience=QUICK)[0].read_bytes() == CONTENT
 
 
 def test_no_network(offer: Offer, store: Path) -> None:
     offer(url="http://127.0.0.1:9/weights.pth")
     said: list[str] = []
     with pytest.raises(WeightsError) as raised:
-        pull("there", say=said.append, patience=QUICK)
-    assert str(raised.value) == (
-        "cannot download http://127.0.0.1:9/weights.pth: 127.0.0.1:9 cannot be reached: Connection refused; on a "
-        "machine without that network, have the file in a directory and: vswin weights pull there --from DIRECTORY; "
-        f"or put it into {store}"
-    )
+        pull_weights("there", say=said.append, patience=QUICK)
+    for part in ("http://127.0.0.1:9/weights.pth", "Connection refused", "there --from DIRECTORY", str(store)):
+        assert part in str(raised.value)
     assert len(said) == 1  # so it was tried twice
-    with socket.socket() as silent:  # takes connections, and says nothing
+    with socket.socket() as silent:  # accepts connections and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         offer(url=f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth")
-        with pytest.raises(WeightsError, match=r"the server is silent for 0.5 s"):
-            pull("there", patience=HASTY)
+        with pytest.raises(WeightsError, match=r"silent for 0.3 s"):
+            pull_weights("there", patience=HASTY)
 
 
 def test_mirrors(offer: Offer, web: Web, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = offer(url="http://127.0.0.1:9/v1/weights.pth")
     mirror = tmp_path / "mirror of ours"
     mirror.mkdir()
-    with pytest.raises(
-        WeightsError, match=r"is not in .*mirror of ours: there is no weights.pth, from http://127.0.0.1"
-    ):
-        pull("there", source=str(mirror))
+    with pytest.raises(WeightsError, match=r"mirror of ours: .* weights.pth \(from http://127.0.0.1"):
+        pull_weights("there", source=str(mirror))
     (mirror / "weights.pth").write_bytes(b"another")
-    with pytest.raises(WeightsError, match=f"has 7 bytes of sha256 [0-9a-f]* where {SHA256}"):
-        pull("there", source=str(mirror))
+    with pytest.raises(WeightsError, match=f"7 bytes .*{SHA256}"):
+        pull_weights("there", source=str(mirror))
     assert names(store) == []
     (mirror / "weights.pth").write_bytes(CONTENT)
     seen: list[tuple[int, int]] = []
     for source in (str(mirror), mirror.as_uri(), web.url, f"{web.url}/"):
-        assert pull("there", lambda done, total: seen.append((done, total)), source=source)[0].read_bytes() == CONTENT
+        assert (
+            pull_weights("there", lambda done, total: seen.append((done, total)), source=source)[0].read_bytes()
+            == CONTENT
+        )
         assert seen[-1] == (len(CONTENT), len(CONTENT))
-        row.file.unlink()
+        cached_file(row).unlink()
     monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", f"{web.url}/some")
-    with pytest.raises(WeightsError, match=f"cannot download {web.url}/some/weights.pth: .*404"):
-        pull("there")
+    with pytest.raises(WeightsError, match=f"{web.url}/some/weights.pth: .*404"):
+        pull_weights("there")
     monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", web.url)
-    with pytest.raises(UsageError, match="--from: no directory nowhere"):
-        pull("there", source="nowhere")
-    with pytest.raises(UsageError, match="begins with http://, https:// or file:///, not s3://bucket"):
-        pull("there", source="s3://bucket")
-    with pytest.raises(UsageError, match=r"--from is no address: Invalid IPv6 URL: http://\[x"):
-        pull("there", source="http://[x")
-    with pytest.raises(WeightsError, match=r"a\.\.b is no name that a host can have"):
-        pull("there", source="https://a..b")
-    assert pull("there")[0].read_bytes() == CONTENT
-    assert pull("there", source="nowhere")[0] == row.file  # which is there, so nothing is looked for
+    with pytest.raises(UsageError, match=r"--from: .*nowhere"):
+        pull_weights("there", source="nowhere")
+    with pytest.raises(UsageError, match=r"--from .*s3://bucket"):
+        pull_weights("there", source="s3://bucket")
+    with pytest.raises(UsageError, match=r"--from .*http://\[x"):
+        pull_weights("there", source="http://[x")
+    with pytest.raises(WeightsError, match=r"a\.\.b"):
+        pull_weights("there", source="https://a..b")
+    assert pull_weights("there")[0].read_bytes() == CONTENT
+    assert pull_weights("there", source="nowhere")[0] == cached_file(
+        row
+    )  # the file is in the cache, so no source is needed
 
 
-def test_what_is_secret_in_a_mirror_stays_with_it(offer: Offer, web: Web, store: Path) -> None:
+def test_the_password_of_a_mirror_is_sent_to_no_other_server(offer: Offer, web: Web, store: Path) -> None:
     offer(url="http://127.0.0.1:9/weights.pth")
     secret = web.url.replace("http://", "http://me:p%40ss@")
     web.faults[PATH] = ["cut", "401"]
-    with pytest.raises(WeightsError, match=f"cannot download {web.url}{PATH}: .*401") as raised:
-        pull("there", source=secret, patience=QUICK)
+    with pytest.raises(WeightsError, match=f"{web.url}{PATH}: .*401") as raised:
+        pull_weights("there", source=secret, patience=QUICK)
     assert "ss@" not in str(raised.value)
     assert "ss@" not in (store / "weights.pth.part.json").read_text()
     assert web.said[-1]["Authorization"] == "Basic bWU6cEBzcw=="
     with serve(Web(files={"/there": CONTENT})) as other:
         web.headers[PATH], web.always[PATH] = {"Location": f"{other.url}/there"}, "302"
-        pull("there", source=secret, patience=QUICK)
+        pull_weights("there", source=secret, patience=QUICK)
         assert "Authorization" not in other.said[-1]
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """Passes on what is asked of it, and tunnels wherever it is told to `port`."""
+    """Forwards each request, and tunnels every connection to `port`."""
 
     asked: list[str]
     port: int
@@ -374,13 +378,13 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
     @staticmethod
     def pump(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):  # one of them has gone
+        with suppress(OSError):  # one side has closed
             while block := source.recv(1 << 16):
                 target.sendall(block)
             target.shutdown(socket.SHUT_WR)
 
     def log_message(self, format: str, *values: object) -> None:
-        """Nothing on standard error."""
+        """Write nothing to standard error."""
 
 
 @contextmanager
@@ -401,13 +405,11 @@ def test_proxies(offer: Offer, web: Web, tmp_path: Path, monkeypatch: pytest.Mon
     row = offer(url="http://weights.example:81/weights.pth")
     asked: list[str] = []
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with pytest.raises(
-        WeightsError, match=r"weights.example:81 cannot be reached by the proxy 127.0.0.1:9: Connection"
-    ):
-        pull("there", patience=QUICK)
+    with pytest.raises(WeightsError, match=r"weights.example:81 .* proxy 127.0.0.1:9: Connection refused"):
+        pull_weights("there", patience=QUICK)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    pull("there", source=web.url)
-    row.file.unlink()
+    pull_weights("there", source=web.url)
+    cached_file(row).unlink()
     monkeypatch.delenv("no_proxy")
 
     certificate(tmp_path / "certificate.pem", "weights.example")
@@ -418,26 +420,26 @@ def test_proxies(offer: Offer, web: Web, tmp_path: Path, monkeypatch: pytest.Mon
     handler = type("Proxying", (Proxy,), {"asked": asked, "port": encrypted.server_port})
     with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as port, running(encrypted):
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-        assert pull("there", source=web.url)[0].read_bytes() == CONTENT
+        assert pull_weights("there", source=web.url)[0].read_bytes() == CONTENT
         assert asked == [web.url + PATH]
-        row.file.unlink()
+        cached_file(row).unlink()
         offer(url="https://weights.example/weights.pth")
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
-        assert pull("there")[0].read_bytes() == CONTENT
+        assert pull_weights("there")[0].read_bytes() == CONTENT
         assert asked[1:] == ["weights.example:443"]
-        row.file.unlink()
+        cached_file(row).unlink()
         monkeypatch.delenv("SSL_CERT_FILE")
         with pytest.raises(WeightsError, match=r"self-signed certificate .*SSL_CERT_FILE"):
-            pull("there", patience=QUICK)
+            pull_weights("there", patience=QUICK)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
         web.headers[PATH], web.always[PATH] = {"Location": f"{web.url}/else"}, "302"
-        with pytest.raises(WeightsError, match=r"leads to http://.*, which is not followed"):
-            pull("there", patience=QUICK)
+        with pytest.raises(WeightsError, match="redirects to http://"):
+            pull_weights("there", patience=QUICK)
 
 
 def certificate(path: Path, host: str) -> None:
-    """A key and its certificate, signed by itself."""
+    """Write a key and its self-signed certificate."""
     from datetime import UTC, datetime, timedelta
 
     from cryptography import x509
@@ -461,7 +463,7 @@ def certificate(path: Path, host: str) -> None:
 
 @pytest.fixture
 def mirror(web: Web) -> str:
-    """The path at `web` of a file that a process of its own can pull as NAME."""
+    """The path on the server of a file that another process can pull as NAME."""
     path = f"/{manifest()[NAME].filename}"
     web.files[path] = CONTENT[:1500]
     return path
@@ -469,8 +471,8 @@ def mirror(web: Web) -> str:
 
 @pytest.fixture
 def start(web: Web, store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """`start("pull", NAME)`: a process."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what is in the background ignore it
+    """`start("pull", NAME)`: start `vswin weights pull` in a process of its own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
     started = []
 
     def starting(*arguments: object, before: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
@@ -509,9 +511,7 @@ def test_of_several_processes_one_downloads(web: Web, mirror: str, start: Any, s
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_another_continues_what_a_killed_process_began(
-    web: Web, mirror: str, start: Any, store: Path, number: int
-) -> None:
+def test_another_process_continues_after_a_kill(web: Web, mirror: str, start: Any, store: Path, number: int) -> None:
     web.faults[mirror], web.hang = ["hang"], 60
     part = store / f"{mirror[1:]}.part"
     killed = start("pull", NAME)
@@ -519,34 +519,38 @@ def test_another_continues_what_a_killed_process_began(
     waiting = start("pull", NAME)
     said = waiting.stderr.readline()
     killed.send_signal(number)
-    assert f"{NAME} is being downloaded by process {killed.pid} on {os.uname().nodename}; waiting for it" in said
+    assert f"process {killed.pid} on {os.uname().nodename}" in said
     out, err = waiting.communicate(timeout=60)
     assert (waiting.returncode, out) == (0, f"{store}{mirror}\n"), err
     assert web.gets(mirror) == [None, 750]
     assert (store / mirror[1:]).read_bytes() == CONTENT[:1500]
     assert names(store) == [mirror[1:], f"{mirror[1:]}.sha256"]
     if number == signal.SIGINT:
-        assert (killed.wait(), killed.stderr.read()) == (130, "Error: stopped; the same command continues\n")
+        assert killed.wait() == 130
+        assert killed.stderr.read().startswith("Error: ")
 
 
-def test_a_lock_of_another_host(offer: Offer, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_of_another_host(offer: Offer, store: Path) -> None:
     offer()
     store.mkdir()
     lock = store / "weights.pth.lock"
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
-    monkeypatch.setattr(weights, "POLL", 0.05)
     said: list[str] = []
 
     def say(sentence: str) -> None:
         said.append(sentence)
-        os.utime(lock, (time.time() - 130,) * 2)  # it has not been touched since
+        os.utime(lock, (time.time() - 130,) * 2)  # as if its process had ended
 
-    pull("there", say=say)
-    assert said == [f"there is being downloaded by process 1 on elsewhere; waiting for it (its lock is {lock})"]
+    pull_weights("there", say=say, poll=0.05)
+    assert len(said) == 1
+    assert "process 1 on elsewhere" in said[0]
+    assert str(lock) in said[0]
     assert names(store) == ["weights.pth"]
 
 
-def test_who_holds_a_lock_touches_it_and_gives_back_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_lock_is_touched_and_only_the_own_lock_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = tmp_path / "lock"
     assert locks.acquire(lock, 1) is None
     with locks.held(lock, 0.02):
@@ -557,7 +561,7 @@ def test_who_holds_a_lock_touches_it_and_gives_back_its_own(tmp_path: Path, monk
     assert locks.acquire(lock, 1) is None
     others = json.dumps({"host": "elsewhere", "pid": 1, "started": "1"})
     with locks.held(lock, 9):
-        lock.write_text(others)  # as one does who took this process for dead
+        lock.write_text(others)  # as a process does that took this lock for abandoned
     assert lock.read_text() == others
 
     def without_links(*_: object) -> None:
@@ -571,16 +575,16 @@ def test_who_holds_a_lock_touches_it_and_gives_back_its_own(tmp_path: Path, monk
     assert names(tmp_path) == []
 
 
-def test_a_process_that_another_took_for_dead(offer: Offer, web: Web, store: Path) -> None:
-    """Both had the same part, and the other one published it first."""
+def test_a_process_whose_lock_was_taken_away(offer: Offer, web: Web, store: Path) -> None:
+    """Both processes had the same part, and the other one published it first."""
     row = offer()
 
     def other(done: int, total: int) -> None:
         if done == total:
             (store / "weights.pth.lock").unlink()
-            assert pull("there")[0] == row.file
+            assert pull_weights("there")[0] == cached_file(row)
 
-    assert pull("there", other)[0].read_bytes() == CONTENT
+    assert pull_weights("there", other)[0].read_bytes() == CONTENT
     assert web.gets(PATH) == [None]
     assert names(store) == ["weights.pth"]
 
@@ -594,15 +598,13 @@ def test_a_disk_that_is_too_small_or_fills_up(web: Web, mirror: str, start: Any,
         return process.returncode, err
 
     code, err = pulled()
-    assert (code, err) == (
-        1,
-        f"Error: No space left on device: 2.5 MB are needed, and 2.1 MB are free, in {small_disk}; free some room, or "
-        "name another directory by VSWIN_WEIGHTS_DIR\n",
-    )
+    assert (code, err.count("\n")) == (1, 1)
+    for part in ("2.5 MB", "2.1 MB", str(small_disk), "VSWIN_WEIGHTS_DIR"):
+        assert part in err
     assert names(small_disk) == []
-    web.faults[mirror] = ["chunked"]  # which does not say how much will come
+    web.faults[mirror] = ["chunked"]  # such an answer does not tell its size
     code, err = pulled()
-    assert (code, "are kept, to be continued" in err, len(err.splitlines())) == (1, True, 1), err
+    assert (code, "are kept" in err, len(err.splitlines())) == (1, True, 1), err
     came = (small_disk / f"{mirror[1:]}.part").stat().st_size
     assert came > 1_000_000
     subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
@@ -612,7 +614,7 @@ def test_a_disk_that_is_too_small_or_fills_up(web: Web, mirror: str, start: Any,
     assert (small_disk / mirror[1:]).read_bytes() == content
 
 
-def test_what_another_user_began_in_a_shared_cache(web: Web, mirror: str, start: Any, store: Path) -> None:
+def test_a_part_of_another_user_in_a_shared_cache(web: Web, mirror: str, start: Any, store: Path) -> None:
     def pulled() -> tuple[int, str]:
         process = start("pull", NAME, before=NOT_AS_ROOT)
         _, err = process.communicate(timeout=60)
@@ -645,16 +647,12 @@ def test_shared_caches_that_cannot_be_written(web: Web, mirror: str, start: Any,
     assert said("path", "t-k400", directories=both)[:2] == (0, str(shared / manifest()["t-k400"].filename))
     code, _, err = said("pull", NAME, directories=both)
     assert code == 2
-    assert err == (
-        f"Error: nothing can be written to the weights cache {empty}:{shared}; add a directory of your own, as in: "
-        f"export VSWIN_WEIGHTS_DIR={empty}:{shared}:$HOME/weights"
-    )
+    assert f"VSWIN_WEIGHTS_DIR={empty}:{shared}:$HOME/weights" in err
     all_three = (*both, own)
-    assert said("path", NAME, directories=all_three) == (
-        2,
-        "",
-        f"Error: {NAME} is not in the weights cache {empty}:{shared}:{own}; get it with: vswin weights pull {NAME}",
-    )
+    code, out, err = said("path", NAME, directories=all_three)
+    assert (code, out) == (2, "")
+    assert f"{empty}:{shared}:{own}" in err
+    assert f"vswin weights pull {NAME}" in err
     code, out, err = said("pull", NAME, directories=all_three)
     assert (code, out) == (0, f"{own}{mirror}"), err
     assert said("path", NAME, directories=all_three)[1] == out
@@ -668,13 +666,13 @@ def test_several_names(run: Run, mirror: str, store: Path, tmp_path: Path) -> No
     unknown = run("vswin", "weights", "pull", NAME, "t-k40", "--from", tmp_path)
     assert (unknown.returncode, unknown.stdout, store.exists()) == (2, "", False)
     done = run("vswin", "weights", "pull", "nano", "t-k400", NAME, NAME, "b-k400-in22k", "--from", tmp_path)
-    assert done.stdout.splitlines() == [str(weights.bundled_file()), f"{store}{mirror}", str(store / other)]
+    assert done.stdout.splitlines() == [str(bundled_file()), f"{store}{mirror}", str(store / other)]
     assert done.returncode == 2
-    assert "where 9950e3be6b0b" in done.stderr.splitlines()[-1]
+    assert "9950e3be6b0b" in done.stderr.splitlines()[-1]
     assert run("vswin", "weights", "path", NAME).stdout == f"{store}{mirror}\n"
 
 
-def test_list_says_what_is_there(run: Run, offer: Offer, web: Web, store: Path) -> None:
+def test_list_shows_the_files_in_the_cache(run: Run, offer: Offer, web: Web, store: Path) -> None:
     def line() -> str:
         listed = run("vswin", "weights", "list").stdout.splitlines()
         return next(line.rstrip() for line in listed if line.startswith("there "))
@@ -683,14 +681,14 @@ def test_list_says_what_is_there(run: Run, offer: Offer, web: Web, store: Path) 
     assert line().endswith("MIT")
     web.faults[PATH] = ["cut", "403"]
     with pytest.raises(WeightsError, match="403"):
-        pull("there", patience=QUICK)
+        pull_weights("there", patience=QUICK)
     assert line().endswith(" 50%")
-    pull("there")
+    pull_weights("there")
     assert line().endswith(" yes")
     assert run("vswin", "weights", "list").stdout.endswith(f"Cache: {store}\n")
 
 
-def test_prune_removes_what_is_ours_and_unfinished(run: Run, store: Path) -> None:
+def test_prune_removes_our_unfinished_files(run: Run, store: Path) -> None:
     file, busy = manifest()[NAME].filename, manifest()["t-k400"].filename
     ours = [f"{file}.part", f"{file}.part.json", f"{file}k7q2.part", f"{file}.lock.ab.tmp"]
     kept = [busy, f"{busy}.part", "mine.pth", f"{file}.bak", f"{file}.sha256"]
@@ -701,16 +699,16 @@ def test_prune_removes_what_is_ours_and_unfinished(run: Run, store: Path) -> Non
     assert locks.acquire(lock, 60) is None
     with locks.held(lock, 9):
         listed = run("vswin", "weights", "prune").stdout
-        assert "4 unfinished files, 4.0 kB, to be removed by --yes" in listed
-        assert f"being downloaded, and left: {store / busy} by process {os.getpid()}" in listed
-        assert f"not of the published weights, and left: {store / 'mine.pth'}" in listed
+        for part in ("4 unfinished files, 4.0 kB", f"{store / busy} by process {os.getpid()}", str(store / "mine.pth")):
+            assert part in listed
         assert set(ours) <= set(names(store))
-        assert "4 unfinished files, 4.0 kB, removed" in run("vswin", "weights", "prune", "--yes").stdout
+        assert "4 unfinished files, 4.0 kB" in run("vswin", "weights", "prune", "--yes").stdout
     assert names(store) == sorted([*kept, "folder"])
-    assert "1 unfinished file, 1.0 kB, removed" in run("vswin", "weights", "prune", "--yes").stdout
+    assert "1 unfinished file, 1.0 kB" in run("vswin", "weights", "prune", "--yes").stdout
+    assert names(store) == sorted({*kept, "folder"} - {f"{busy}.part"})
 
 
-def test_the_bar_on_a_terminal_begins_where_an_earlier_try_ended(web: Web, mirror: str, store: Path) -> None:
+def test_the_progress_bar_begins_where_an_earlier_try_ended(web: Web, mirror: str, store: Path) -> None:
     web.files[mirror] = CONTENT
     web.faults[mirror] = ["cut", "403", "cut"]
     ours, theirs = pty.openpty()
@@ -728,4 +726,4 @@ def test_the_bar_on_a_terminal_begins_where_an_earlier_try_ended(web: Web, mirro
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert f"{NAME}:  50%" in shown.partition("403 Forbidden")[2]
-    assert "the server stopped after 13500 of 18000 bytes; trying again in 0.5 s, from 0.0 MB on" in shown
+    assert "13500 of 18000 bytes; trying again in 0.5 s, after 13.5 kB" in shown

@@ -1,4 +1,4 @@
-"""The examples show what they are there to show: nano's features are worth more than what is simpler."""
+"""In the examples, features of nano give better results than simpler methods."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def printed(name: str, *arguments: object) -> dict[str, list[float]]:
-    """The numbers in each line that an example prints, by what the line begins with."""
+    """Run an example. Return the numbers of each line that it prints, by the beginning of the line."""
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
     lines = [re.split(r"\s{2,}|\s(?=recall|mAP|k-NN)", line, maxsplit=1) for line in done.stdout.splitlines()]
@@ -27,7 +27,7 @@ def test_retrieval() -> None:
 
 def test_localize() -> None:
     found = printed("localize", "--videos", 9)
-    nano, baseline = (found[name][-1] for name in ("nano", "frame differences"))  # of the only draw
+    nano, baseline = (found[name][-1] for name in ("nano", "frame differences"))  # there is one draw
     assert nano > baseline + 30
 
 
@@ -37,6 +37,6 @@ def test_linear_probe() -> None:
         assert found["embeddings"][i] > max(found["colour histogram"][i], found["raw pixels"][i]) + 0.5
 
 
-def test_they_are_short() -> None:
+def test_examples_are_short() -> None:
     for name in ("retrieval", "localize", "linear_probe"):
         assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) < 100

@@ -702,24 +702,26 @@ def test_it_is_never_silent_about_the_bundled_model(run: Run, videos: Path, tmp_
 
 
 def test_logits_of_weights_without_head(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    from vswin_extract.weights import checkpoints
+    from vswin_extract.weights.checkpoints import save_checkpoint
+    from vswin_extract.weights.load import read_checkpoint
 
-    read = checkpoints.read(small_weights)
+    read = read_checkpoint(small_weights)
     state = {name: value for name, value in read.state.items() if not name.startswith("head.")}
     assert read.recipe is not None
-    checkpoints.save(tmp_path / "headless.safetensors", state, read.variant, read.recipe)
+    save_checkpoint(tmp_path / "headless.safetensors", state, read.variant, read.recipe)
     done = run("vswin-extract", videos, tmp_path / "o.h5", "--weights", tmp_path / "headless.safetensors", "--logits")
     assert done.returncode == 2
     assert "no classification head" in done.stderr
 
 
 def test_values_that_do_not_fit_are_a_failure(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    from vswin_extract.weights import checkpoints
+    from vswin_extract.weights.checkpoints import save_checkpoint
+    from vswin_extract.weights.load import read_checkpoint
 
-    read = checkpoints.read(small_weights)
+    read = read_checkpoint(small_weights)
     assert read.recipe is not None
     state = {**read.state, "norm.weight": read.state["norm.weight"] * 1e6}
-    checkpoints.save(tmp_path / "loud.safetensors", state, read.variant, read.recipe)
+    save_checkpoint(tmp_path / "loud.safetensors", state, read.variant, read.recipe)
     arguments = ["--weights", tmp_path / "loud.safetensors", "--dtype", "float16"]
     done = run("vswin-extract", videos, tmp_path / "out.h5", *arguments)
     assert done.returncode == 3

@@ -154,7 +154,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
     for module, without in (
         ("vswin_extract.decoding.child", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.store.features", ["torch", "av", "decord"]),
-        ("vswin_extract.weights.registry", ["torch", "h5py", "fsspec"]),
+        ("vswin_extract.weights.pull", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.job.events", ["torch", "h5py", "av"]),
         ("vswin_extract.export.export", ["torch", "av", "decord", "pyarrow"]),
         ("vswin_extract.explore.search", ["torch", "av", "faiss"]),

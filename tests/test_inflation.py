@@ -1,4 +1,4 @@
-"""`vswin weights inflate`: a 2D Swin becomes a 3D one, and a still clip tells whether it is still the same."""
+"""`vswin weights inflate`: a 2D Swin becomes a 3D one, and a still clip must give the 2D features."""
 
 import math
 import re
@@ -15,24 +15,26 @@ from torch import Tensor
 from vswin_extract import load_model
 from vswin_extract.errors import WeightsError
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import checkpoints, golden
-from vswin_extract.weights.checkpoints import State, expected_shapes
-from vswin_extract.weights.inflation import check_still, flat_maps, still
+from vswin_extract.weights import golden
+from vswin_extract.weights.checkpoints import StateDict, save_checkpoint
+from vswin_extract.weights.fit import expected_shapes
+from vswin_extract.weights.inflation import check_still, maps_2d, still_picture
+from vswin_extract.weights.load import read_checkpoint
 from vswin_extract.weights.recipe import Recipe
 
 SMALL = VARIANTS["nano"]
 
 
-def flat_state() -> State:
-    """A 2D Swin of nano's sizes, under our names, drawn."""
+def flat_state() -> StateDict:
+    """Draw a 2D Swin of the sizes of nano, under our names."""
     shapes = expected_shapes(replace(SMALL, window=(1, 7, 7)), 0)
-    drawn = {name: golden.tensor("flat/" + name, shape) for name, shape in shapes.items()}
-    return {**drawn, "patch_embed.proj.weight": golden.tensor("flat/patch", (SMALL.embed_dim, 3, 4, 4))}
+    drawn = {name: golden.drawn_tensor("flat/" + name, shape) for name, shape in shapes.items()}
+    return {**drawn, "patch_embed.proj.weight": golden.drawn_tensor("flat/patch", (SMALL.embed_dim, 3, 4, 4))}
 
 
 @pytest.fixture(scope="module")
 def microsoft(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It as Microsoft saves them."""
+    """The same in the layout of Microsoft's files."""
     path = tmp_path_factory.mktemp("flat") / "swin_nano_patch4_window7_224.pth"
     by_name = {}
     for ours, value in flat_state().items():
@@ -50,15 +52,15 @@ def test_inflate(run: Run, microsoft: Path, tmp_path: Path) -> None:
     found = re.findall(r"stage (\d) (\S+?)[, ]", done.stdout)
     assert [int(stage) for stage, _ in found] == [1, 2, 3, 4]
     assert all(float(error) < 1e-12 for _, error in found)
-    assert "10-way head is of images and not used" in done.stderr
+    assert "10 image classes" in done.stderr
     model = load_model(out, device="cpu", precision="fp32")
     assert (model.variant, model.num_classes) == (replace(SMALL, window=(2, 7, 7)), 0)
 
-    # the same through all that extraction computes with, in float32, from the file
+    # the same in float32, from the file, by the network that extraction uses
     picture = torch.arange(224 * 224 * 3).mul(7919).remainder(251).to(torch.uint8).view(1, 1, 224, 224, 3)
     maps = model(picture.expand(-1, 8, -1, -1, -1), (1, 4)).stages
     pixels = (picture[0, 0].double() - torch.tensor(model.recipe.mean)) / torch.tensor(model.recipe.std)
-    expected = flat_maps(flat_state(), model.variant, pixels.permute(2, 0, 1)[None])
+    expected = maps_2d(flat_state(), model.variant, pixels.permute(2, 0, 1)[None])
     for stage in (1, 4):
         for step in maps[stage][0]:
             assert relative_error(step, expected[stage]) < 1e-5
@@ -66,52 +68,52 @@ def test_inflate(run: Run, microsoft: Path, tmp_path: Path) -> None:
     again = run("vswin", "weights", "inflate", microsoft, "-o", out)
     assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
     twice = run("vswin", "weights", "inflate", out, "-o", tmp_path / "twice.safetensors")
-    assert (twice.returncode, "is a 3D checkpoint already" in twice.stderr) == (2, True)
+    assert (twice.returncode, "3D" in twice.stderr) == (2, True)
     odd = run("vswin", "weights", "inflate", microsoft, "-o", tmp_path / "x.safetensors", "--window", "8x7")
-    assert (odd.returncode, "must be like 8x7x7" in odd.stderr) == (2, True)
+    assert (odd.returncode, "8x7x7" in odd.stderr) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 @pytest.mark.parametrize("name", ["patch_embed.proj.weight", "stages.2.blocks.1.attn.relative_position_bias_table"])
-def test_an_inflation_that_is_wrong_is_told(microsoft: Path, name: str) -> None:
-    right = checkpoints.read(microsoft, window=(2, 7, 7))
+def test_a_wrong_inflation_is_noticed(microsoft: Path, name: str) -> None:
+    right = read_checkpoint(microsoft, window=(2, 7, 7))
     wrong = right.state[name].clone()
-    wrong[0] += 0.1  # of a table: one offset in time, of one head's bias
-    with pytest.raises(WeightsError, match="does not give the 2D features"):
+    wrong[0] += 0.1  # in a table: one offset in time, the bias of one head
+    with pytest.raises(WeightsError, match="stage 1"):
         check_still(replace(right, state={**right.state, name: wrong}))
     assert max(check_still(right).values()) < 1e-12
 
 
-def test_a_3d_checkpoint_has_nothing_to_be_compared_with(small_weights: Path) -> None:
-    with pytest.raises(WeightsError, match="not of a 2D Swin"):
-        check_still(checkpoints.read(small_weights))
+def test_a_3d_checkpoint_cannot_be_compared(small_weights: Path) -> None:
+    with pytest.raises(WeightsError, match="2D"):
+        check_still(read_checkpoint(small_weights))
 
 
-def test_a_window_that_is_resized_is_said(microsoft: Path) -> None:
-    assert not any("resized" in note for note in checkpoints.read(microsoft).notes)
-    resized = checkpoints.read(microsoft, window=(8, 12, 12))
-    assert any("7x7 tokens is resized to 12x12" in note for note in resized.notes)
+def test_a_resized_window_is_noted(microsoft: Path) -> None:
+    assert not any("resized" in note for note in read_checkpoint(microsoft).notes)
+    resized = read_checkpoint(microsoft, window=(8, 12, 12))
+    assert any("7x7" in note and "12x12" in note for note in resized.notes)
 
 
-def test_the_name_of_its_variant_does_not_change_what_a_file_says(microsoft: Path, tmp_path: Path) -> None:
-    inflated, out = checkpoints.read(microsoft, window=(8, 12, 12)), tmp_path / "inflated.safetensors"
-    checkpoints.save(out, inflated.state, inflated.variant, Recipe(), (), "drawn")
-    assert checkpoints.read(out, variant="nano").variant == inflated.variant
+def test_naming_the_variant_keeps_the_window_of_our_file(microsoft: Path, tmp_path: Path) -> None:
+    inflated, out = read_checkpoint(microsoft, window=(8, 12, 12)), tmp_path / "inflated.safetensors"
+    save_checkpoint(out, inflated.state, inflated.variant, Recipe(), (), "drawn")
+    assert read_checkpoint(out, variant="nano").variant == inflated.variant
 
 
-def test_a_2d_backbone_of_a_detector_is_one_too(microsoft: Path, tmp_path: Path) -> None:
+def test_the_2d_backbone_of_a_detector(microsoft: Path, tmp_path: Path) -> None:
     state = torch.load(microsoft, weights_only=True)["model"]
     path = tmp_path / "detector.pth"
     torch.save({f"backbone.{name}": value for name, value in state.items() if "head" not in name}, path)
-    inflated = checkpoints.read(path)
-    assert all(torch.equal(value, inflated.state[name]) for name, value in checkpoints.read(microsoft).state.items())
+    inflated = read_checkpoint(path)
+    assert all(torch.equal(value, inflated.state[name]) for name, value in read_checkpoint(microsoft).state.items())
 
 
-def test_the_2d_network_is_swin_as_the_paper_has_it() -> None:
-    """Written again without windows: all tokens see all, but for a mask, and the bias is looked up by offset."""
+def test_the_2d_network_is_that_of_the_paper() -> None:
+    """Compare with a second implementation without windows: attention over all tokens, masks, bias by offset."""
     state = {name: value.double() for name, value in flat_state().items()}
-    picture = still(112)  # not whole windows in stage 4, where those of the network are cut off
-    found = flat_maps(flat_state(), SMALL, picture)
+    picture = still_picture(112)  # not a whole number of windows in stage 4, where windows are cut off
+    found = maps_2d(flat_state(), SMALL, picture)
     x = F.conv2d(picture, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=4)[0]
     x = norm(x.permute(1, 2, 0), state, "patch_embed.norm")  # H W C
     for stage in range(3):
@@ -124,7 +126,7 @@ def test_the_2d_network_is_swin_as_the_paper_has_it() -> None:
         assert relative_error(found[stage + 1], x) < 1e-10, stage
 
 
-def swin_block(x: Tensor, state: State, name: str, heads: int, shifted: bool) -> Tensor:
+def swin_block(x: Tensor, state: StateDict, name: str, heads: int, shifted: bool) -> Tensor:
     height, width, channels = x.shape
     offset = 4 if shifted and height > 7 else 0  # windows shifted by 3 begin at 3, 10, 17…
     y, xx = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
@@ -142,9 +144,9 @@ def swin_block(x: Tensor, state: State, name: str, heads: int, shifted: bool) ->
     return x + linear(hidden, state, f"{name}.mlp.fc2")
 
 
-def norm(x: Tensor, state: State, name: str) -> Tensor:
+def norm(x: Tensor, state: StateDict, name: str) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
 
 
-def linear(x: Tensor, state: State, name: str) -> Tensor:
+def linear(x: Tensor, state: StateDict, name: str) -> Tensor:
     return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])

@@ -14,9 +14,9 @@ from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.cuda import CudaSwin
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS, Variant
-from vswin_extract.weights import checkpoints
-from vswin_extract.weights.checkpoints import inflate
-from vswin_extract.weights.golden import drawn_state, tensor
+from vswin_extract.weights.golden import drawn_state, drawn_tensor
+from vswin_extract.weights.inflation import inflate_state
+from vswin_extract.weights.load import read_checkpoint
 
 TOLERANCE = 4e-5
 FORWARD = ["t_16x112", "t_odd_9x75x90", "s_8x96", "b_32x64", "b16_32x64", "l_4x64"]
@@ -94,7 +94,7 @@ def test_compiled_it_gives_the_published_numbers() -> None:
     ],
 )
 def test_every_layout_loads_and_gives_the_published_numbers(layout: str, found: str, name: str, tmp_path: Path) -> None:
-    read = checkpoints.read(write(layout, tmp_path / "weights.pth"))
+    read = read_checkpoint(write(layout, tmp_path / "weights.pth"))
     assert read.layout == found
     assert read.variant == VARIANTS["t"]
     check(network(read.variant, read.state, read.num_classes), name)
@@ -102,18 +102,18 @@ def test_every_layout_loads_and_gives_the_published_numbers(layout: str, found: 
 
 def test_official_b_loads(tmp_path: Path) -> None:
     """Its fixture has 600 classes where this layout has 400, so the head is compared apart."""
-    read = checkpoints.read(write("official_b", tmp_path / "weights.pth"))
+    read = read_checkpoint(write("official_b", tmp_path / "weights.pth"))
     assert (read.variant, read.num_classes) == (VARIANTS["b"], 400)
     backbone = {name: value for name, value in read.state.items() if not name.startswith("head.")}
     check(network(read.variant, backbone, 0), "b_32x64")
-    assert torch.equal(read.state["head.weight"], tensor("cls_head.fc_cls.weight", (400, 1024)))
+    assert torch.equal(read.state["head.weight"], drawn_tensor("cls_head.fc_cls.weight", (400, 1024)))
     published_state.cache_clear()
 
 
 def test_a_larger_2d_window_is_resized(tmp_path: Path) -> None:
     """Window 12 to 7, in both 2D layouts alike, by cubic convolution."""
-    microsoft = checkpoints.read(write("swin2d_b_w12", tmp_path / "microsoft.pth"))
-    timm = checkpoints.read(write("timm_b_w12", tmp_path / "timm.pth"))
+    microsoft = read_checkpoint(write("swin2d_b_w12", tmp_path / "microsoft.pth"))
+    timm = read_checkpoint(write("timm_b_w12", tmp_path / "timm.pth"))
     assert microsoft.variant == timm.variant == VARIANTS["b"]
     assert microsoft.state.keys() == timm.state.keys()
     for name, value in microsoft.state.items():
@@ -122,7 +122,7 @@ def test_a_larger_2d_window_is_resized(tmp_path: Path) -> None:
 
     plane = np.random.default_rng(0).standard_normal((23, 23))
     name = "x.relative_position_bias_table"
-    table = inflate({name: torch.from_numpy(plane.reshape(-1, 1))}, VARIANTS["b"])[name]
+    table = inflate_state({name: torch.from_numpy(plane.reshape(-1, 1))}, VARIANTS["b"])[name]
     taps = cubic_convolution(23, 13)
     expected = np.tile((taps @ plane @ taps.T).reshape(-1, 1), (15, 1))
     assert relative_error(table, expected) < 1e-5
@@ -147,7 +147,7 @@ def cubic_convolution(source: int, target: int) -> NDArray[np.float64]:
 
 def test_a_still_clip_gives_the_2d_features_at_every_time(tmp_path: Path) -> None:
     """What inflation is for (section 3.3): the 3D network sees no motion where there is none."""
-    read = checkpoints.read(write("swin2d_t_w7", tmp_path / "weights.pth"))
+    read = read_checkpoint(write("swin2d_t_w7", tmp_path / "weights.pth"))
     assert read.num_classes == 0
     assert any("not used" in note for note in read.notes)
     made = network(read.variant, read.state, 0)

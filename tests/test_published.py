@@ -1,4 +1,4 @@
-"""Full-size checkpoints as they are published, all the way: pull, verify, convert, extract with logits."""
+"""Full-size checkpoints in published layouts: pull, verify, convert and extract with logits."""
 
 import functools
 import gc
@@ -21,10 +21,12 @@ from vswin_extract import load_model, open_features
 from vswin_extract.decoding.decoders import open_decoder
 from vswin_extract.files import file_sha256
 from vswin_extract.network.cpu import CpuSwin
+from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.swin3d import VideoSwin
-from vswin_extract.network.variants import VARIANTS
+from vswin_extract.network.variants import VARIANTS, Variant
 from vswin_extract.weights import golden
-from vswin_extract.weights.checkpoints import expected_shapes
+from vswin_extract.weights.fit import expected_shapes
+from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import Published, manifest
 
 TOLERANCE = 4e-5
@@ -34,8 +36,8 @@ FRAMES, SIDE, CLIP_LEN = 10, 64, 4
 
 
 @pytest.mark.parametrize("layout", ["official_t", "official_b", "mmaction2_t", "torchvision_t"])
-def test_layouts_are_extended_as_they_are(layout: str) -> None:
-    """What makes the checkpoints below full-size ones of S and L makes exactly the known keys and shapes of T and B."""
+def test_checkpoints_in_published_layouts_are_made_correctly(layout: str) -> None:
+    """The code that makes the checkpoints of S and L below makes exactly the known keys and shapes of T and B."""
     family, arch = layout.rsplit("_", 1)
     with torch.device("meta"):
         state = {name: torch.empty(shape) for name, shape in expected_shapes(VARIANTS[arch], 400).items()}
@@ -50,7 +52,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address where a server of this machine offers what is in it."""
+    """A folder, and the address of a server on this machine that offers its files."""
     folder = tmp_path / "published"
     folder.mkdir()
     handler = functools.partial(Quiet, directory=str(folder))
@@ -61,7 +63,7 @@ def publisher(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def pulled(run: Run, row: Published, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in the cache, after it was downloaded from where the row says."""
+    """Pull a row of the manifest, and return the file in the cache."""
     monkeypatch.setitem(manifest(), row.name, row)
     done = run("vswin", "weights", "pull", row.name)
     assert done.returncode == 0, done.stderr
@@ -71,7 +73,7 @@ def pulled(run: Run, row: Published, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Noise and a moving wave, lossless."""
+    """A lossless video of noise and a moving wave."""
     path = tmp_path / "noise.mkv"
     t, y, x = np.ogrid[:FRAMES, :SIDE, :SIDE]
     wave = 100 + 80 * np.sin(0.3 * x + 0.2 * y - 0.6 * t)
@@ -115,17 +117,8 @@ def test_from_the_server_to_the_features(
         sha256=file_sha256(file)[:8],
         megabytes=0.0,
     )
-    there = pulled(run, row, monkeypatch)
-    try:
-        shown = run("vswin", "weights", "verify", NAME)
-        assert shown.returncode == 0, shown.stdout
-        assert re.search(r"^ok +finite", shown.stdout, re.MULTILINE)
-        mine = tmp_path / "mine.safetensors"
-        done = run("vswin", "weights", "convert", NAME, mine)
-        assert f"variant {arch}, window {'x'.join(map(str, variant.window))}, " in done.stdout
-        assert f"{facts['num_classes']} classes" in done.stdout
-    finally:
-        there.unlink()  # the cache is the whole session's
+    mine = tmp_path / "mine.safetensors"
+    verify_and_convert(run, pulled(run, row, monkeypatch), variant, facts["num_classes"], mine)
     file.unlink()
 
     model = load_model(mine, device="cpu", precision="fp32")
@@ -137,36 +130,42 @@ def test_from_the_server_to_the_features(
     del model
     gc.collect()
 
-    out = tmp_path / "out.h5"
-    options = [
-        "--logits",
-        "--stage",
-        4,
-        "--clip-len",
-        CLIP_LEN,
-        "--frame-interval",
-        1,
-        "--size",
-        SIDE,
-        "--resize",
-        SIDE,
-    ]
-    done = run("vswin-extract", video, out, "--weights", mine, "--precision", "fp32", "--device", "cpu", *options)
-    assert done.returncode == 0, done.stderr
     network = VideoSwin(variant, facts["num_classes"]).eval()
     network.load_state_dict(state, assign=True)
+    extract_and_compare(run, video, mine, network, recipe)
+
+
+def verify_and_convert(run: Run, pulled: Path, variant: Variant, classes: int, mine: Path) -> None:
+    try:
+        shown = run("vswin", "weights", "verify", NAME)
+        assert shown.returncode == 0, shown.stdout
+        assert re.search(r"^ok +finite", shown.stdout, re.MULTILINE)
+        done = run("vswin", "weights", "convert", NAME, mine)
+        assert f"variant {variant.name}, window {'x'.join(map(str, variant.window))}, " in done.stdout
+        assert f"{classes} classes" in done.stdout
+    finally:
+        pulled.unlink()  # other tests use the same cache
+
+
+def extract_and_compare(run: Run, video: Path, weights: Path, network: VideoSwin, recipe: Recipe) -> None:
+    out = weights.with_name("out.h5")
+    options = [
+        "--logits", "--stage", 4, "--clip-len", CLIP_LEN, "--frame-interval", 1, "--size", SIDE, "--resize", SIDE,
+    ]  # fmt: skip
+    done = run("vswin-extract", video, out, "--weights", weights, "--precision", "fp32", "--device", "cpu", *options)
+    assert done.returncode == 0, done.stderr
     with open_decoder("pyav", video) as decoder:
         frames = torch.from_numpy(np.stack([frame.rgb() for frame in decoder]))
     assert len(frames) == FRAMES
     normalised = (frames - torch.tensor(recipe.mean)) / torch.tensor(recipe.std)
     with torch.inference_mode(), open_features(out) as features:
         stored = features[video.name]
-        assert stored.logits.shape == (3, facts["num_classes"])
+        assert network.head is not None
+        assert stored.logits.shape == (3, network.head.out_features)
         for k, (first, _) in enumerate(stored.frames[:].tolist()):
             shown_frames = normalised[[min(i, FRAMES - 1) for i in range(first, first + CLIP_LEN)]]
             maps = network(shown_frames.permute(3, 0, 1, 2)[None])
-            embedding = VideoSwin.embed(maps[4])
-            assert network.head is not None
+            embedding = pool_map(maps[4], "all")
             assert relative_error(stored.stage4[k], maps[4][0]) < TOLERANCE
             assert relative_error(stored.embedding[k], embedding[0]) < TOLERANCE
             assert relative_error(stored.logits[k], network.head(embedding)[0]) < TOLERANCE

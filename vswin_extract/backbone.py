@@ -12,9 +12,12 @@ from vswin_extract.errors import DeviceError, UsageError, first_line
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.inference import inference_network
 from vswin_extract.network.pooling import Pool, pool_map
-from vswin_extract.weights import registry as weights_
-from vswin_extract.weights.checkpoints import Checkpoint, build
+from vswin_extract.weights.cache import COMPILED, writable_cache
+from vswin_extract.weights.checkpoints import Checkpoint
+from vswin_extract.weights.fit import build_network
+from vswin_extract.weights.load import load_checkpoint
 from vswin_extract.weights.recipe import Recipe
+from vswin_extract.weights.registry import BUNDLED
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,7 +55,7 @@ class Backbone:
         self.precision = precision
         self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
         self.network, notes = inference_network(
-            build(checkpoint.state, checkpoint.variant, checkpoint.num_classes).requires_grad_(False),
+            build_network(checkpoint.state, checkpoint.variant, checkpoint.num_classes).requires_grad_(False),
             device,
             DTYPES[precision],
             self.recipe.mean,
@@ -81,8 +84,8 @@ class Backbone:
             raise DeviceError(
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
-        if cache := weights_.writable_cache():
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / weights_.COMPILED))
+        if cache := writable_cache():
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / COMPILED))
         self._compile(len(clips))
         try:
             self(clips, **wanted)
@@ -140,7 +143,7 @@ class Backbone:
 
 
 def load_model(
-    weights: str | os.PathLike[str] = weights_.BUNDLED,
+    weights: str | os.PathLike[str] = BUNDLED,
     *,
     variant: str | None = None,
     device: str = "auto",
@@ -161,7 +164,7 @@ def load_model(
     """
     where = find_device(device)
     how = find_precision(precision, where)
-    name, checkpoint = weights_.load(os.fspath(weights), variant)
+    name, checkpoint = load_checkpoint(os.fspath(weights), variant)
     return Backbone(name, checkpoint, where, how)
 
 

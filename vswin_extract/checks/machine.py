@@ -34,7 +34,8 @@ from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.weights.registry import cache_dirs, manifest, writable_cache
+from vswin_extract.weights.cache import cache_dirs, cached_file, writable_cache
+from vswin_extract.weights.registry import manifest
 
 NETWORK = (
     "nfs",
@@ -263,7 +264,7 @@ def decode(name: str, path: Path) -> str:
 def weights_cache() -> Iterator[Check]:
     """Where it is, and by their sizes whether the files in it are whole: hashing them takes `weights verify`."""
     folders = ", ".join(_home(folder) for folder in cache_dirs())
-    here = [row for row in manifest().values() if row.file.is_file()]
+    here = [row for row in manifest().values() if cached_file(row).is_file()]
     said = f"{folders}: {', '.join(row.name for row in here) or 'empty'}"
     if writable_cache():
         yield Check("weights cache", "ok", said)
@@ -271,7 +272,7 @@ def weights_cache() -> Iterator[Check]:
         advice = "what is in it can be used; to pull more, add a directory of your own to VSWIN_WEIGHTS_DIR"
         yield Check("weights cache", "warning", f"{said}; cannot be written", advice)
     for row in here:
-        size = row.file.stat().st_size
+        size = cached_file(row).stat().st_size
         if row.megabytes and abs(size / 1e6 - row.megabytes) > 0.02 * row.megabytes:
             found = f"has {size / 1e6:.1f} MB, where about {row.megabytes:g} MB are published"
             advice = f"delete it and pull it again, or look closer: vswin weights verify {row.name}"

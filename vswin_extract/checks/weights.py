@@ -12,10 +12,11 @@ from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.files import file_sha256
 from vswin_extract.network.variants import Variant
 from vswin_extract.weights import golden
-from vswin_extract.weights.checkpoints import Checkpoint, read
-from vswin_extract.weights.classes import class_names
+from vswin_extract.weights.cache import cached_file, check_hash, find_weights
+from vswin_extract.weights.checkpoints import Checkpoint
+from vswin_extract.weights.load import load_checkpoint, read_checkpoint
 from vswin_extract.weights.recipe import Recipe
-from vswin_extract.weights.registry import BUNDLED, Published, check, find, known_by_hash, load, manifest
+from vswin_extract.weights.registry import BUNDLED, Published, class_names, find_by_sha256, manifest
 
 State = Literal["ok", "warning", "failed"]
 
@@ -34,15 +35,15 @@ def facts(name_or_file: str) -> dict[str, Any]:
     """What is known of weights: of published ones that are not in the cache, what the manifest says. What is not known
     is None. Raises what `load` does."""
     row = manifest().get(name_or_file)
-    if row is not None and not row.file.is_file():
+    if row is not None and not cached_file(row).is_file():
         return {
             **_published(row), "name": row.name, "file": None, "variant": row.variant, "window": None,
             "parameters": None, "num_classes": row.classes, "classes": list(class_names(row.dataset, row.classes)),
             "recipe": asdict(row.recipe), "licence": row.license, "source": row.url, "sha256": row.sha256 or None,
             "layout": row.layout, "notes": [row.note] if row.note else [],
         }  # fmt: skip
-    path = find(name_or_file)
-    name, checkpoint = load(name_or_file)
+    path = find_weights(name_or_file)
+    name, checkpoint = load_checkpoint(name_or_file)
     row = manifest().get(name)
     nothing = dict.fromkeys(("dataset", "accuracy", "views"))
     return {
@@ -74,17 +75,17 @@ def verify(name_or_file: str, record: bool = False) -> Iterator[Check]:
 
     Raises UsageError and WeightsError where there are no such weights, OSError where nothing can be recorded.
     """
-    path = find(name_or_file)
+    path = find_weights(name_or_file)
     sha256 = file_sha256(path)
-    row = manifest().get(name_or_file) or known_by_hash(sha256)
+    row = manifest().get(name_or_file) or find_by_sha256(sha256)
     if row is not None:
         try:
-            yield Check("sha256", "ok", check(sha256, row).removeprefix("sha256 "))
+            yield Check("sha256", "ok", check_hash(sha256, row).removeprefix("sha256 "))
         except WeightsError as error:
             yield Check("sha256", "failed", str(error))
             return
     try:
-        checkpoint = read(path)
+        checkpoint = read_checkpoint(path)
     except WeightsError as error:
         yield Check("fit", "failed", str(error))
         return
@@ -118,9 +119,9 @@ def compare_variant(variant: Variant, device: torch.device, precision: str) -> C
     return _judge(what, golden_error(backbone, expected), precision, "the code computes something else here")
 
 
-def golden_error(backbone: Backbone, values: golden.Values) -> float:
+def golden_error(backbone: Backbone, values: golden.GoldenValues) -> float:
     """Relative L2 error of what a model gives for the clip. Raises what computing raises."""
-    embedding = backbone(golden.clip()).embedding
+    embedding = backbone(golden.golden_clip()).embedding
     if embedding is None:
         raise UsageError(f"{backbone.name} gives no embedding")
     expected = np.asarray(values)
@@ -135,7 +136,7 @@ def _compare(name: str, checkpoint: Checkpoint, record: bool) -> Check:
         advice = f"once you trust this file and this machine: vswin weights verify {name} --record"
         return Check(what, "warning", "nobody has computed them for these weights yet", advice)
     if expected is None or (record and name == BUNDLED):
-        golden.record(name, checkpoint)
+        golden.record_values(name, checkpoint)
         expected = golden.of_weights(checkpoint.sha256) or ()
         what += ", recorded"
     backbone = Backbone(name, checkpoint, torch.device("cpu"), "fp32")

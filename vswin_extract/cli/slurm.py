@@ -62,7 +62,7 @@ def slurm(
     from vswin_extract.errors import UsageError
     from vswin_extract.journal.directory import check_output, journal_directory
     from vswin_extract.run import slurm as library
-    from vswin_extract.weights.registry import find
+    from vswin_extract.weights.cache import find_weights
 
     with extract.make_context("vswin-extract", list(arguments)) as context:
         check_environment(context)  # as the tasks will
@@ -70,7 +70,7 @@ def slurm(
         if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
         job = make_job(**{name: value for name, value in asked.items() if name not in NO_JOB} | {"shard": "none"})
-        find(job.weights)
+        find_weights(job.weights)
         check_output(job.output, job.overwrite)
         options = list(spelt(context))
     paths = [absolute(path) for path in (*asked["inputs"], asked["output"])]

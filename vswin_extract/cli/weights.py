@@ -22,14 +22,16 @@ def weights() -> None:
 @reports_errors
 def list_() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
-    from vswin_extract.weights.registry import BUNDLED, begun, bundled_file, cache_dirs, manifest
+    from vswin_extract.weights.cache import bundled_file, cache_dirs, cached_file
+    from vswin_extract.weights.pull import download_progress
+    from vswin_extract.weights.registry import BUNDLED, manifest
 
     bundled = human_bytes(bundled_file().stat().st_size)
     rows = [(BUNDLED, "drawn clips", "", "", bundled, "Apache-2.0", "yes")]
     for row in manifest().values():
         size = human_bytes(row.megabytes * 1e6) if row.megabytes else "?"
-        done, total = begun(row)
-        here = "yes" if row.file.is_file() else f"{done / total:.0%}" if total else ""
+        done, total = download_progress(row)
+        here = "yes" if cached_file(row).is_file() else f"{done / total:.0%}" if total else ""
         top1, top5 = (f"{percent:.1f}" for percent in row.accuracy)
         rows.append((row.name, row.dataset, top1, top5, size, row.license, here))
     out = stdout()
@@ -60,18 +62,19 @@ def pull(names: tuple[str, ...], source: str) -> None:
     from tqdm import tqdm
 
     from vswin_extract.errors import WeightsError
-    from vswin_extract.weights.registry import BUNDLED, begun, bundled_file, published
-    from vswin_extract.weights.registry import pull as pull_weights
+    from vswin_extract.weights.cache import bundled_file
+    from vswin_extract.weights.pull import download_progress, pull_weights
+    from vswin_extract.weights.registry import BUNDLED, find_published
 
     failed = []
     for name in dict.fromkeys(names):
         if name != BUNDLED:
-            published(name)  # raises before anything is downloaded
+            find_published(name)  # raises before anything is downloaded
     for name in dict.fromkeys(names):
         if name == BUNDLED:
             click.echo(bundled_file())
             continue
-        there, total = begun(published(name))
+        there, total = download_progress(find_published(name))
         with tqdm(
             desc=name, unit="B", unit_scale=True, initial=there, total=total or None, disable=None, leave=False
         ) as bar:
@@ -104,9 +107,9 @@ def pull(names: tuple[str, ...], source: str) -> None:
 @reports_errors
 def path(name: str) -> None:
     """Print where the file of weights is; exit code 2 where they have not been pulled."""
-    from vswin_extract.weights.registry import find
+    from vswin_extract.weights.cache import find_weights
 
-    click.echo(find(name))
+    click.echo(find_weights(name))
 
 
 @weights.command()
@@ -117,18 +120,18 @@ def prune(yes: bool) -> None:
 
     Weights stay, and so does what is not known, which is listed: it may be somebody's.
     """
-    from vswin_extract.weights import registry as library
+    from vswin_extract.weights.cache import find_leftovers, remove_leftovers
 
-    found = library.leftovers()
+    found = find_leftovers()
     size = sum(path.stat().st_size for path in found.unfinished)
     if found.unfinished:
         stdout().print(table([(human_bytes(path.stat().st_size), path) for path in found.unfinished]))
     if yes:
-        library.prune(found.unfinished)
+        remove_leftovers(found.unfinished)
     left = "removed" if yes else "to be removed by --yes"
     click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
-    for going in found.going:
-        click.echo(f"being downloaded, and left: {printable(going)}")
+    for running in found.running:
+        click.echo(f"being downloaded, and left: {printable(running)}")
     for path in found.foreign[:FOREIGN]:
         click.echo(f"not of the published weights, and left: {printable(str(path))}")
     if len(found.foreign) > FOREIGN:
@@ -146,14 +149,14 @@ def convert(source: str, target: str, variant: str | None, overwrite: bool, half
     """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
     from pathlib import Path
 
-    from vswin_extract.weights.checkpoints import save
+    from vswin_extract.weights.checkpoints import save_checkpoint
+    from vswin_extract.weights.load import load_checkpoint
     from vswin_extract.weights.recipe import Recipe
-    from vswin_extract.weights.registry import load
 
     check_target(target, overwrite)
-    name, checkpoint = load(source, variant and variant.lower())
+    name, checkpoint = load_checkpoint(source, variant and variant.lower())
     state = {key: tensor.half() for key, tensor in checkpoint.state.items()} if half else checkpoint.state
-    save(
+    save_checkpoint(
         Path(target),
         state,
         checkpoint.variant,
@@ -207,16 +210,20 @@ def inflate(source: str, output: str, variant: str | None, window: str, overwrit
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
-    from vswin_extract.weights.checkpoints import FLAT, read, save
+    from vswin_extract.weights.checkpoints import save_checkpoint
     from vswin_extract.weights.inflation import TOLERANCE, check_still
+    from vswin_extract.weights.layouts import LAYOUTS_2D
+    from vswin_extract.weights.load import read_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
     check_target(output, overwrite)
     sides = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)x([1-9]\d?)", window)
     if sides is None:
         raise UsageError(f"--window must be like 8x7x7, not {window!r}")
-    checkpoint = read(Path(source), variant and variant.lower(), (int(sides[1]), int(sides[2]), int(sides[3])))
-    if checkpoint.layout not in FLAT:
+    checkpoint = read_checkpoint(
+        Path(source), variant and variant.lower(), (int(sides[1]), int(sides[2]), int(sides[3]))
+    )
+    if checkpoint.layout not in LAYOUTS_2D:
         raise UsageError(
             f"{source} is a 3D checkpoint already ({checkpoint.layout}): there is nothing to inflate; "
             f"use it as it is, or: vswin weights convert {source} {output}"
@@ -224,7 +231,9 @@ def inflate(source: str, output: str, variant: str | None, window: str, overwrit
     for note in checkpoint.notes:
         stderr().print(f"note: {note}")
     errors = check_still(checkpoint)
-    save(Path(output), checkpoint.state, checkpoint.variant, Recipe(), source=f"{Path(source).name}, inflated")
+    save_checkpoint(
+        Path(output), checkpoint.state, checkpoint.variant, Recipe(), source=f"{Path(source).name}, inflated"
+    )
     said = ", ".join(f"stage {stage} {error:.0e}" for stage, error in errors.items())
     click.echo(
         f"a still clip gives the 2D features at every time step: relative error {said} (at most {TOLERANCE:.0e})"

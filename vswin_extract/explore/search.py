@@ -195,12 +195,12 @@ def extract_like(
 def weights_of(features: FeatureFile, given: str | None) -> Path:
     """The file of the weights that an output was made with: by the name it records, in the cache, or as `given`. Its
     sha256 must be the recorded one. Raises WeightsError."""
-    from vswin_extract.weights.registry import find
+    from vswin_extract.weights.cache import find_weights
 
     info = features.info
     name, sha256 = str(info["model"]), str(info["weights_sha256"])
     try:
-        path = find(given or name)
+        path = find_weights(given or name)
     except VswinError as error:
         raise WeightsError(
             f"a video is compared by the weights of {features.file.filename}, {name} (sha256 {sha256[:8]}…), which "

@@ -1,14 +1,14 @@
-"""What a set of weights was trained to see; it travels with the weights."""
+"""The recipe of weights. It travels with the weights."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a set of weights was trained to see; travels with the weights.
+    """The clips and pixels that weights were trained on.
 
-    `size`: side of the square crop, `resize`: short side before the crop, both in pixels; `mean` and `std` of RGB on
-    0-255; `clip_len` frames a clip, `frame_interval` apart.
+    `size`: side of the square crop in pixels. `resize`: short side before the crop in pixels. `mean` and `std`: of
+    R, G, B, on the scale 0 to 255. `clip_len`: frames of a clip. `frame_interval`: distance of these frames in frames.
     """
 
     size: int = 224

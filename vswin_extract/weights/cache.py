@@ -1,0 +1,168 @@
+"""The directories that hold weights on this machine: the bundled file, and the caches that `pull` fills.
+
+The caches are the directories of $VSWIN_WEIGHTS_DIR, separated by colons, or else vswin-extract/ under $XDG_CACHE_HOME
+(~/.cache). They are searched in this order. Downloads go to the first one that can be written. Beside a file there
+can be
+
+    FILE.sha256             the hash of the first download, if no hash is published
+    FILE.part, .part.json   an unfinished download, see `part`
+    FILE.lock               the process that downloads the file; others wait for it
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vswin_extract import locks
+from vswin_extract.errors import WeightsError
+from vswin_extract.weights.registry import BUNDLED, Published, find_published, manifest
+
+COMPILED, GOLDEN = "compiled", "golden"
+"""Folders of a cache: for compiled networks, and for the golden features that `weights verify --record` writes."""
+DEAD_AFTER = 120.0
+"""Seconds without a touch after which the lock of another host counts as abandoned."""
+
+
+def cache_dirs() -> list[Path]:
+    """Return the caches in the order in which they are searched."""
+    given = [name for name in os.environ.get("VSWIN_WEIGHTS_DIR", "").split(os.pathsep) if name]
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vswin-extract"
+    return list(map(Path, given)) or [default]
+
+
+def writable_cache() -> Path | None:
+    """Return the cache that downloads go to, or None if no cache can be written."""
+    return next(filter(_is_writable, cache_dirs()), None)
+
+
+def require_writable_cache() -> Path:
+    """Return the cache that downloads go to. Raise WeightsError if no cache can be written."""
+    if directory := writable_cache():
+        return directory
+    raise WeightsError(
+        f"the weights cache {_joined(cache_dirs())} cannot be written; add a directory of your own, for example: "
+        f"export VSWIN_WEIGHTS_DIR={_joined(cache_dirs())}:$HOME/weights"
+    )
+
+
+def bundled_file() -> Path:
+    """Return the bundled weights: inside an installed package, or in weights/ of a checkout."""
+    package = Path(__file__).parent
+    installed = package / "bundled" / f"{BUNDLED}.safetensors"
+    return installed if installed.is_file() else package.parents[1] / "weights" / f"{BUNDLED}.safetensors"
+
+
+def cached_file(row: Published) -> Path:
+    """Return the file in the first cache that has it, or else the path that a download would get."""
+    for directory in cache_dirs():
+        if os.path.isfile(directory / row.filename):
+            return directory / row.filename
+    return (writable_cache() or cache_dirs()[0]) / row.filename
+
+
+def find_weights(name_or_file: str) -> Path:
+    """Return the file of the bundled weights, of published weights in a cache, or the given file itself.
+
+    Raise UsageError for an unknown name, and WeightsError for a missing file.
+    """
+    if name_or_file == BUNDLED:
+        return bundled_file()
+    if Path(name_or_file).is_file():
+        return Path(name_or_file)
+    if os.sep in name_or_file or name_or_file.endswith((".pth", ".pt", ".safetensors")):
+        raise WeightsError(f"no weights at {name_or_file}")
+    row = find_published(name_or_file)
+    file = cached_file(row)
+    if not file.is_file():
+        raise WeightsError(
+            f"{row.name} is not in the weights cache {_joined(cache_dirs())}; "
+            f"get it with: vswin weights pull {row.name}"
+        )
+    return file
+
+
+def recorded_hash_file(row: Published) -> Path:
+    """Return the file with the hash of the first download, for weights without a published hash."""
+    return add_suffix(cached_file(row), ".sha256")
+
+
+def expected_sha256(row: Published) -> str:
+    """Return the published hash (complete, or its first digits), or else that of the first download, or else ""."""
+    recorded = recorded_hash_file(row)
+    return row.sha256 or (recorded.read_text().partition(" ")[0] if recorded.is_file() else "")
+
+
+def check_hash(sha256: str, row: Published) -> str:
+    """Return a sentence about the hash of a file. Raise WeightsError if it is not the expected one."""
+    expected = expected_sha256(row)
+    if not sha256.startswith(expected):
+        raise WeightsError(
+            f"{cached_file(row)} has sha256 {sha256}, but {expected} is expected; "
+            f"if the file is in the cache, delete it and pull {row.name} again"
+        )
+    if not row.sha256:
+        return f"sha256 {sha256}: none is published" + (", recorded at the first download" if expected else "")
+    how = " (its first digits)" if len(expected) < 64 else f" ({row.note})" if row.note else ""
+    return f"sha256 {sha256}: as published{how}"
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """Files in the caches that are neither weights nor their hashes.
+
+    `unfinished`: files of stopped downloads. `running`: downloads that still run, each with its process. `foreign`:
+    files and directories that this package did not write.
+    """
+
+    unfinished: list[Path]
+    running: list[str]
+    foreign: list[Path]
+
+
+def find_leftovers() -> Leftovers:
+    """Search all caches that can be written."""
+    found = Leftovers([], [], [])
+    for directory in cache_dirs():
+        if directory.is_dir() and _is_writable(directory):
+            _add_leftovers(directory, found)
+    return found
+
+
+def remove_leftovers(unfinished: Iterable[Path]) -> None:
+    """Remove the `unfinished` files that `find_leftovers` found."""
+    for path in unfinished:
+        path.unlink(missing_ok=True)
+
+
+def add_suffix(path: Path, suffix: str) -> Path:
+    """Return the path with a suffix added to its name."""
+    return path.with_name(path.name + suffix)
+
+
+def _add_leftovers(directory: Path, found: Leftovers) -> None:
+    filenames = [row.filename for row in manifest().values()]
+    running = {}
+    for filename in filenames:
+        lock = directory / f"{filename}.lock"
+        if lock.exists() and (holder := locks.holder(lock, DEAD_AFTER)):
+            running[filename] = holder
+    found.running.extend(f"{directory / filename} by {holder}" for filename, holder in running.items())
+    for path in sorted(directory.iterdir()):
+        filename = next((filename for filename in filenames if path.name.startswith(filename)), "")
+        rest = path.name.removeprefix(filename)
+        if filename and rest.endswith((".part", ".part.json", ".tmp")):
+            if filename not in running:
+                found.unfinished.append(path)
+        elif path.name not in (COMPILED, GOLDEN) and (not filename or rest not in ("", ".sha256", ".lock")):
+            found.foreign.append(path)
+
+
+def _is_writable(directory: Path) -> bool:
+    """True if files can be made in the directory, or if the directory can be made."""
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if os.path.exists(path))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _joined(directories: Iterable[Path]) -> str:
+    return os.pathsep.join(map(str, directories))

@@ -1,0 +1,126 @@
+"""An unfinished file, FILE.part, and what its bytes are from, FILE.part.json.
+
+FILE.part.json holds the address of the bytes and the validator of the file there: its ETag or Last-Modified, by which
+HTTP recognises one version of a file. A part without a validator cannot be continued.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from io import FileIO
+from pathlib import Path
+
+from vswin_extract import files
+from vswin_extract.formatting import human_bytes
+from vswin_extract.video.remote import public
+
+BLOCK = 1 << 20
+"""Bytes to read at once, at most."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes that are there and the bytes of the complete file, 0 if the latter are unknown."""
+
+
+@dataclass(frozen=True)
+class PartOrigin:
+    """The file that a part has bytes of: its address without secrets, its validator and its size, 0 if unknown."""
+
+    url: str
+    validator: str
+    size: int
+
+
+def read_origin(part: Path) -> PartOrigin | None:
+    """Return the origin of a part, or None if the part is missing or its origin cannot be read."""
+    try:
+        origin = PartOrigin(**json.loads(_origin_file(part).read_text("utf-8")))
+        return origin if part.is_file() else None
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def resumable_bytes(part: Path, url: str) -> int:
+    """Return how many bytes of the file at this address an earlier download has left and a later one can continue."""
+    origin = read_origin(part)
+    return part.stat().st_size if origin and origin.url == public(url) and origin.validator else 0
+
+
+def start_part(part: Path, origin: PartOrigin | None = None) -> FileIO:
+    """Open an empty part for writing.
+
+    An older part and its origin are removed first, so that at no moment an origin lies beside bytes of another file.
+    """
+    remove_part(part)  # not truncated: it may belong to another user
+    file = FileIO(part, "wb")
+    if origin:
+        _origin_file(part).write_text(json.dumps(asdict(origin)))
+    return file
+
+
+def write_block(file: FileIO, block: bytes) -> int:
+    """Write all bytes of a block. Return the position behind them."""
+    view = memoryview(block)
+    while view:
+        view = view[file.write(view) :]
+    return file.tell()
+
+
+def copy_to_part(source: Path, part: Path, progress: Progress = lambda done, total: None) -> None:
+    """Copy a file on a disk to `part`. Raise OSError."""
+    with source.open("rb") as file, start_part(part) as target:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            require_space(part, size)
+            while block := file.read(BLOCK):
+                progress(write_block(target, block), size)
+        except OSError as error:
+            remove_part(part)
+            raise explain_disk_error(error, part) from None
+
+
+def remove_part(part: Path) -> None:
+    """Remove a part and its origin, if they are there."""
+    part.unlink(missing_ok=True)
+    _origin_file(part).unlink(missing_ok=True)
+
+
+def remove_unless_resumable(part: Path, url: str) -> None:
+    """Remove a part that no later download can continue. A part from another address may be continued from there."""
+    origin = read_origin(part)
+    if origin is None or (origin.url == public(url) and not resumable_bytes(part, url)):
+        remove_part(part)
+
+
+def publish_part(part: Path, path: Path) -> None:
+    """Rename a complete part to `path`, readable for all users."""
+    with suppress(PermissionError):  # the part belongs to another user
+        part.chmod(0o644)
+    files.publish(part, path)
+    _origin_file(part).unlink(missing_ok=True)
+
+
+def require_space(part: Path, needed: int) -> None:
+    """Raise OSError unless the disk has room for so many bytes."""
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
+        reason = f"{human_bytes(needed)} are needed, {human_bytes(free)} are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {reason}")
+
+
+def explain_disk_error(error: OSError, part: Path, kept: int = 0) -> OSError:
+    """Return the error; if the disk is full, with advice. `kept`: bytes that a later download can continue."""
+    if error.errno not in DISK_FULL:
+        return error
+    advice = "free some space, or choose another directory with VSWIN_WEIGHTS_DIR"
+    if kept:
+        advice = f"{human_bytes(kept)} are kept for a later try (vswin weights prune --yes removes them); {advice}"
+    return OSError(error.errno, f"{error.strerror}, in {part.parent}; {advice}")
+
+
+def _origin_file(part: Path) -> Path:
+    return part.with_name(part.name + ".json")

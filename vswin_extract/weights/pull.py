@@ -1,0 +1,141 @@
+"""Bring published weights into the cache, under a lock that all hosts of a shared file system see."""
+
+import os
+import time
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+from vswin_extract import locks
+from vswin_extract.errors import UsageError, WeightsError
+from vswin_extract.files import file_sha256
+from vswin_extract.video.remote import public
+from vswin_extract.weights.cache import (
+    DEAD_AFTER,
+    add_suffix,
+    cached_file,
+    check_hash,
+    expected_sha256,
+    recorded_hash_file,
+    require_writable_cache,
+)
+from vswin_extract.weights.download import PATIENT, Patience, Say, download
+from vswin_extract.weights.part import Progress, copy_to_part, publish_part, read_origin, remove_part
+from vswin_extract.weights.registry import Published, find_published
+
+MIRROR = "VSWIN_WEIGHTS_MIRROR"
+"""The environment variable that names a mirror, which replaces the addresses of the manifest."""
+TOUCH_EVERY = 10.0
+"""Seconds after which the process that holds a lock touches it again."""
+POLL = 0.5
+"""Seconds after which a process that waits for another one's download looks again."""
+
+
+def pull_weights(
+    name: str,
+    progress: Progress = lambda done, total: None,
+    say: Say = lambda sentence: None,
+    source: str = "",
+    patience: Patience = PATIENT,
+    poll: float = POLL,
+) -> tuple[Path, str]:
+    """Download published weights into the cache unless they are there.
+
+    Return their path and a sentence about their hash.
+
+    `progress(done, total)`: called with bytes; the total is 0 if the server does not tell it. `say`: called with a
+    sentence about each wait. `source`: the address or directory of a mirror. An unfinished download is continued. If
+    several processes pull the same weights, on any hosts, one of them downloads and the others wait, looking every
+    `poll` seconds. The file is published only after its hash was checked. Raise UsageError, WeightsError, and OSError
+    if the disk is full.
+    """
+    row = find_published(name)
+    announced = sha256 = None
+    while not cached_file(row).is_file():
+        origin = _find_source(row, source)
+        target = require_writable_cache() / row.filename
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = add_suffix(target, ".lock")
+        if holder := locks.acquire(lock, DEAD_AFTER):
+            if holder != announced:
+                say(f"{row.name} is being downloaded by {holder}; waiting for it (its lock is {lock})")
+            announced = holder
+            time.sleep(poll)
+            continue
+        with locks.held(lock, TOUCH_EVERY):
+            if not target.is_file():
+                try:
+                    sha256 = _fill_cache(row, target, origin, progress, say, patience)
+                except FileNotFoundError:  # another process took this lock for abandoned, and finished the same part
+                    if not target.is_file():
+                        raise
+    file = cached_file(row)
+    return file, check_hash(sha256 or file_sha256(file), row)
+
+
+def download_progress(row: Published) -> tuple[int, int]:
+    """Return how many bytes an unfinished download has, and how many the complete file has; (0, 0) if there is none."""
+    part = add_suffix(cached_file(row), ".part")
+    origin = read_origin(part)
+    return (part.stat().st_size, origin.size) if origin else (0, 0)
+
+
+def _fill_cache(
+    row: Published, target: Path, origin: str | Path, progress: Progress, say: Say, patience: Patience
+) -> str:
+    """Write the file of a row to `target` and return its sha256. The caller holds the lock.
+
+    A wrong hash is fatal only if the file came in one piece. Otherwise its first bytes may be damaged, for example by a
+    power cut, and it is downloaded once more from the beginning.
+    """
+    part = add_suffix(target, ".part")
+    in_pieces = True
+    while in_pieces:
+        try:
+            if isinstance(origin, Path):
+                in_pieces = False
+                copy_to_part(origin, part, progress)
+            else:
+                in_pieces = download(origin, part, progress, say, patience)
+        except WeightsError as error:
+            raise WeightsError(
+                f"cannot download {public(str(origin))}: {error}; without network access, put the file into a "
+                f"directory and use: vswin weights pull {row.name} --from DIRECTORY; or put it into {target.parent}"
+            ) from error
+        expected, sha256, size = expected_sha256(row), file_sha256(part), part.stat().st_size
+        if sha256.startswith(expected):
+            if not expected:
+                recorded_hash_file(row).write_text(f"{sha256}  {row.filename}\n")
+            publish_part(part, target)
+            return sha256
+        remove_part(part)
+    raise WeightsError(
+        f"{public(str(origin))} has {size} bytes of sha256 {sha256}, but {expected} is expected: it is another file, "
+        "or it was damaged on the way; nothing is kept; try again, or use another source with --from"
+    )
+
+
+def _find_source(row: Published, source: str) -> str | Path:
+    """Return the address or path of a file: at the mirror, if there is one, or else the address of the manifest.
+
+    Raise UsageError for a mirror that cannot be used, and WeightsError if its directory lacks the file.
+    """
+    mirror, option = (source, "--from") if source else (os.environ.get(MIRROR, ""), MIRROR)
+    if not mirror:
+        return row.url
+    try:
+        parts = urlsplit(mirror)
+    except ValueError as error:
+        raise UsageError(f"{option} is not an address: {error}: {public(mirror)}") from error
+    if parts.scheme in ("http", "https"):
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(row.filename)}"))
+    if "://" in mirror and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
+        raise UsageError(
+            f"{option} must be a directory, or begin with http://, https:// or file:///; it is {public(mirror)}"
+        )
+    directory = Path(url2pathname(parts.path) if parts.scheme == "file" else mirror).expanduser()
+    if not directory.is_dir():
+        raise UsageError(f"{option}: there is no directory {directory}")
+    if not (directory / row.filename).is_file():
+        raise WeightsError(f"{row.name} is not in {directory}: there is no {row.filename} (from {row.url})")
+    return directory / row.filename
