@@ -23,11 +23,11 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     which videos are missing, changed or extra. Exit code 4 where something is wrong."""
     from pathlib import Path
 
-    from vswin_extract.checks.output import check as check_output
+    from vswin_extract.checks.output import verify_output
     from vswin_extract.video.videos import find
 
     videos = find(against, manifest) if against or manifest else ()
-    found = check_output(Path(file), videos)
+    found = verify_output(Path(file), videos)
     out = stdout()
     state = "finished" if found.finished else "unfinished"
     out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")

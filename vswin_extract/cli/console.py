@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from vswin_extract.checks.weights import Check
+    from vswin_extract.checks.result import Check
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)

@@ -19,9 +19,9 @@ def doctor(directory: str, as_json: bool) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from vswin_extract.checks.machine import examine
+    from vswin_extract.checks.machine import examine_machine
 
-    checks = list(examine(Path(directory)))
+    checks = list(examine_machine(Path(directory)))
     failed = [check for check in checks if check.state == "failed"]
     warnings = [check for check in checks if check.state == "warning"]
     if as_json:

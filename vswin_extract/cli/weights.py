@@ -242,9 +242,9 @@ def show(source: str, as_json: bool) -> None:
     """Show what is known of weights: variant, window, classes, recipe, licence, accuracy, source, hash."""
     import json
 
-    from vswin_extract.checks.weights import facts
+    from vswin_extract.checks.weights import describe_weights
 
-    known = facts(source)
+    known = describe_weights(source)
     if as_json:
         click.echo(json.dumps(known, indent=1))
         return
@@ -301,7 +301,7 @@ def verify(sources: tuple[str, ...], record: bool, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from vswin_extract.checks.weights import verify as verify_weights
+    from vswin_extract.checks.weights import verify_weights
 
     found = {}
     for source in sources:
