@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Run
 
-from vswin_extract.checks.output import check
+from vswin_extract.checks.output import verify_output
 from vswin_extract.errors import OutputError
 from vswin_extract.journal import journal as journal_
 from vswin_extract.journal.journal import Journal, open_journal
@@ -75,7 +75,7 @@ def expect_whole(output: Path, count: int) -> None:
                 assert len(video) == 1 + number % 3
                 assert np.allclose(video.embedding[:, 5], np.arange(len(video)) / 10 + number)
                 assert np.allclose(video.stage4[-1], (len(video) - 1) / 10 + number)
-    found = check(output)
+    found = verify_output(output)
     assert found.problems == ()
     assert found.finished
 
@@ -91,7 +91,7 @@ def test_packs_keep_the_journal_small(tmp_path: Path, monkeypatch: pytest.Monkey
         assert most <= 2 * 16 + 2 * 200 // 16 + 2
         packed = sum(path.stat().st_size for path in journal.directory.iterdir())
         assert len(journal.singles) < 16
-        found = check(output)
+        found = verify_output(output)
         assert (found.videos + found.failures, found.finished, found.problems) == (200, False, ())
         journal.publish(names(200), ATTRIBUTES)
     assert packed < 1.2 * output.stat().st_size
@@ -158,7 +158,7 @@ def test_damaged_parts_and_packs_are_not_believed(tmp_path: Path, monkeypatch: p
     flip(part)
     gone.unlink()
     nonsense.write_text("{")
-    wrong = {problem.where for problem in check(output).problems}
+    wrong = {problem.where for problem in verify_output(output).problems}
     assert wrong == {pack.name, part.name, gone.name, nonsense.with_suffix(".rows").name}
     with opened(output) as journal:
         assert len(journal.notes) == 4
@@ -407,7 +407,7 @@ def test_check_finds_what_is_wrong(run: Run, tmp_path: Path, what: str, where: s
     damage(output, what)
     done = run("vswin", "check", output)
     assert done.returncode == 4
-    assert where in {problem.where for problem in check(output).problems}
+    assert where in {problem.where for problem in verify_output(output).problems}
     assert where in done.stdout
 
 
@@ -447,11 +447,11 @@ def test_a_full_disk_loses_nothing(run: Run, shell: Run, small_disk: Path, small
     assert "No space left on device" in full.stderr
     assert "Traceback" not in full.stderr
     assert not out.exists()
-    finished = check(out)
+    finished = verify_output(out)
     assert finished.videos > 0
     assert finished.problems == ()
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     again = run("vswin-extract", *arguments)
     assert again.returncode == 0, again.stderr
     assert f"{finished.videos} of them done before" in again.stderr
-    assert check(out).problems == ()
+    assert verify_output(out).problems == ()
