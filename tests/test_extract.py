@@ -22,7 +22,7 @@ import vswin_extract
 from vswin_extract import open_features
 from vswin_extract.backbone import Backbone, find_precision
 from vswin_extract.checks.output import verify_output
-from vswin_extract.cli.console import Interrupted, StopSignals
+from vswin_extract.cli.signals import Interrupted, StopSignals
 from vswin_extract.job.events import Finished, Notice, Profile
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.video.geometry import Geometry

@@ -12,7 +12,7 @@ from conftest import ROOT, Run
 
 from benchmarks.model import model
 from vswin_extract.cli import vswin
-from vswin_extract.cli.console import EXIT_CODES
+from vswin_extract.cli.exit import EXIT_CODES
 from vswin_extract.cli.extract import extract
 from vswin_extract.decoding.pyav import FORMATS
 from vswin_extract.errors import VIDEO_ERRORS

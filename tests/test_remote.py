@@ -22,7 +22,7 @@ from test_many import expect_equal
 from web import Web, serve
 
 from vswin_extract.checks.output import verify_output
-from vswin_extract.cli.extract import parse_bytes
+from vswin_extract.cli.extract_options import parse_bytes
 from vswin_extract.decoding.child import Task
 from vswin_extract.decoding.process import DecoderProcess, VideoEnd
 from vswin_extract.errors import UsageError, VideoChanged, VideoMissing, VideoUnreachable

@@ -1,14 +1,16 @@
-"""`vswin check`: whether an output is whole and true."""
+"""`vswin check`: verify an output."""
 
 import sys
 
 import click
 
-from vswin_extract.cli.console import reports_errors, stdout, table
+from vswin_extract.cli.console import stdout, table
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, file_argument
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.command(context_settings=HELP)
+@file_argument
 @click.option(
     "--against",
     multiple=True,
