@@ -79,8 +79,10 @@ def find_wrong_frame(decoder: str, path: Path) -> str:
     if len(clips) != FRAMES or arrived.frames != FRAMES or arrived.partial:
         return f"{arrived.frames} frames instead of {FRAMES}{arrived.trouble and '; ' + arrived.trouble}"
     for number, clip in enumerate(clips):
-        if max(abs(clip.times[0] - number / RATE), abs(clip.times[1] - (number + 1) / RATE)) > 1e-3:
-            return f"frame {number} begins at {clip.times[0]:.4f} s instead of {number / RATE:.4f} s"
+        start, end = number / RATE, (number + 1) / RATE
+        if max(abs(clip.times[0] - start), abs(clip.times[1] - end)) > 1e-3:
+            shown = f"{clip.times[0]:.4f} to {clip.times[1]:.4f} s"
+            return f"frame {number} is shown from {shown} instead of {start:.4f} to {end:.4f} s"
         brightness = float(clip.views[0][0].mean())
         if abs(brightness - grey(number)) > 4:
             return f"frame {number} has brightness {brightness:.0f} instead of {grey(number)}"
