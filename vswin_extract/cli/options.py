@@ -23,10 +23,10 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return "did you mean …?" for the known words that are nearest to a misspelt one, "" if none is near. Click itself
+    """Return "did you mean …?" for the known word that is nearest to a misspelt one, "" if none is near. Click itself
     suggests names of options only."""
-    near = difflib.get_close_matches(word, list(known))
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 class Choice(click.Choice[str]):
@@ -35,7 +35,7 @@ class Choice(click.Choice[str]):
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         message = super().get_invalid_choice_message(value, ctx)
         hint = suggest(str(value), self.choices)
-        return f"{message} {hint.capitalize()}" if hint else message
+        return f"{message} {hint[0].upper()}{hint[1:]}" if hint else message
 
 
 class GroupedCommand(click.Command):
