@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vswin_extract.cli.options import suggest
-from vswin_extract.cli.origins import CONFIG, key
+from vswin_extract.cli.origins import CONFIG, option_key
 
 HEADER = "# Written by vswin-extract"
 """How our own files begin. Other files are never replaced."""
@@ -16,7 +16,7 @@ HEADER = "# Written by vswin-extract"
 
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
     """Return the parameters that may be in a file, by their keys."""
-    return {key(each): each for each in command.params if each.expose_value}
+    return {option_key(each): each for each in command.params if each.expose_value}
 
 
 def read_config(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
@@ -104,7 +104,7 @@ def write_config(context: click.Context, output: Path) -> str:
             continue
         if isinstance(value, tuple | list):
             value = [public(each) if isinstance(each, str) and is_remote(each) else each for each in value]
-        options[key(option)] = public(value) if isinstance(value, str) and is_remote(value) else value
+        options[option_key(option)] = public(value) if isinstance(value, str) and is_remote(value) else value
     text = f"{HEADER} {__version__}: vswin-extract --config {path.name}\n{tomli_w.dumps(options)}"
     try:
         content = text.encode()

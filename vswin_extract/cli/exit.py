@@ -27,6 +27,7 @@ RESTARTED = "VSWIN_RESTARTED"
 
 
 def fail(message: str, code: int) -> NoReturn:
+    """Print an error and exit."""
     click.echo(f"Error: {message}", err=True)
     sys.exit(code)
 

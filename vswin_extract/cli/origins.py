@@ -12,7 +12,7 @@ CONFIG = "vswin_extract.config"
 """The key of a context's `meta` for the file that --config named."""
 
 
-def key(parameter: click.Parameter) -> str:
+def option_key(parameter: click.Parameter) -> str:
     """Return what a parameter is called on the command line, in files of --config and, in capitals, in the
     environment."""
     if isinstance(parameter, click.Argument):
@@ -25,7 +25,7 @@ def by_environment(command: CommandType, prefix: str) -> CommandType:
     """Let each option be set by a variable, as VSWIN_EXTRACT_CLIP_LEN or VSWIN_WEIGHTS_CONVERT_VARIANT."""
     for parameter in command.params:
         if isinstance(parameter, click.Option) and (parameter.expose_value or not parameter.is_flag):
-            parameter.envvar = f"{prefix}_{key(parameter)}".replace("-", "_").upper()
+            parameter.envvar = f"{prefix}_{option_key(parameter)}".replace("-", "_").upper()
     for name, below in getattr(command, "commands", {}).items():
         by_environment(below, f"{prefix}_{name}")
     return command
@@ -41,7 +41,7 @@ def origin(context: click.Context, parameter: click.Parameter) -> str:
     source = context.get_parameter_source(parameter.name or "")
     if source == ParameterSource.ENVIRONMENT:
         return str(parameter.envvar)
-    return f"{key(parameter)} in {context.meta[CONFIG]}" if source == ParameterSource.DEFAULT_MAP else ""
+    return f"{option_key(parameter)} in {context.meta[CONFIG]}" if source == ParameterSource.DEFAULT_MAP else ""
 
 
 def origins(context: click.Context | None) -> str:

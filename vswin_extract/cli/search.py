@@ -111,6 +111,7 @@ class FoundClips:
     results: "list[SearchResult]"
 
     def facts(self) -> dict[str, Any]:
+        """Return what --json prints."""
         return {
             "query": [asdict(moment) for moment in self.query.moments],
             "results": [asdict(result) for result in self.results],
@@ -126,9 +127,9 @@ class FoundClips:
         rows = [
             (
                 each.run.video,
-                seconds(each.run),
-                seconds(each.best),
-                *((seconds(each.like),) if several else ()),
+                _seconds(each.run),
+                _seconds(each.best),
+                *((_seconds(each.like),) if several else ()),
                 f"{each.score:.4f}",
             )
             for each in self.results
@@ -146,6 +147,7 @@ class FoundCopies:
     top: int
 
     def facts(self) -> dict[str, Any]:
+        """Return what --json prints."""
         shown = [asdict(pair) for pair in self.copies[: self.top]]
         return {"threshold": self.threshold, "found": len(self.copies), "duplicates": shown}
 
@@ -157,7 +159,7 @@ class FoundCopies:
     def show(self) -> None:
         out = stdout()
         rows = [
-            (pair.one.video, seconds(pair.one), "~", pair.other.video, seconds(pair.other), f"{pair.score:.4f}")
+            (pair.one.video, _seconds(pair.one), "~", pair.other.video, _seconds(pair.other), f"{pair.score:.4f}")
             for pair in self.copies[: self.top]
         ]
         titles = ("video", "seconds", "", "video", "seconds", "cosine")
@@ -178,6 +180,7 @@ def find_results(
     device: str,
     **_: Any,
 ) -> FoundClips:
+    """Search a file for the clip, video or video file that a text names."""
     from vswin_extract.explore.approximate import import_faiss
     from vswin_extract.explore.query import find_query
     from vswin_extract.explore.search import nearest
@@ -193,6 +196,7 @@ def find_results(
 def find_copies(
     features: "FeatureFile", *, top: int, threshold: float | None, within: str | None, index: str, **_: Any
 ) -> FoundCopies:
+    """Search a file for near-copies."""
     from vswin_extract.explore.near_copies import THRESHOLD, near_copies
 
     least = THRESHOLD if threshold is None else threshold
@@ -227,5 +231,5 @@ def show_extraction(text: str) -> "Callable[[Event], None]":
     return show
 
 
-def seconds(moment: "Moment") -> str:
+def _seconds(moment: "Moment") -> str:
     return f"{moment.start:.2f} – {moment.end:.2f}"

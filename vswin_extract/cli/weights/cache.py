@@ -15,9 +15,9 @@ FOREIGN = 10
 """Files in the cache that are not published weights: how many are listed at most."""
 
 
-@click.command("list")
+@click.command()
 @reports_errors
-def list_() -> None:
+def list_command() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
     from vswin_extract.weights.registry import BUNDLED, begun, bundled_file, cache_dirs, manifest
 
@@ -49,7 +49,7 @@ def list_() -> None:
     "Their hashes are checked all the same. [default: $VSWIN_WEIGHTS_MIRROR, or where they were published]",
 )
 @reports_errors
-def pull(names: tuple[str, ...], source: str) -> None:
+def pull_command(names: tuple[str, ...], source: str) -> None:
     """Download published weights into the cache, check their hashes, and print where they are.
 
     A download that was stopped is continued; one that another process has begun is waited for.
@@ -82,8 +82,7 @@ def _download(name: str, source: str) -> tuple[Path, str]:
     """Pull weights with a bar; return the file and how it was checked. Raises WeightsError."""
     from tqdm import tqdm
 
-    from vswin_extract.weights.registry import begun, published
-    from vswin_extract.weights.registry import pull as pull_weights
+    from vswin_extract.weights.registry import begun, published, pull
 
     there, total = begun(published(name))
     with tqdm(
@@ -98,7 +97,7 @@ def _download(name: str, source: str) -> tuple[Path, str]:
             tqdm.write(f"{name}: {printable(text)}", file=sys.stderr)
 
         try:
-            return pull_weights(name, progress, notify, source)
+            return pull(name, progress, notify, source)
         except KeyboardInterrupt:
             bar.close()
             fail("stopped; the same command continues", 130)
@@ -107,7 +106,7 @@ def _download(name: str, source: str) -> tuple[Path, str]:
 @click.command()
 @click.argument("name", metavar="NAME|FILE", shell_complete=weights_names)
 @reports_errors
-def path(name: str) -> None:
+def path_command(name: str) -> None:
     """Print where the file of weights is; exit code 2 where they have not been pulled."""
     from vswin_extract.weights.registry import find
 
@@ -117,19 +116,19 @@ def path(name: str) -> None:
 @click.command()
 @click.option("--yes", is_flag=True, help="Remove it; otherwise it is only listed.")
 @reports_errors
-def prune(yes: bool) -> None:
+def prune_command(yes: bool) -> None:
     """List unfinished downloads in the cache, or remove them.
 
     Weights stay, and so does what is not known, which is listed: it may be somebody's.
     """
-    from vswin_extract.weights import registry
+    from vswin_extract.weights.registry import leftovers, prune
 
-    found = registry.leftovers()
+    found = leftovers()
     size = sum(path.stat().st_size for path in found.unfinished)
     if found.unfinished:
         stdout().print(table([(human_bytes(path.stat().st_size), path) for path in found.unfinished]))
     if yes:
-        registry.prune(found.unfinished)
+        prune(found.unfinished)
     left = "removed" if yes else "to be removed by --yes"
     click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
     for going in found.going:

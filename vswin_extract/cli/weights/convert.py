@@ -21,7 +21,7 @@ replace_option = click.option("--overwrite", is_flag=True, help="Replace OUT.saf
 @replace_option
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the size, features equal to about 1e-3.")
 @reports_errors
-def convert(source: str, target: str, variant: str | None, overwrite: bool, half: bool) -> None:
+def convert_command(source: str, target: str, variant: str | None, overwrite: bool, half: bool) -> None:
     """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
     from pathlib import Path
 
@@ -58,7 +58,7 @@ def convert(source: str, target: str, variant: str | None, overwrite: bool, half
 )
 @replace_option
 @reports_errors
-def inflate(source: str, output: str, variant: str | None, window: str, overwrite: bool) -> None:
+def inflate_command(source: str, output: str, variant: str | None, window: str, overwrite: bool) -> None:
     """Make a Video Swin of a 2D Swin checkpoint, of Microsoft's or timm's layout, and check it on a still clip: the
     features of every stage must be the 2D network's at every time step."""
     from pathlib import Path

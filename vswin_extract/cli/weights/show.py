@@ -19,7 +19,7 @@ UNKNOWN = "not known"
 @click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
 @json_option
 @reports_errors
-def show(source: str, as_json: bool) -> None:
+def show_command(source: str, as_json: bool) -> None:
     """Show what is known of weights: variant, window, classes, recipe, licence, accuracy, source, hash."""
     from vswin_extract.checks.weights import describe_weights
 
@@ -74,7 +74,7 @@ def _classes(count: int, names: list[str]) -> str:
 )
 @json_option
 @reports_errors
-def verify(sources: tuple[str, ...], record: bool, as_json: bool) -> None:
+def verify_command(sources: tuple[str, ...], record: bool, as_json: bool) -> None:
     """Check weights: sha256, exact fit, finite values, and golden features on this machine, in float32 on the
     processor. Exit code 4 where something is wrong."""
     from vswin_extract.checks.weights import verify_weights
