@@ -101,7 +101,7 @@ def verify_weights(name_or_file: str, record: bool = False) -> Iterator[Check]:
 
     broken = [name for name, value in checkpoint.state.items() if not bool(torch.isfinite(value).all())]
     if broken:
-        yield Check("finite", "failed", f"NaN or infinity in {name_some(broken)}", "get the file again")
+        yield Check("finite", "failed", f"{name_some(broken)} hold NaN or infinity", "get the file again")
         return
     yield Check("finite", "ok", "all values are finite")
 
@@ -116,7 +116,7 @@ def _compare_weights(name: str, checkpoint: Checkpoint, record: bool) -> Check:
     expected = golden.of_weights(checkpoint.sha256)
     if expected is None and not record:
         advice = f"once you trust this file and this machine: vswin weights verify {name} --record"
-        return Check(what, "warning", "none are stored for these weights yet", advice)
+        return Check(what, "warning", "nobody has computed them for these weights yet", advice)
     if expected is None or (record and name == BUNDLED):
         golden.record(name, checkpoint)
         expected = golden.of_weights(checkpoint.sha256) or ()

@@ -66,6 +66,6 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
 def _start_again(message: str) -> NoReturn:
     """Run the command again in a new process: this one cannot use the device any more. Finished videos are kept."""
     if RESTARTED in os.environ or "-" in sys.argv:
-        fail(f"the device failed: {message}; finished videos are kept, and the same command continues", 1)
+        fail(f"the device failed: {message}; what is finished is kept, and the same command continues", 1)
     click.echo(f"the device failed: {message}; starting again once", err=True)
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, RESTARTED: "1"})

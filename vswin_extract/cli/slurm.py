@@ -73,7 +73,7 @@ def slurm(
         check_environment(context)  # the tasks would refuse the same
         asked = context.params
         if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
-            raise UsageError("an array takes no --shard, no --dry-run and no list of videos on standard input (-)")
+            raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
         job = make_job(**{name: value for name, value in asked.items() if name not in NOT_OF_JOB} | {"shard": "none"})
         find(job.weights)
         check_output(job.output, job.overwrite)

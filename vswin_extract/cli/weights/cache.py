@@ -132,8 +132,8 @@ def prune_command(yes: bool) -> None:
     left = "removed" if yes else "to be removed by --yes"
     click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
     for going in found.going:
-        click.echo(f"being downloaded, so it stays: {printable(going)}")
+        click.echo(f"being downloaded, and left: {printable(going)}")
     for path in found.foreign[:FOREIGN]:
-        click.echo(f"not of the published weights, so it stays: {printable(str(path))}")
+        click.echo(f"not of the published weights, and left: {printable(str(path))}")
     if len(found.foreign) > FOREIGN:
         click.echo(f"and {len(found.foreign) - FOREIGN} more such files")
