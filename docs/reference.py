@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from vswin_extract.cli import vswin
-from vswin_extract.cli.console import RUN
 from vswin_extract.cli.extract import extract
+from vswin_extract.cli.options import RUN
 from vswin_extract.video.sampling import Sampling
 
 HERE = Path(__file__).parent

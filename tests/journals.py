@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vswin_extract.checks.output import check
+from vswin_extract.checks.output import verify_output
 from vswin_extract.journal.journal import Journal, open_journal
 from vswin_extract.journal.writer import JournalWriter
 from vswin_extract.store.features import open_features
@@ -71,6 +71,6 @@ def expect_complete(output: Path, count: int) -> None:
                 assert len(video) == 1 + number % 3
                 assert np.allclose(video.embedding[:, 5], np.arange(len(video)) / 10 + number)
                 assert np.allclose(video.stage4[-1], (len(video) - 1) / 10 + number)
-    found = check(output)
+    found = verify_output(output)
     assert found.problems == ()
     assert found.finished

@@ -1,5 +1,6 @@
-"""Where options come from, what is said of mistakes, colours, completion, versions."""
+"""Where options come from, answers to mistakes, colours, completion, versions."""
 
+import io
 import os
 import pty
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import numbered
@@ -19,11 +21,17 @@ import pytest
 import torch
 from click.shell_completion import BashComplete
 from conftest import Run, script
+from outputs import make_output
+from rich.console import Console
 
 from vswin_extract import open_features
 from vswin_extract.cli import COMMANDS, vswin
-from vswin_extract.cli.config import parameters
+from vswin_extract.cli.config import parameters, write_config
 from vswin_extract.cli.extract import extract
+from vswin_extract.cli.progress import LiveProgress, LogProgress, QuietProgress
+from vswin_extract.job.events import ClipsDone, Started, VideoDone
+from vswin_extract.store.schema import VideoRecord
+from vswin_extract.video.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -70,79 +78,82 @@ def test_a_run_by_a_file_and_again_by_what_it_wrote(run: Run, config: Path, tmp_
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_line_before_environment_before_file(
-    run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def embeddings(*arguments: object) -> tuple[int, bool]:
-        done = run("vswin-extract", "--config", config, "--overwrite", *arguments, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        with open_features(tmp_path / "out.h5") as features:
-            return features.info["sampling"]["stride"], "embedding" in features.names
+def parsed(*words: object) -> dict[str, Any]:
+    """The options of vswin-extract by the command line, the environment and a file."""
+    with extract.make_context("vswin-extract", list(map(str, words))) as context:
+        return context.params
 
-    monkeypatch.chdir(tmp_path)
-    assert embeddings() == (6, True)
+
+def test_line_before_environment_before_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(*words: object) -> tuple[int, bool]:
+        options = parsed("--config", config, *words)
+        return options["stride"], options["embedding"]
+
+    assert given() == (6, True)
     monkeypatch.setenv("VSWIN_EXTRACT_STRIDE", "5")
     monkeypatch.setenv("VSWIN_EXTRACT_EMBEDDING", "no")
-    assert embeddings() == (5, False)
-    assert embeddings("--stride", 4, "--embedding") == (4, True)
+    assert given() == (5, False)
+    assert given("--stride", 4, "--embedding") == (4, True)
 
 
 WRONG_FILES = [
-    ("strid = 4", "has the unknown key strid; did you mean stride?"),
-    ('stride = "4"', "stride must be a whole number, not '4'"),
-    ("stride = 4.5", "stride must be a whole number, not 4.5"),
-    ("stride = true", "stride must be a whole number, not True"),
-    ("logits = 1", "logits must be true or false, not 1"),
-    ('stage = ["four"]', "stage must be a whole number, or a list of such, not ['four']"),
-    ('pool = "spce"', "'--pool' (pool in run.toml): 'spce' is not one of 'none', 'space', 'all'. Did you mean space?"),
-    ('workers = "many"', "'--workers' (workers in run.toml): 'many' is neither auto nor a whole number"),
-    ("stride = 0", "stride must be a whole number from 1 to 1000000000, not 0 (options come from run.toml, too)"),
-    ("[extract]\nstride = 4", "has the unknown key extract"),
-    ('config = "other.toml"', "has the unknown key config"),
-    ("stride 4", "run.toml is no TOML"),
+    ("strid = 4", ["strid;", "did you mean stride?"]),
+    ('stride = "4"', ["stride", "'4'"]),
+    ("stride = 4.5", ["stride", "4.5"]),
+    ("stride = true", ["stride", "True"]),
+    ("logits = 1", ["logits", "not 1"]),
+    ('stage = ["four"]', ["stage", "['four']"]),
+    ('pool = "spce"', ["'--pool' (pool in run.toml)", "'spce'", "Did you mean space?"]),
+    ('workers = "many"', ["'--workers' (workers in run.toml)", "'many'"]),
+    ("stride = 0", ["stride", "not 0", "run.toml"]),
+    ("[extract]\nstride = 4", ["unknown key extract"]),
+    ('config = "other.toml"', ["unknown key config"]),
+    ("stride 4", ["run.toml", "TOML"]),
 ]
+"""Lines of a file, and what the error names."""
 
 
-@pytest.mark.parametrize(("line", "says"), WRONG_FILES, ids=[line for line, _ in WRONG_FILES])
+@pytest.mark.parametrize(("line", "named"), WRONG_FILES, ids=[line for line, _ in WRONG_FILES])
 def test_a_wrong_file_is_an_error_that_names_the_key(
-    run: Run, config: Path, tmp_path: Path, line: str, says: str
+    run: Run, config: Path, tmp_path: Path, line: str, named: list[str]
 ) -> None:
     name = re.split(r"[^a-z]", line)[0]
     kept = [row for row in config.read_text().splitlines() if not row.startswith(f"{name} ")]
     config.write_text("\n".join([*kept, line]))
     done = run("vswin-extract", "--config", "run.toml", cwd=tmp_path)
     assert done.returncode == 2
-    assert says in done.stderr.splitlines()[-1]
+    for value in named:
+        assert value in done.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["run.toml"]
 
 
-def test_a_file_that_is_not_ours_stays(run: Run, config: Path, tmp_path: Path) -> None:
+def written(out: Path, *words: object) -> str:
+    """Write the options of a run as it does when it has ended; why it did not, or an empty text."""
+    with extract.make_context("vswin-extract", list(map(str, words))) as context:
+        return write_config(context, out)
+
+
+def test_a_file_that_is_not_ours_stays(config: Path, tmp_path: Path) -> None:
     mine = config.rename(tmp_path / "out.toml")
     before = mine.read_text()
-    done = run("vswin-extract", "--config", mine, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "out.toml is not ours" in done.stderr
+    assert str(mine) in written(tmp_path / "out.h5", "--config", mine)
     assert mine.read_text() == before
 
 
-def test_shards_write_what_the_whole_run_is(run: Run, config: Path, tmp_path: Path) -> None:
-    written = []
-    for shard in ("0/2", "1/2"):
-        assert run("vswin-extract", "--config", config, "--shard", shard, cwd=tmp_path).returncode == 0
-        written.append((tmp_path / "out.toml").read_text())
-    assert written[0] == written[1]
-    assert "shard" not in tomllib.loads(written[0])
-    assert run("vswin", "merge", tmp_path / "out.h5").returncode == 0
-    again = run("vswin-extract", "--config", tmp_path / "out.toml", "--overwrite")
-    assert again.returncode == 0, again.stderr
+def test_shards_write_what_the_whole_run_writes(config: Path, tmp_path: Path) -> None:
+    texts = []
+    for shard in ("0/2", "1/2", "none"):
+        assert written(tmp_path / "out.h5", "--config", config, "--shard", shard) == ""
+        texts.append((tmp_path / "out.toml").read_text())
+    assert texts[0] == texts[1]
+    assert "shard" not in tomllib.loads(texts[0])
+    assert tomllib.loads(texts[2]) == {**tomllib.loads(texts[0]), "shard": "none"}
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["out.toml", "run.toml"]
 
 
 def test_queries_of_addresses_are_not_written(tmp_path: Path) -> None:
-    from vswin_extract.cli.config import write_config
-
-    arguments = ["https://user:secret@host/a.mp4?token=secret", "s3://bucket/b.mp4", str(tmp_path / "out.h5")]
-    with extract.make_context("vswin-extract", arguments) as context:
-        assert write_config(context, tmp_path / "out.h5") == ""
+    words = ["https://user:secret@host/a.mp4?token=secret", "s3://bucket/b.mp4", tmp_path / "out.h5"]
+    assert written(tmp_path / "out.h5", *words) == ""
     assert tomllib.loads((tmp_path / "out.toml").read_text())["videos"] == ["https://host/a.mp4", "s3://bucket/b.mp4"]
 
 
@@ -158,11 +169,11 @@ def test_variables_of_all_commands(run: Run, config: Path, tmp_path: Path, monke
     assert not taken.keys() & {"VSWIN_WEIGHTS_DIR", "VSWIN_WEIGHTS_MIRROR", "VSWIN_RESTARTED", "VSWIN_OFFLINE"}
 
     monkeypatch.setenv("VSWIN_SEARCH_TOP", "x")
-    assert "(VSWIN_SEARCH_TOP): 'x' is not a valid" in run("vswin", "search", "out.h5", "a").stderr
+    assert "(VSWIN_SEARCH_TOP): 'x'" in run("vswin", "search", "out.h5", "a").stderr
     monkeypatch.setenv("VSWIN_EXTRACT_STRIDE", "eight")
     for name, *words in (["vswin-extract"], ["vswin", "extract"]):
         done = run(name, *words, "--config", config)
-        assert "Invalid value for '--stride' (VSWIN_EXTRACT_STRIDE): 'eight'" in done.stderr
+        assert "'--stride' (VSWIN_EXTRACT_STRIDE): 'eight'" in done.stderr
     monkeypatch.setenv("VSWIN_EXTRACT_STRIDE", "8")
     monkeypatch.setenv("VSWIN_EXTRACT_TIMEOT", "8")
     done = run("vswin-extract", "--config", config)
@@ -192,24 +203,26 @@ def test_slurm_spells_out_what_is_set_elsewhere(
     assert "--config" not in command
     monkeypatch.setenv("VSWIN_EXTRACT_STRID", "5")
     done = run("vswin", "slurm", "--tasks", 2, "--", "--config", config, cwd=tmp_path)
-    assert (done.returncode, "unknown environment variable VSWIN_EXTRACT_STRID;" in done.stderr) == (2, True)
+    assert (done.returncode, "VSWIN_EXTRACT_STRID;" in done.stderr) == (2, True)
 
 
 MISTAKES = [
-    ("vswin serch out.h5", "no command 'serch'; did you mean search?"),
-    ("vswin weights lst", "No such command 'lst'"),
+    ("vswin serch out.h5", "did you mean search?"),
+    ("vswin weights lst", "'lst'"),
     ("vswin VIDEOS out.h5 --stage 4", "vswin extract VIDEOS out.h5 --stage 4"),
     ("vswin s3://bucket/videos out.h5", "vswin extract s3://bucket/videos out.h5"),
     ("vswin extract VIDEOS out.h5 --strid 4", "--stride"),
-    ("vswin-extract VIDEOS out.h5 -stride 4", "No such option '-stride'"),
+    ("vswin-extract VIDEOS out.h5 -stride 4", "'-stride'"),
     ("vswin-extract VIDEOS out.h5 --pool spce", "Did you mean space?"),
     ("vswin export opentdad out.h5 x", "Did you mean opentad?"),
-    ("vswin slurm VIDEOS out.h5 --tasks 2 --stage 4", "--stage is an option of vswin-extract: put it"),
-    ("vswin merge out.h5", "no unfinished run"),
-    ("vswin-extract VIDEOS s3://bucket/out.h5", "is on this machine, as out.h5, not s3://bucket/out.h5"),
-    ("vswin-extract out.h5 --manifest no.csv", "cannot read the manifest no.csv: No such file or directory"),
-    ("vswin-extract --config no.toml", "cannot read no.toml: No such file or directory"),
+    ("vswin slurm VIDEOS out.h5 --tasks 2 --stage 4", "--stage is an option of vswin-extract"),
+    ("vswin merge out.h5", "out.h5"),
+    ("vswin-extract VIDEOS s3://bucket/out.h5", "s3://bucket/out.h5"),
+    ("vswin-extract VIDEOS", "vswin-extract VIDEOS out.h5"),
+    ("vswin-extract out.h5 --manifest no.csv", "no.csv"),
+    ("vswin-extract --config no.toml", "no.toml"),
 ]
+"""Commands, and what the error names."""
 
 
 @pytest.mark.parametrize(("line", "says"), MISTAKES)
@@ -267,15 +280,37 @@ def read_until(descriptor: int, wanted: str | None = None, seconds: float = 100)
 COLOUR = re.compile(r"\x1b\[[\d;]*(3\d|9\d)m")
 
 
-def test_colours_on_a_terminal_unless_it_says_no(videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    def shown(name: str, **environment: str) -> str:
-        command = [script("vswin-extract"), str(videos), str(tmp_path / name), "--weights", str(small_weights)]
-        with terminal(*command, **environment) as descriptor:
-            return read_until(descriptor)
+def test_no_colour_on_a_terminal_but_a_live_display(videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    command = [script("vswin-extract"), str(videos), str(tmp_path / "a.h5"), "--weights", str(small_weights)]
+    with terminal(*command, NO_COLOR="1") as descriptor:
+        shown = read_until(descriptor)
+    assert (tmp_path / "a.h5").exists(), shown
+    assert not COLOUR.search(shown)
+    assert "\x1b[2K" in shown
 
-    assert COLOUR.search(shown("a.h5"))
-    assert not COLOUR.search(without := shown("b.h5", NO_COLOR="1"))
-    assert "\x1b[2K" in without  # it is live all the same
+
+EVENTS = (
+    Started("nano", 4_200_000, "cpu", "fp32", videos=3, resumed=1, bytes=20, notes=("a note",)),
+    ClipsDone(7),
+    VideoDone(VideoRecord("[red]a.mp4", "/v/a.mp4", "ok", clips=7), bytes=10),
+    VideoDone(VideoRecord("b\x1b[2J.mp4", "/v/b.mp4", "failed", error="VideoUnreadable", message="bad"), bytes=10),
+)
+
+
+@pytest.mark.parametrize("display", [LiveProgress, LogProgress, QuietProgress])
+def test_displays_name_what_failed_as_text(display: type[QuietProgress]) -> None:
+    shown = io.StringIO()
+    live = display is LiveProgress
+    console = Console(
+        file=shown, force_terminal=live, color_system="standard" if live else None, width=200, highlight=False
+    )
+    with display(console) as progress:
+        for event in EVENTS:
+            progress.show(event)
+    assert (progress.videos, progress.total, progress.clips) == (3, 3, 7)
+    assert "failed: b\\x1b[2J.mp4: VideoUnreadable: bad" in shown.getvalue()
+    assert ("note: a note" in shown.getvalue()) == (display is not QuietProgress)
+    assert bool(COLOUR.search(shown.getvalue())) == live
 
 
 def test_a_log_has_no_live_display_whatever_is_forced(
@@ -288,10 +323,8 @@ def test_a_log_has_no_live_display_whatever_is_forced(
     assert "\x1b[?25l" not in done.stderr
 
 
-def test_what_is_completed(
-    run: Run, videos: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("vswin-extract", videos, tmp_path / "out.h5", "--weights", small_weights).returncode == 0
+def test_what_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_output(tmp_path / "out.h5", [("a.mp4", 20, 10.0), ("b b.mp4", 20, 10.0)], Sampling(8, 2))
     monkeypatch.chdir(tmp_path)
 
     def completed(words: str) -> list[str]:

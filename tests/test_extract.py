@@ -21,8 +21,8 @@ from conftest import ROOT, Run, script
 import vswin_extract
 from vswin_extract import open_features
 from vswin_extract.backbone import Backbone, find_precision
-from vswin_extract.checks.output import check
-from vswin_extract.cli.console import Interrupted, StopSignals
+from vswin_extract.checks.output import verify_output
+from vswin_extract.cli.signals import Interrupted, StopSignals
 from vswin_extract.job.events import Finished, Notice, Profile
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.video.geometry import Geometry
@@ -314,7 +314,7 @@ def test_a_signal_lets_what_is_in_flight_get_through(
     assert "Traceback" not in said
     assert not list(out.with_name("out.h5.parts").rglob("*.tmp"))
     assert not out.with_name("out.h5.parts").joinpath("lock").exists()
-    found = check(out)
+    found = verify_output(out)
     assert not found.finished
     assert 3 < found.videos < 30
     assert found.problems == ()
@@ -498,7 +498,7 @@ def test_a_failed_device_starts_the_command_again_once(
     assert done.stderr.count("starting again once") == 1
     assert "Traceback" not in done.stderr
     assert "what is finished is kept, and the same command continues" in done.stderr
-    found = check(out)
+    found = verify_output(out)
     assert found.videos > 8  # of two processes
     assert found.problems == ()
 

@@ -10,7 +10,7 @@ import torch
 from conftest import Run
 
 from vswin_extract.backbone import Backbone
-from vswin_extract.checks.weights import compare_variant, golden_error
+from vswin_extract.checks.golden_features import compare_variant, golden_error
 from vswin_extract.files import file_sha256
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS

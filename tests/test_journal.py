@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, Run
 from journals import ARRAYS, ATTRIBUTES, SETTINGS, add, begin, expect_complete, names, publish
 
-from vswin_extract.checks.output import check
+from vswin_extract.checks.output import verify_output
 from vswin_extract.errors import OutputError
 from vswin_extract.journal import directory as directory_
 from vswin_extract.journal.directory import claim, finish_interrupted_cleanup
@@ -44,7 +44,7 @@ def test_packs_keep_the_journal_small(tmp_path: Path) -> None:
             assert most <= 2 * 16 + 2 * 100 // 16 + 2
             packed = sum(path.stat().st_size for path in writer.directory.iterdir())
             assert len(writer.singles) < 16
-            found = check(output)
+            found = verify_output(output)
             assert (found.videos + found.failures, found.finished, found.problems) == (100, False, ())
         publish(journal, 100)
     assert packed < 1.2 * output.stat().st_size
@@ -138,7 +138,9 @@ def test_damaged_files_and_packs_are_not_believed(tmp_path: Path) -> None:
     flip(part)
     gone.unlink()
     nonsense.with_suffix(".json").write_text("{")
-    assert {problem.where for problem in check(output).problems} == {path.name for path in (pack, part, gone, nonsense)}
+    assert {problem.where for problem in verify_output(output).problems} == {
+        path.name for path in (pack, part, gone, nonsense)
+    }
     with begin(output) as journal:
         assert len(journal.notes) == 4
         lost = {*range(8), 16, 17, 18}
@@ -410,7 +412,7 @@ def old_journal(tmp_path: Path) -> Path:
 
 
 def test_a_journal_of_version_0_1_continues(old_journal: Path) -> None:
-    found = check(old_journal)
+    found = verify_output(old_journal)
     assert (found.videos, found.failures, found.problems) == (5, 1, ())
     with begin(old_journal) as journal:
         assert journal.notes == []
@@ -489,7 +491,7 @@ def test_check_finds_what_is_wrong(run: Run, tmp_path: Path, what: str, where: s
     damage(output, what)
     done = run("vswin", "check", output)
     assert done.returncode == 4
-    assert where in {problem.where for problem in check(output).problems}
+    assert where in {problem.where for problem in verify_output(output).problems}
     assert where in done.stdout
 
 
@@ -529,11 +531,11 @@ def test_a_full_disk_loses_nothing(run: Run, shell: Run, small_disk: Path, small
     assert "No space left on device" in full.stderr
     assert "Traceback" not in full.stderr
     assert not out.exists()
-    finished = check(out)
+    finished = verify_output(out)
     assert finished.videos > 0
     assert finished.problems == ()
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     again = run("vswin-extract", *arguments)
     assert again.returncode == 0, again.stderr
     assert f"{finished.videos} of them done before" in again.stderr
-    assert check(out).problems == ()
+    assert verify_output(out).problems == ()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from journals import ARRAYS, ATTRIBUTES, SETTINGS, add, begin, expect_complete, names
 
-from vswin_extract.checks.output import check
+from vswin_extract.checks.output import verify_output
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.journal.journal import open_journal
 from vswin_extract.journal.merge import merge
@@ -49,7 +49,7 @@ def test_an_index_reads_as_one_file(tmp_path: Path) -> None:
                 assert np.array_equal(one[name][()], item[()]), name
         assert dict(one["videos/v/00003.mp4"].attrs) == dict(other["videos/v/00003.mp4"].attrs)
     for shard in shards:  # each is an output of its own
-        assert check(shard).problems == ()
+        assert verify_output(shard).problems == ()
     assert sum(len(open_features(shard).failures) for shard in shards) == COUNT // 7
 
 
@@ -62,7 +62,7 @@ def test_index_and_shards_move_together_and_no_rows_are_invented(tmp_path: Path)
     shard = linked_files(out)[2]
     with h5py.File(shard, "r+") as file:
         file["embedding"][1, 3] += 1
-    assert [(problem.where, problem.what) for problem in check(out).problems] == [
+    assert [(problem.where, problem.what) for problem in verify_output(out).problems] == [
         (f"{shard.name}/embedding", "has another sha256 than when it was written")
     ]
     shard.rename(tmp_path / "elsewhere.h5")
@@ -71,7 +71,7 @@ def test_index_and_shards_move_together_and_no_rows_are_invented(tmp_path: Path)
     shard.write_bytes(linked_files(out)[1].read_bytes())
     with h5py.File(shard, "r+") as file:
         file.attrs["run"] = "another"
-    assert "another was written since" in check(out).problems[0].what
+    assert "another was written since" in verify_output(out).problems[0].what
 
 
 def test_overwriting_removes_the_old_shards(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def expect_numbers(path: Path, numbers: list[int]) -> None:
         first = next(iter(features.values())).stage4[0].mean() - numbers[0]
         for number, video in zip(numbers, features.values(), strict=True):
             assert video.stage4[1].mean() == pytest.approx(number + 0.5 + first, abs=1e-4)
-    assert check(path).problems == ()
+    assert verify_output(path).problems == ()
 
 
 def test_linking_copies_nothing_and_leaves_out_duplicates(tmp_path: Path) -> None:

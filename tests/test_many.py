@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Run, script
 
-from vswin_extract.checks.output import check
+from vswin_extract.checks.output import verify_output
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.pools.pool import WorkerPool
@@ -35,7 +35,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def expect_equal(one: Path, other: Path) -> None:
     """The same videos in the same order, the same clips, and features to 1e-6."""
-    assert check(other).problems == ()
+    assert verify_output(other).problems == ()
     with h5py.File(one) as a, h5py.File(other) as b:
         for name in ("id", "clips", "frames", "fps", "duration", "status", "message", "width", "size"):
             assert a["videos_table"][name][:].tolist() == b["videos_table"][name][:].tolist(), name

@@ -1,4 +1,4 @@
-"""What the README and docs/ say is run, or held against the code."""
+"""Commands and code of the README and docs/ run, and what they say agrees with the code."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from conftest import ROOT, Run
 
 from benchmarks.model import model
 from vswin_extract.cli import vswin
-from vswin_extract.cli.console import EXIT_CODES
+from vswin_extract.cli.exit import EXIT_CODES
 from vswin_extract.cli.extract import extract
 from vswin_extract.decoding.pyav import FORMATS
 from vswin_extract.errors import VIDEO_ERRORS
@@ -36,14 +36,16 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the README's first command has been run, but for the install."""
+    """A folder where the README's first command was run, without the install, on two of the example videos."""
     here = tmp_path_factory.mktemp("readme")
-    (here / "examples").symlink_to(ROOT / "examples")
+    (here / "examples/videos").mkdir(parents=True)
+    for name in ("clips", "astronaut-pan.mp4"):
+        (here / "examples/videos" / name).symlink_to(ROOT / "examples/videos" / name)
     (here / "videos").symlink_to(ROOT / "examples/videos/clips")
     (here / "run.toml").write_text('videos = "videos"\noutput = "big.h5"\n')
-    install, extract, inspect = blocks("sh")[0].strip().split(" && ")
+    install, *commands = blocks("sh")[0].strip().split(" && ")
     assert install == "pip install ."
-    for command in (extract, inspect):
+    for command in commands:
         name, *arguments = command.split()
         done = run(name, *arguments, cwd=here)
         assert done.returncode == 0, done.stderr
@@ -57,7 +59,7 @@ def test_python_examples_run(code: str, folder: Path, monkeypatch: pytest.Monkey
 
 
 def parsed(name: str, *words: str) -> None:
-    """Raises click.UsageError for a command that does not exist, or has not these options."""
+    """Raise click.UsageError for a command or an option that does not exist."""
     command: click.Command = {"vswin": vswin, "vswin-extract": extract}[name]
     rest = list(words)
     while isinstance(command, click.Group):
@@ -78,7 +80,7 @@ def test_commands_exist(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 ELSEWHERE = ("pull", "ray", "--submit")
-"""What commands need that the tests have not: a network, a cluster."""
+"""Words of commands that need a network or a cluster, which the tests do not have."""
 
 
 def test_the_cookbook_works(run: Run, folder: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,15 +149,15 @@ def test_variants_are_those_of_the_code() -> None:
 def test_weights_commands(run: Run, small_weights: Path, tmp_path: Path) -> None:
     listed = run("vswin", "weights", "list")
     assert listed.returncode == 0
-    assert "t-k400 " in listed.stdout
-    assert "nano " in listed.stdout
+    assert {"t-k400", "nano"} <= set(listed.stdout.split())
     converted = run("vswin", "weights", "convert", small_weights, tmp_path / "mine.safetensors")
     assert converted.returncode == 0, converted.stderr
-    assert "variant nano, window 4x7x7, 3 classes" in converted.stdout
+    for value in ("nano", "4x7x7", "3 classes"):
+        assert value in converted.stdout
     wrong = run("vswin", "weights", "convert", small_weights, tmp_path / "mine.pth")
-    assert (wrong.returncode, "must end in .safetensors" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "mine.pth" in wrong.stderr) == (2, True)
     near = run("vswin", "weights", "pull", "t-k40")
-    assert (near.returncode, "did you mean t-k400" in near.stderr) == (2, True)
+    assert (near.returncode, "t-k400" in near.stderr) == (2, True)
 
 
 def test_no_playlist_or_image_format_is_opened() -> None:

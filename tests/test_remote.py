@@ -21,8 +21,8 @@ from moto.server import ThreadedMotoServer
 from test_many import expect_equal
 from web import Web, serve
 
-from vswin_extract.checks.output import check
-from vswin_extract.cli.extract import parse_bytes
+from vswin_extract.checks.output import verify_output
+from vswin_extract.cli.extract_options import parse_bytes
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import UsageError, VideoChanged, VideoMissing, VideoUnreachable
@@ -340,12 +340,12 @@ def test_a_bucket_gives_what_a_directory_gives(
         assert table["path"][0].decode() == f"{s3}/{table['id'][0].decode()}"
         assert all(len(etag) == 32 for etag in table["etag"])
         assert file["failures/error"][:].tolist() == [b"VideoUnreadable"]
-    assert check(out, find([s3])).problems == ()
+    assert verify_output(out, find([s3])).problems == ()
     assert next(video.id for video in find(["s3://bucket"])) == "my videos/00.mp4"
     bucket = fsspec.filesystem("s3")
     bucket.pipe("bucket/my videos/00.mp4", (videos / "b c" / "01.mp4").read_bytes())
     try:
-        (problem,) = check(out, find([s3 + "/"])).problems
+        (problem,) = verify_output(out, find([s3 + "/"])).problems
         assert (problem.where, problem.what) == ("00.mp4", "has changed since it was extracted")
     finally:
         bucket.pipe("bucket/my videos/00.mp4", (videos / "00.mp4").read_bytes())

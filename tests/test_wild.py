@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Run, script
 
-from vswin_extract.checks.output import check
+from vswin_extract.checks.output import verify_output
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import UsageError, VideoError, WeightsError
@@ -112,7 +112,7 @@ def test_a_huge_declared_size_is_given_up(run: Run, small_weights: Path, tmp_pat
     (tmp_path / "a.avi").write_bytes(small.replace(width + height, huge + huge))
     done = run("vswin-extract", tmp_path / "a.avi", tmp_path / "out.h5", "--weights", small_weights, "--timeout", 20)
     assert done.returncode in (0, 3)
-    assert check(tmp_path / "out.h5").problems == ()
+    assert verify_output(tmp_path / "out.h5").problems == ()
 
 
 def peak_memory(arguments: list[str], environment: dict[str, str]) -> int:
@@ -171,7 +171,7 @@ def test_memory_and_journal_do_not_grow_with_the_number_of_videos(
             assert len(features) == features.clips == count
             first = np.asarray(features["000/00.mp4"].embedding)
             assert np.allclose(first, features.file["embedding"][:], atol=1e-5)
-        assert check(out).problems == ()
+        assert verify_output(out).problems == ()
     assert peaks[1] < 1.2 * peaks[0], peaks
 
 

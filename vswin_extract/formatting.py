@@ -1,8 +1,8 @@
-"""Numbers, times and names as people read them. The same everywhere: in messages, tables and pages."""
+"""Numbers and names as people read them: the same in messages, tables and pages."""
 
 
 def human_bytes(count: float) -> str:
-    """1536 -> 1.5 kB: powers of 1000, as disks are sold."""
+    """1536 -> 1.5 kB, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
@@ -11,16 +11,16 @@ def human_bytes(count: float) -> str:
 
 
 def plural(count: int, thing: str) -> str:
-    """1 video, 2 videos."""
+    """1 -> 1 video, 2 -> 2 videos."""
     return f"{count} {thing}" + ("" if count == 1 else "s")
 
 
 def name_some(names: list[str], most: int = 3) -> str:
-    """a, b, c and 4 more."""
+    """Return the first names, and how many more there are: a, b, c and 4 more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def printable(text: str) -> str:
-    """Text without control characters: file names may hold anything, and a terminal must not obey them."""
+    """Escape control characters: file names may have them, and a terminal would obey them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

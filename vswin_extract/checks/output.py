@@ -1,4 +1,4 @@
-"""Whether an output is what it says: its structure, its values, its checksums, and the videos that it was made from."""
+"""Checks of an output: its structure, its values, its checksums, and the videos that it was made from."""
 
 import hashlib
 import json
@@ -18,18 +18,21 @@ from vswin_extract.store.schema import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VID
 from vswin_extract.video.remote import Address, alike
 from vswin_extract.video.videos import Video, fingerprint
 
+Fingerprints = dict[str, tuple[int, float, str] | None]
+"""By video id, the fingerprint (size, mtime, etag) of its file when it was extracted; None for a failed video."""
+
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, and where: a dataset, a video, a file of the journal."""
+    """Something wrong, and where: in a dataset, a video, or a file of the journal."""
 
     where: str
     what: str
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was checked, and what is wrong with it."""
+class OutputCheck:
+    """How much was checked, and what is wrong with it. `finished`: False for the journal of a run."""
 
     videos: int
     clips: int
@@ -38,25 +41,32 @@ class Found:
     problems: tuple[Problem, ...]
 
 
-def check(output: Path, against: Sequence[Video] = ()) -> Found:
-    """Check a finished output, or the journal of an unfinished one; with `against`, also that it covers these videos,
-    as they are now, and no others. Raises UsageError where there is neither."""
+def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
+    """Check a finished output, or the journal of an unfinished run. With `against`, also check that it has these
+    videos, as they are now, and no others. Raises UsageError if there is neither an output nor a journal."""
     directory = output if output.suffix == ".parts" and output.is_dir() else journal_directory(output)
     if output.is_file():
-        with open_features(output) as features:
-            problems = [*check_structure(features.file)]
-            if not problems:  # what is out of shape cannot be read on
-                problems += check_links(features) if features.linked else check_values(features.file)
-                problems += check_views(features.file)
-            files = {**_files(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
-            counts = len(features), features.clips, len(features.failures)
-        if directory.is_dir():
-            problems.append(Problem(directory.name, "a journal lies beside a finished output; a run was not ended"))
-        return Found(*counts, True, (*problems, *_compare(files, against)))
+        return _verify_finished(output, directory, against)
     if read_job(directory) is None:
         raise UsageError(f"there is neither {output} nor an unfinished run in {directory}")
-    problems, clips, failures = [], 0, 0
-    files = {}
+    return _verify_journal(directory, against)
+
+
+def _verify_finished(output: Path, directory: Path, against: Sequence[Video]) -> OutputCheck:
+    with open_features(output) as features:
+        problems = [*check_structure(features.file)]
+        if not problems:  # values of a file with a wrong structure cannot be read
+            problems += check_links(features) if features.linked else check_values(features.file)
+            problems += check_views(features.file)
+        files = {**_fingerprints(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
+        counts = len(features), features.clips, len(features.failures)
+    if directory.is_dir():
+        problems.append(Problem(directory.name, "is the journal of a run that was not ended, beside a finished output"))
+    return OutputCheck(*counts, True, (*problems, *_compare(files, against)))
+
+
+def _verify_journal(directory: Path, against: Sequence[Video]) -> OutputCheck:
+    problems: list[Problem] = []
     entries: dict[str, list[Entry]] = {}
     for path in entry_files(directory):
         records, problem = read_entry_file(path)
@@ -65,17 +75,19 @@ def check(output: Path, against: Sequence[Video] = ()) -> Found:
             continue
         for record in records:
             entries.setdefault(record.id, []).append(Entry(record, path))
+    files: Fingerprints = {}
+    clips = failures = 0
     for video_id, pieces in entries.items():
         if found := assemble(pieces):
             files[video_id] = (found.record.size, found.record.mtime, found.record.etag)
             clips += found.record.clips
             failures += found.record.status == "failed"
-    counts = len(files) - failures, clips, failures
-    return Found(*counts, False, (*problems, *_compare(files, against, complete=False)))
+    differences = _compare(files, against, complete=False)
+    return OutputCheck(len(files) - failures, clips, failures, False, (*problems, *differences))
 
 
 def check_structure(file: h5py.File) -> Iterator[Problem]:
-    """Everything is there and of one length; the rows of the videos follow one another without a gap."""
+    """Yield what is missing or of another length, and gaps between the rows of one video and the next."""
     if not file.attrs.get("complete", False):
         yield Problem("/", "is not marked complete")
     for name in ("model", "weights_sha256", "sampling", "preprocessing", "precision", "decoder"):
@@ -92,7 +104,7 @@ def check_structure(file: h5py.File) -> Iterator[Problem]:
     clips = len(file["clips/video"])
     for name in [*feature_names(file), *(f"clips/{name}" for name in CLIP_COLUMNS)]:
         if len(file[name]) != clips:
-            yield Problem(f"/{name}", f"has {len(file[name])} rows where there are {clips} clips")
+            yield Problem(f"/{name}", f"has {len(file[name])} rows, but there are {clips} clips")
     table = file["videos_table"]
     for name in (*VIDEO_TEXTS, *VIDEO_NUMBERS, "first_clip", "clips", "start", "end"):
         if name not in table:
@@ -100,19 +112,19 @@ def check_structure(file: h5py.File) -> Iterator[Problem]:
             return
     for name, column in table.items():
         if len(column) != len(table["id"]):
-            yield Problem(f"/videos_table/{name}", f"has {len(column)} rows where there are {len(table['id'])} videos")
+            yield Problem(f"/videos_table/{name}", f"has {len(column)} rows, but there are {len(table['id'])} videos")
             return
     counts = table["clips"][:]
     if (counts < 1).any():
         yield Problem("/videos_table/clips", "has a video without clips")
     if not np.array_equal(table["first_clip"][:], np.cumsum(counts) - counts) or counts.sum() != clips:
-        yield Problem("/videos_table", "does not cover the clips one video after another")
+        yield Problem("/videos_table", "does not divide the clips among the videos, one video after another")
     elif not np.array_equal(file["clips/video"][:], np.repeat(np.arange(len(counts)), counts)):
-        yield Problem("/clips/video", "does not name the videos that /videos_table does")
+        yield Problem("/clips/video", "gives clips to other videos than /videos_table does")
 
 
 def check_values(file: h5py.File) -> Iterator[Problem]:
-    """Checksums, no NaN, and times and frames that make sense."""
+    """Yield wrong checksums, NaN, and times and frames that cannot be."""
     for name in [*feature_names(file), *(f"clips/{name}" for name in CLIP_COLUMNS if name != "video")]:
         dataset = file[name]
         digest, finite = hashlib.sha256(), True
@@ -143,7 +155,7 @@ def check_values(file: h5py.File) -> Iterator[Problem]:
 
 
 def check_links(index: FeatureFile) -> Iterator[Problem]:
-    """Each file that an index links to is the one that it was made of, and is whole; the index names its videos."""
+    """Yield the problems of the files that an index links to, and files that are not the ones it was made from."""
     runs, counts = index.file["linked/run"].asstr()[:], index.file["linked/videos"][:]
     ids, first = list(index), 0
     for path, run, count in zip(index.linked, runs, counts, strict=True):
@@ -153,7 +165,7 @@ def check_links(index: FeatureFile) -> Iterator[Problem]:
                 if features.info.get("run") != run:
                     problems.append(Problem("", "is not the file that was linked to; another was written since"))
                 elif lost := [name for name in ids[first : first + count] if name not in features]:
-                    problems.append(Problem("/videos_table", f"lacks {lost[0]}"))
+                    problems.append(Problem("/videos_table", f"lacks the video {lost[0]}"))
         except UsageError as error:
             problems = [Problem("", str(error))]
         yield from (Problem(f"{path.name}{problem.where}", problem.what) for problem in problems)
@@ -161,7 +173,7 @@ def check_links(index: FeatureFile) -> Iterator[Problem]:
 
 
 def check_views(file: h5py.File) -> Iterator[Problem]:
-    """The group of each video shows that video's rows; very many videos have none."""
+    """Yield the views below /videos that do not show the rows of their video. Files of very many videos have none."""
     table = file["videos_table"]
     if len(table["id"]) > GROUPED and not len(file["videos"]):
         return
@@ -173,20 +185,18 @@ def check_views(file: h5py.File) -> Iterator[Problem]:
             if view is None or view.shape != (count, *file[source].shape[1:]):
                 yield Problem(f"/videos/{video_id}/{name}", "is missing or of another shape")
                 continue
-            for row in {0, count - 1}:  # rows follow one another, so both ends tell
+            for row in {0, count - 1}:  # a view is one range of rows, so its two ends are enough
                 if view[row].tobytes() != file[source][first + row].tobytes():
                     yield Problem(f"/videos/{video_id}/{name}", f"shows other rows than those from {first} on")
 
 
-def _files(table: h5py.Group) -> dict[str, tuple[int, float, str] | None]:
-    """Each video's file when it was extracted, as `fingerprint` has it."""
+def _fingerprints(table: h5py.Group) -> Fingerprints:
     columns = (table["id"].asstr()[:], table["size"][:], table["mtime"][:], table["etag"].asstr()[:])
     return {str(name): (int(size), float(mtime), str(etag)) for name, size, mtime, etag in zip(*columns, strict=True)}
 
 
-def _compare(
-    files: dict[str, tuple[int, float, str] | None], videos: Sequence[Video], complete: bool = True
-) -> Iterator[Problem]:
+def _compare(files: Fingerprints, videos: Sequence[Video], complete: bool = True) -> Iterator[Problem]:
+    """Yield how videos differ from those of an output. `complete`: missing videos count."""
     if not videos:
         return
     for video in videos:

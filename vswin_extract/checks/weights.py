@@ -1,39 +1,33 @@
-"""What weights are, and whether they are what they should be, on this machine."""
+"""What is known of weights, whether they are what they should be, and whether the files in the cache are complete."""
 
+import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from vswin_extract.backbone import Backbone
-from vswin_extract.errors import UsageError, WeightsError
+from vswin_extract.checks.golden_features import compare_variant, golden_error, judge
+from vswin_extract.checks.result import Check
+from vswin_extract.errors import WeightsError
 from vswin_extract.files import file_sha256
-from vswin_extract.network.variants import Variant
+from vswin_extract.formatting import name_some
 from vswin_extract.weights import golden
-from vswin_extract.weights.cache import cached_file, check_hash, find_weights
+from vswin_extract.weights.cache import cache_dirs, cached_file, check_hash, find_weights, writable_cache
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.load import load_checkpoint, read_checkpoint
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED, Published, class_names, find_by_sha256, manifest
 
-State = Literal["ok", "warning", "failed"]
+SIZE_TOLERANCE = 0.02
+"""How far the size of a cached file may be from the published size, which is rounded, relative to it."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at: what was found, and what to do where it is not ok."""
-
-    what: str
-    state: State
-    found: str
-    advice: str = ""
-
-
-def facts(name_or_file: str) -> dict[str, Any]:
-    """What is known of weights: of published ones that are not in the cache, what the manifest says. What is not known
-    is None. Raises what `load` does."""
+def describe_weights(name_or_file: str) -> dict[str, Any]:
+    """Return what is known of weights; what is not known is None. Of published weights that are not in the cache, it is
+    what the manifest says. Raises what `load` raises."""
     row = manifest().get(name_or_file)
     if row is not None and not cached_file(row).is_file():
         return {
@@ -45,9 +39,9 @@ def facts(name_or_file: str) -> dict[str, Any]:
     path = find_weights(name_or_file)
     name, checkpoint = load_checkpoint(name_or_file)
     row = manifest().get(name)
-    nothing = dict.fromkeys(("dataset", "accuracy", "views"))
+    unknown = dict.fromkeys(("dataset", "accuracy", "views"))
     return {
-        **(_published(row) if row else nothing),
+        **(_published(row) if row else unknown),
         "name": name,
         "file": str(path),
         "variant": checkpoint.variant.name,
@@ -68,12 +62,12 @@ def _published(row: Published) -> dict[str, Any]:
     return {"dataset": row.dataset, "accuracy": row.accuracy, "views": row.views}
 
 
-def verify(name_or_file: str, record: bool = False) -> Iterator[Check]:
-    """Check weights one thing after another, as far as it goes: their hash, that they fit their variant exactly, that
-    all values are finite, and golden features on the processor in float32: of their variant, which tries the code, and
-    of these weights, which `record` stores where nobody has done so yet.
+def verify_weights(name_or_file: str, record: bool = False) -> Iterator[Check]:
+    """Yield the checks of weights, until one makes the next impossible: their sha256; that they fit their variant
+    exactly; that all values are finite; golden features on the CPU in float32, first of their variant with drawn
+    weights, which checks the code, then of these weights. `record` stores the latter if there are none yet.
 
-    Raises UsageError and WeightsError where there are no such weights, OSError where nothing can be recorded.
+    Raises UsageError or WeightsError if there are no such weights, OSError if the features cannot be stored.
     """
     path = find_weights(name_or_file)
     sha256 = file_sha256(path)
@@ -93,43 +87,22 @@ def verify(name_or_file: str, record: bool = False) -> Iterator[Check]:
         yield _own_hash(name_or_file, checkpoint)
     values = sum(value.numel() for value in checkpoint.state.values())
     window = "x".join(map(str, checkpoint.variant.window))
-    yield Check(
-        "fit", "ok", f"variant {checkpoint.variant.name}, window {window}, {values:,} parameters, no tensor more"
-    )
+    fit = f"variant {checkpoint.variant.name}, window {window}, {values:,} parameters, no tensor left over"
+    yield Check("fit", "ok", fit)
 
     broken = [name for name, value in checkpoint.state.items() if not bool(torch.isfinite(value).all())]
     if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        yield Check("finite", "failed", f"{', '.join(broken[:3])}{more} hold NaN or infinity", "get the file again")
+        yield Check("finite", "failed", f"{name_some(broken)} hold NaN or infinity", "get the file again")
         return
     yield Check("finite", "ok", "all values are finite")
 
     yield compare_variant(checkpoint.variant, torch.device("cpu"), "fp32")
     complete = replace(checkpoint, recipe=checkpoint.recipe or (row.recipe if row else Recipe()))
-    yield _compare(name_or_file, complete, record)
+    yield _compare_weights(name_or_file, complete, record)
 
 
-def compare_variant(variant: Variant, device: torch.device, precision: str) -> Check:
-    """Compute a variant with drawn weights, and compare with what is stored."""
-    what = f"golden features, drawn {variant.name}"
-    expected = golden.of_variant(variant)
-    if expected is None:
-        return Check(what, "warning", f"none are stored for window {'x'.join(map(str, variant.window))}")
-    backbone = Backbone(f"drawn {variant.name}", golden.drawn_checkpoint(variant), device, precision)
-    return _judge(what, golden_error(backbone, expected), precision, "the code computes something else here")
-
-
-def golden_error(backbone: Backbone, values: golden.GoldenValues) -> float:
-    """Relative L2 error of what a model gives for the clip. Raises what computing raises."""
-    embedding = backbone(golden.golden_clip()).embedding
-    if embedding is None:
-        raise UsageError(f"{backbone.name} gives no embedding")
-    expected = np.asarray(values)
-    found = embedding[0, : len(values)].cpu().double().numpy()
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-def _compare(name: str, checkpoint: Checkpoint, record: bool) -> Check:
+def _compare_weights(name: str, checkpoint: Checkpoint, record: bool) -> Check:
+    """Compute the golden features of these weights, and compare them with the stored ones."""
     what = "golden features"
     expected = golden.of_weights(checkpoint.sha256)
     if expected is None and not record:
@@ -140,24 +113,43 @@ def _compare(name: str, checkpoint: Checkpoint, record: bool) -> Check:
         expected = golden.of_weights(checkpoint.sha256) or ()
         what += ", recorded"
     backbone = Backbone(name, checkpoint, torch.device("cpu"), "fp32")
-    return _judge(what, golden_error(backbone, expected), "fp32", "these weights gave other features when recorded")
-
-
-def _judge(what: str, error: float, precision: str, otherwise: str) -> Check:
-    limit = golden.TOLERANCE[precision]
-    said = f"relative error {error:.1e} in {precision} (at most {limit:.0e})"
-    if error <= limit:  # not so for NaN
-        return Check(what, "ok", said)
-    return Check(what, "failed", said, f"{otherwise}: please report this, with the output of vswin doctor")
+    return judge(what, golden_error(backbone, expected), "fp32", "these weights gave other features when recorded")
 
 
 def _own_hash(name: str, checkpoint: Checkpoint) -> Check:
-    """Of weights that the manifest does not know."""
+    """Return the check of the sha256 of weights that the manifest does not know."""
     sha256 = checkpoint.sha256
     if name == BUNDLED:
         if golden.of_weights(sha256) is None:
-            return Check("sha256", "warning", f"{sha256}: golden.json is of another file", "install the package again")
+            advice = "install the package again"
+            return Check("sha256", "warning", f"{sha256}: golden.json belongs to another file", advice)
         return Check("sha256", "ok", f"{sha256}: the bundled weights")
     if checkpoint.layout == "vswin-extract" and checkpoint.recipe is not None:
         return Check("sha256", "ok", f"{sha256}; the tensors have the sha256 that they were written with")
     return Check("sha256", "warning", f"{sha256}: no published weights have it, so there is nothing to compare it with")
+
+
+def check_cache() -> Iterator[Check]:
+    """Yield where the weights cache is, whether it can be written, and each file in it whose size is wrong. Hashing
+    would take too long here; `verify_weights` does it."""
+    folders = ", ".join(_without_home(folder) for folder in cache_dirs())
+    cached = [row for row in manifest().values() if cached_file(row).is_file()]
+    found = f"{folders}: {', '.join(row.name for row in cached) or 'empty'}"
+    if writable_cache():
+        yield Check("weights cache", "ok", found)
+    else:
+        advice = "its weights can be used; to pull more, add a directory of your own to VSWIN_WEIGHTS_DIR"
+        yield Check("weights cache", "warning", f"{found}; cannot be written", advice)
+    for row in cached:
+        megabytes = cached_file(row).stat().st_size / 1e6
+        if row.megabytes and abs(megabytes - row.megabytes) > SIZE_TOLERANCE * row.megabytes:
+            found = f"the file has {megabytes:.1f} MB, but about {row.megabytes:g} MB are published"
+            advice = f"delete it and pull it again, or look closer: vswin weights verify {row.name}"
+            yield Check(f"weights {row.name}", "failed", found, advice)
+
+
+def _without_home(path: Path) -> str:
+    """Return a path with ~ for the home directory, which has the user's name in it."""
+    with contextlib.suppress(RuntimeError, ValueError):
+        return str(Path("~") / path.relative_to(Path.home()))
+    return str(path)

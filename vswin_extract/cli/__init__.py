@@ -1,9 +1,14 @@
-"""The command line: every command parses, calls the library and renders. Only here is anything printed.
+"""The command line: every command parses its words, calls the library and prints. Nothing else in the package prints.
 
-Nothing but click is imported before a command runs, so that --help answers at once.
+Words come in; text, files and an exit code go out. A command's file, named after it, declares its options: options.py
+has the shared ones and the help in groups, extract_options.py those of `vswin extract`, complete.py what a shell
+completes. A value comes from the command line, the environment or a file: origins.py knows which, config.py reads and
+writes the files. A command then calls the library, while progress.py shows a run and signals.py stops it; console.py
+and results.py print what comes out, and exit.py makes errors one line and an exit code.
+
+This file has the group `vswin`. It imports nothing but click before a command runs, so that --help answers at once.
 """
 
-import difflib
 import os
 import shlex
 from importlib import import_module
@@ -11,8 +16,8 @@ from typing import Any
 
 import click
 
-from vswin_extract.cli.console import by_environment, names_origin
-from vswin_extract.cli.versions import version_option
+from vswin_extract.cli.options import HELP, suggest, version_option
+from vswin_extract.cli.origins import by_environment, names_origin
 from vswin_extract.formatting import printable
 
 COMMANDS = {
@@ -28,7 +33,7 @@ COMMANDS = {
     "weights": "List, download, convert and check weights.",
     "doctor": "Check whether this machine can do the work.",
 }
-"""Commands of `vswin`, each in a module of its name, with the line that `vswin --help` shows."""
+"""The commands of `vswin`, each in a module of its name, with the line that `vswin --help` shows."""
 
 
 class LazyGroup(click.Group):
@@ -49,13 +54,9 @@ class LazyGroup(click.Group):
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             if "/" in name or os.path.exists(name):
-                said = printable(shlex.join(args))
-                ctx.fail(f"no command {name!r}; to extract features of videos: vswin extract {said}")
-            near = difflib.get_close_matches(name, COMMANDS)
-            ctx.fail(
-                f"no command {name!r}; "
-                + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}")
-            )
+                words = printable(shlex.join(args))
+                ctx.fail(f"no command {name!r}; to extract features of videos: vswin extract {words}")
+            ctx.fail(f"no command {name!r}; {suggest(name, COMMANDS) or 'there are ' + ', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -67,7 +68,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings=HELP)
 @version_option()
 def vswin(**_: Any) -> None:
     """Video Swin features: extract them, look at them, manage weights."""

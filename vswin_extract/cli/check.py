@@ -1,14 +1,16 @@
-"""`vswin check`: whether an output is whole and true."""
+"""`vswin check`: verify an output."""
 
 import sys
 
 import click
 
-from vswin_extract.cli.console import reports_errors, stdout, table
+from vswin_extract.cli.console import stdout, table
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, file_argument
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.command(context_settings=HELP)
+@file_argument
 @click.option(
     "--against",
     multiple=True,
@@ -23,11 +25,11 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     which videos are missing, changed or extra. Exit code 4 where something is wrong."""
     from pathlib import Path
 
-    from vswin_extract.checks.output import check as check_output
+    from vswin_extract.checks.output import verify_output
     from vswin_extract.video.videos import find
 
     videos = find(against, manifest) if against or manifest else ()
-    found = check_output(Path(file), videos)
+    found = verify_output(Path(file), videos)
     out = stdout()
     state = "finished" if found.finished else "unfinished"
     out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")

@@ -1,27 +1,26 @@
-"""Options in TOML files: --config reads them, and a run writes what it used beside its output."""
+"""Options in TOML files: --config reads them, and a run writes the options it used beside its output."""
 
-import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from vswin_extract.cli.console import CONFIG, key
+from vswin_extract.cli.options import suggest
+from vswin_extract.cli.origins import CONFIG, option_key
 
 HEADER = "# Written by vswin-extract"
-"""How our own files begin; no other is replaced."""
+"""How our own files begin. Other files are never replaced."""
 
 
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
-    """What may be in a file, by its keys."""
-    return {key(each): each for each in command.params if each.expose_value}
+    """Return the parameters that may be in a file, by their keys."""
+    return {option_key(each): each for each in command.params if each.expose_value}
 
 
 def read_config(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
-    """Make a file's values the defaults of the command's options."""
+    """Make the values of a file the defaults of the command's options. Raises click.BadParameter."""
     if path is None or context.resilient_parsing:
         return
     import tomllib
@@ -36,21 +35,21 @@ def read_config(context: click.Context, parameter: click.Parameter, path: str | 
     context.meta[CONFIG] = path
     context.default_map = {}
     for name, value in found.items():
-        if (spelt := name.replace("_", "-")) not in known:
-            near = difflib.get_close_matches(spelt, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "keys are called as the options of --help"
+        option = known.get(spelt := name.replace("_", "-"))
+        if option is None:
+            hint = suggest(spelt, known) or "keys are called as the options of --help"
             raise click.BadParameter(f"{path} has the unknown key {name}; {hint}")
-        option = known[spelt]
         several = option.nargs == -1 or getattr(option, "multiple", False)
         values = value if several and isinstance(value, list) else [value]
-        kinds, what = _takes(option.type)
+        kinds, what = _accepted(option.type)
         if not all(isinstance(each, kinds) and (kinds == (bool,) or not isinstance(each, bool)) for each in values):
             raise click.BadParameter(f"{path}: {name} must be {what}{', or a list of such' * several}, not {value!r}")
         context.default_map[str(option.name)] = tuple(values) if several else value
 
 
-def _takes(kind: object) -> tuple[tuple[type, ...], str]:
-    """The types of values in a file that an option takes. Click would make 8 of 8.5, and 1 of true."""
+def _accepted(kind: object) -> tuple[tuple[type, ...], str]:
+    """Return the types of TOML values that an option takes, and their description. Click would turn 8.5 into 8, and
+    true into 1."""
     if isinstance(kind, click.types.BoolParamType):
         return (bool,), "true or false"
     if isinstance(kind, click.types.IntParamType):
@@ -63,18 +62,17 @@ def _takes(kind: object) -> tuple[tuple[type, ...], str]:
 
 
 def check_environment(context: click.Context) -> None:
-    """Raises UsageError for a variable that looks like an option's and is none: it would be ignored silently."""
+    """Raise click.UsageError if a variable looks like the one of an option and is none: it would have no effect."""
     known = [str(each.envvar) for each in context.command.params if each.envvar]
     for name in os.environ:
         if name.startswith("VSWIN_EXTRACT_") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "there is no such option"
+            hint = suggest(name, known) or "there is no such option"
             raise click.UsageError(f"unknown environment variable {name}; {hint}")
 
 
 def settings(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
-    """The parameters of a command that have a value, and the value, by which the command does the same in any
-    directory: paths are absolute."""
+    """Yield the parameters of a command that have a value, and the value. Paths are absolute, so that the values mean
+    the same in any directory."""
     for option in context.command.params:
         value = context.params.get(option.name or "")
         if value is None:
@@ -84,40 +82,36 @@ def settings(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
         yield option, value
 
 
-def given(context: click.Context, option: click.Parameter) -> bool:
-    """Whether a value was chosen, by the command line, the environment or a file."""
-    return context.get_parameter_source(option.name or "") != ParameterSource.DEFAULT
-
-
 def write_config(context: click.Context, output: Path) -> str:
-    """Write what a run used beside its output, so that --config does the same again. What is None follows from the
-    weights or the device, and is left out; so is the shard, since all of them write this. Says why it did not."""
-    import uuid
+    """Write the options of a run beside its output, so that --config does the same again. Return why the file is not
+    written, "" if it is.
 
+    Options without a value follow from the weights or the device, and are left out. So is the number of the shard,
+    since all shards write the same file.
+    """
     import tomli_w
 
     from vswin_extract import __version__
-    from vswin_extract.files import publish
+    from vswin_extract.files import atomic_write
     from vswin_extract.video.remote import is_remote, public
 
     path = output.with_suffix(".toml")
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(HEADER.encode())):
-        return f"{path} is not ours, so that the options of this run are not written there"
-    table: dict[str, Any] = {}
+        return f"{path} was not written by vswin-extract, so the options of this run are not saved there"
+    options: dict[str, Any] = {}
     for option, value in settings(context):
         if option.name == "dry_run" or (option.name == "shard" and "/" in value):
             continue
         if isinstance(value, tuple | list):
             value = [public(each) if isinstance(each, str) and is_remote(each) else each for each in value]
-        table[key(option)] = public(value) if isinstance(value, str) and is_remote(value) else value
-    text = f"{HEADER} {__version__}: vswin-extract --config {path.name}\n{tomli_w.dumps(table)}"
+        options[option_key(option)] = public(value) if isinstance(value, str) and is_remote(value) else value
+    text = f"{HEADER} {__version__}: vswin-extract --config {path.name}\n{tomli_w.dumps(options)}"
     try:
         content = text.encode()
     except UnicodeEncodeError:
-        return f"a name is no UTF-8, which TOML cannot say, so that {path} is not written"
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # tasks of several hosts may be here
-    unfinished.write_bytes(content)
-    publish(unfinished, path)
+        return f"a name is not UTF-8, which TOML needs, so {path} is not written"
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
     return ""
 
 
@@ -128,5 +122,5 @@ def _is_file_of_weights(name: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """Unless it is a URL, or - for standard input."""
+    """Return an absolute path; URLs and -, for standard input, stay as they are."""
     return path if "://" in path or path == "-" else os.path.join(os.getcwd(), path)

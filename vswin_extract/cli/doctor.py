@@ -1,16 +1,18 @@
-"""`vswin doctor`: whether this machine can do the work."""
+"""`vswin doctor`: check this machine."""
 
 import sys
 
 import click
 
-from vswin_extract.cli.console import reports_errors, show_checks
+from vswin_extract.cli.console import show_checks
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, json_option
 from vswin_extract.formatting import plural
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.argument("directory", default=".", type=click.Path(), metavar="[DIR]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
+@json_option
 @reports_errors
 def doctor(directory: str, as_json: bool) -> None:
     """Check this machine: versions, cores, memory, devices, decoders, the weights cache, the file system of DIR (where
@@ -19,9 +21,9 @@ def doctor(directory: str, as_json: bool) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from vswin_extract.checks.machine import examine
+    from vswin_extract.checks.machine import examine_machine
 
-    checks = list(examine(Path(directory)))
+    checks = list(examine_machine(Path(directory)))
     failed = [check for check in checks if check.state == "failed"]
     warnings = [check for check in checks if check.state == "warning"]
     if as_json:

@@ -1,16 +1,18 @@
-"""`vswin export`: features as the files that other projects load."""
+"""`vswin export`: write features as the files that other projects load."""
 
 import click
 
-from vswin_extract.cli.console import Choice, reports_errors, stdout, table
+from vswin_extract.cli.console import stdout, table
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, Choice, file_argument
 from vswin_extract.formatting import plural
 
 FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.argument("format", type=Choice(FORMATS), metavar="FORMAT")
-@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@file_argument
 @click.argument("destination", type=click.Path(), metavar="DEST")
 @click.option(
     "--stage",

@@ -1,24 +1,27 @@
-"""`vswin inspect`: what is in a file of features."""
+"""`vswin inspect`: show what is in a file of features."""
 
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vswin_extract.cli.console import reports_errors, stdout, table
+from vswin_extract.cli.console import stdout, table
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, file_argument, json_option
 from vswin_extract.formatting import human_bytes, plural
 
 if TYPE_CHECKING:
     from vswin_extract.store.features import FeatureFile
 
 SHOWN_VIDEOS = 20
+"""Videos and failures that are listed without --all."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.command(context_settings=HELP)
+@file_argument
 @click.option(
     "--all", "show_all", is_flag=True, help=f"List all videos and failures, not only the first {SHOWN_VIDEOS}."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
+@json_option
 @reports_errors
 def inspect(file: str, show_all: bool, as_json: bool) -> None:
     """Show what is in a file of features: model, sampling, videos, clips, shapes, sizes, failures."""
@@ -28,13 +31,13 @@ def inspect(file: str, show_all: bool, as_json: bool) -> None:
 
     with open_features(file) as features:
         if as_json:
-            click.echo(json.dumps(facts(features), indent=1, allow_nan=False))
+            click.echo(json.dumps(file_facts(features), indent=1, allow_nan=False))
         else:
-            render(features, file, show_all)
+            show_file(features, file, show_all)
 
 
-def facts(features: "FeatureFile") -> dict[str, Any]:
-    """Everything about a file but its features."""
+def file_facts(features: "FeatureFile") -> dict[str, Any]:
+    """Return everything about a file but its features, as JSON has it."""
     return {
         "attributes": features.info,
         "datasets": {
@@ -50,8 +53,8 @@ def facts(features: "FeatureFile") -> dict[str, Any]:
     }
 
 
-def summary(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
-    """The facts about a run that a person asks for, each with its name."""
+def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
+    """Return the names and values of what people want to know about a run."""
     from pathlib import Path
 
     info = features.info
@@ -86,9 +89,9 @@ def summary(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
     return rows
 
 
-def render(features: "FeatureFile", path: str, show_all: bool) -> None:
+def show_file(features: "FeatureFile", path: str, show_all: bool) -> None:
     out = stdout()
-    out.print(table(summary(features, path)))
+    out.print(table(run_facts(features, path)))
 
     stored = features.file["videos_table"]
     shown = len(features) if show_all else SHOWN_VIDEOS

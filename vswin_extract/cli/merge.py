@@ -1,20 +1,19 @@
-"""`vswin merge`: several outputs and journals to one output."""
+"""`vswin merge`: make one output of several outputs and journals."""
 
 import sys
 
 import click
 
-from vswin_extract.cli.console import LAYOUT, Choice, reports_errors, stderr, stdout, table
-from vswin_extract.formatting import human_bytes, printable
+from vswin_extract.cli.console import say, stderr, stdout, table
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, Choice, layout_option, overwrite_option
+from vswin_extract.formatting import human_bytes
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.argument("output", metavar="OUT.h5")
 @click.argument("parts", nargs=-1, metavar="[PART...]", type=click.Path())
-@click.option(
-    "--layout",
-    **LAYOUT,
-)
+@layout_option()
 @click.option(
     "--link",
     is_flag=True,
@@ -28,7 +27,7 @@ from vswin_extract.formatting import human_bytes, printable
     help="A video that several parts have: an error, or the first counts.",
 )
 @click.option("--allow-missing", is_flag=True, help="Merge what there is, though some videos are not through.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT.h5 if it is there, once the new one is complete.")
+@overwrite_option()
 @reports_errors
 def merge(
     output: str,
@@ -49,9 +48,9 @@ def merge(
     from vswin_extract.journal.merge import merge as merge_parts
 
     if link and layout == "sharded":
-        raise click.UsageError("--link leaves the files as they are, so --layout does not go with it")
+        raise click.UsageError("--link leaves the files as they are; use it without --layout")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all parts are open at a time
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all parts are open at the same time
     console = stderr()
     merged = merge_parts(
         Path(os.path.realpath(output)),
@@ -60,7 +59,7 @@ def merge(
         on_duplicate=on_duplicate,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         overwrite=overwrite,
-        on_note=lambda text: console.print(f"note: {printable(text)}", markup=False),
+        on_note=lambda text: say(console, f"note: {text}"),
     )
     rows = [
         ("output", f"{merged.output} ({human_bytes(merged.bytes)})"),

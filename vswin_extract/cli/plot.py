@@ -1,16 +1,17 @@
-"""`vswin plot`: a video's clips against one another, as a picture."""
+"""`vswin plot`: the self-similarity of a video as a picture."""
 
 import click
 
 from vswin_extract.cli.complete import video_ids
-from vswin_extract.cli.console import reports_errors
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, file_argument, output_option
 from vswin_extract.formatting import plural, printable
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.command(context_settings=HELP)
+@file_argument
 @click.argument("video", metavar="ID", shell_complete=video_ids)
-@click.option("-o", "output", type=click.Path(dir_okay=False), required=True, metavar="X.png", help="The picture.")
+@output_option("X.png", "The picture.")
 @reports_errors
 def plot(file: str, video: str, output: str) -> None:
     """Draw the self-similarity of the video ID: the cosines of its clips with one another, seconds on both axes, and
@@ -22,5 +23,5 @@ def plot(file: str, video: str, output: str) -> None:
 
     with open_features(file) as features:
         starts = plot_similarity(features, video, Path(output))
-    at = f", from {', '.join(f'{start:.2f}' for start in starts)} s" if starts else ""
+    at = f"; new ones begin at {', '.join(f'{start:.2f}' for start in starts)} s" if starts else ""
     click.echo(printable(f"{output}: {plural(len(starts) + 1, 'segment')}{at}"))

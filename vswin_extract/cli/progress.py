@@ -1,4 +1,4 @@
-"""How a run's progress is shown: live on a terminal, as lines in a log, or only what went wrong."""
+"""The progress of a run: a live display on a terminal, lines in a log, or only what went wrong. Imports no torch."""
 
 import time
 from types import TracebackType
@@ -13,11 +13,11 @@ from vswin_extract.formatting import plural, printable
 from vswin_extract.job.events import ClipsDone, Event, Notice, Started, VideoDone
 
 LOG_EVERY = 10.0
-"""Seconds between lines of progress in a log."""
+"""Seconds between two lines in a log."""
 
 
-class Quiet:
-    """Counts, and says what failed. The other displays say more."""
+class QuietProgress:
+    """Counts, and prints failures. The other displays print more."""
 
     def __init__(self, console: Console, verbose: bool = False) -> None:
         self.console = console
@@ -70,8 +70,8 @@ class Quiet:
             self.say(f"note: {note}")
 
 
-class LogProgress(Quiet):
-    """A line now and then."""
+class LogProgress(QuietProgress):
+    """Prints a line every LOG_EVERY seconds."""
 
     said = 0.0
 
@@ -96,8 +96,8 @@ class RateColumn(ProgressColumn):
         return Text(f"{task.fields['clips']} clips  {task.fields['rate']:.1f} clips/s")
 
 
-class LiveProgress(Quiet):
-    """A bar of bytes of video, since clips are not known before videos are decoded."""
+class LiveProgress(QuietProgress):
+    """Shows a bar of bytes of videos: how many clips there are is known only after decoding."""
 
     def __enter__(self) -> Self:
         self.bar = Progress(

@@ -1,23 +1,20 @@
-"""`vswin report`: a file of features as a page to look at."""
+"""`vswin report`: a page about a file of features."""
 
 import click
 
-from vswin_extract.cli.console import reports_errors, stderr
+from vswin_extract.cli.console import stderr
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import HELP, file_argument, output_option, videos_option
 from vswin_extract.formatting import human_bytes, plural, printable
 
 LIMIT, SPOTS = 50, 1000
-"""Those of the library, whose import would take the time that --help has."""
+"""The defaults of `write_report`. Importing them would make --help slow."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(), metavar="OUT.h5")
-@click.option("-o", "output", type=click.Path(dir_okay=False), required=True, metavar="X.html", help="The page.")
-@click.option(
-    "--videos",
-    type=click.Path(exists=True, file_okay=False),
-    metavar="DIR",
-    help="Where the videos are, if no longer where they were extracted.",
-)
+@click.command(context_settings=HELP)
+@file_argument
+@output_option("X.html", "The page.")
+@videos_option("Where the videos are, if no longer where they were extracted.")
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -45,7 +42,7 @@ def report(file: str, output: str, videos: str | None, limit: int, within: str, 
 
     from rich.progress import Progress
 
-    from vswin_extract.cli.inspect import summary
+    from vswin_extract.cli.inspect import run_facts
     from vswin_extract.explore.report import write_report
     from vswin_extract.store.features import open_features
 
@@ -57,13 +54,13 @@ def report(file: str, output: str, videos: str | None, limit: int, within: str, 
             features,
             Path(output),
             Path(videos) if videos else None,
-            facts=summary(features, file),
+            facts=run_facts(features, file),
             limit=limit,
             spots=spots,
             within=within,
             on_video=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    said = f"{output}: {human_bytes(Path(output).stat().st_size)}, {plural(len(pictures.made), 'picture')}"
+    written = f"{output}: {human_bytes(Path(output).stat().st_size)}, {plural(len(pictures.made), 'picture')}"
     if lost := len(pictures.missing):
-        said += f"; {plural(lost, 'video')} could not be pictured, the page says why"
-    click.echo(printable(said))
+        written += f"; no pictures of {plural(lost, 'video')}, the page says why"
+    click.echo(printable(written))

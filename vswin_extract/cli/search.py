@@ -1,177 +1,235 @@
 """`vswin search`: the clips nearest to a clip or a video, and near-copies."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vswin_extract.cli.complete import video_ids, weights_names
-from vswin_extract.cli.console import Choice, reports_errors, stderr, stdout, table
-from vswin_extract.formatting import plural, printable
+from vswin_extract.cli.complete import video_ids
+from vswin_extract.cli.console import say, stderr, stdout, table
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import (
+    HELP,
+    Choice,
+    device_option,
+    file_argument,
+    json_option,
+    together,
+    videos_option,
+    weights_option,
+)
+from vswin_extract.formatting import plural
 
 if TYPE_CHECKING:
-    from vswin_extract.explore.search import Moment, NearCopy, Query, Result
+    from vswin_extract.explore.approximate import Index
+    from vswin_extract.explore.near_copies import NearCopy
+    from vswin_extract.explore.query import Moment, Query
+    from vswin_extract.explore.search import SearchResult
     from vswin_extract.job.events import Event
+    from vswin_extract.store.features import FeatureFile
+
+search_options = together(
+    click.option(
+        "--duplicates", is_flag=True, help="Instead of a QUERY: videos that agree over some time, near-copies."
+    ),
+    click.option(
+        "-k", "--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Results at most."
+    ),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(-1, 1),
+        metavar="COSINE",
+        help="With --duplicates: what clips have in common at least.  [default: 0.95]",
+    ),
+    click.option(
+        "--within", metavar="PATTERN", help="Only videos whose ids match, as 'clips/*'; of near-copies one of two."
+    ),
+    click.option("--not-same-video", is_flag=True, help="Nothing of the query's own video."),
+    click.option(
+        "--index",
+        type=Choice(["exact", "faiss"]),
+        default="exact",
+        show_default=True,
+        help="Compare with every clip; or by an index that is kept in OUT.h5.faiss, for millions of clips, which may "
+        "miss some.",
+    ),
+    json_option,
+    click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with pictures."),
+    videos_option("With --html: where the videos are, if no longer where they were extracted."),
+    weights_option(
+        "For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
+        "cache."
+    ),
+    device_option("For a video file as QUERY: auto, cpu, cuda."),
+)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(), metavar="OUT.h5")
+@click.command(context_settings=HELP)
+@file_argument
 @click.argument("query", required=False, metavar="[QUERY]", shell_complete=video_ids)
-@click.option("--duplicates", is_flag=True, help="Instead of a QUERY: videos that agree over some time, near-copies.")
-@click.option(
-    "-k", "--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Results at most."
-)
-@click.option(
-    "--threshold",
-    type=click.FloatRange(-1, 1),
-    metavar="COSINE",
-    help="With --duplicates: what clips have in common at least.  [default: 0.95]",
-)
-@click.option(
-    "--within", metavar="PATTERN", help="Only videos whose ids match, as 'clips/*'; of near-copies one of two."
-)
-@click.option("--not-same-video", is_flag=True, help="Nothing of the query's own video.")
-@click.option(
-    "--index",
-    type=Choice(["exact", "faiss"]),
-    default="exact",
-    show_default=True,
-    help="Compare with every clip; or by an index that is kept in OUT.h5.faiss, for millions of clips, which may miss "
-    "some.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
-@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with pictures.")
-@click.option(
-    "--videos",
-    type=click.Path(exists=True, file_okay=False),
-    metavar="DIR",
-    help="With --html: where the videos are, if no longer where they were extracted.",
-)
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    shell_complete=weights_names,
-    help="For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
-    "cache.",
-)
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", help="For a video file as QUERY: auto, cpu, cuda."
-)
+@search_options
 @reports_errors
 def search(
-    file: str,
-    query: str | None,
-    duplicates: bool,
-    top: int,
-    threshold: float | None,
-    within: str | None,
-    not_same_video: bool,
-    index: str,
-    as_json: bool,
-    html: str | None,
-    videos: str | None,
-    weights: str | None,
-    device: str,
+    file: str, query: str | None, duplicates: bool, as_json: bool, html: str | None, videos: str | None, **options: Any
 ) -> None:
     """Find the clips that are most like QUERY, by the cosine of their embeddings: a clip of the file (ID@SECONDS), a
     video of it (ID), or a video file (PATH or PATH@SECONDS), which is extracted first as those of OUT.h5 were. A run of
     clips of one video that are alike is one result, at the score of its best clip."""
-    from pathlib import Path
-
     if (query is None) != duplicates:
         raise click.UsageError("give either a QUERY (ID@SECONDS, ID, or a video file) or --duplicates")
-    if threshold is not None and not duplicates:
+    if options["threshold"] is not None and not duplicates:
         raise click.UsageError("--threshold is for --duplicates")
-    if html and not Path(html).absolute().parent.is_dir():
-        raise click.UsageError(f"no directory {Path(html).absolute().parent} to write into")
 
-    from vswin_extract.explore.approximate import import_faiss, open_index
-    from vswin_extract.explore.search import THRESHOLD, find_query, near_copies, nearest
+    from vswin_extract.files import require_parent
     from vswin_extract.store.features import open_features
 
+    if html:
+        require_parent(Path(html))
+    console = stderr()
+    with open_features(file) as features:
+        found = find_copies(features, **options) if query is None else find_results(features, query, **options)
+        if html:
+            from vswin_extract.explore.page import write_page
+
+            write_page(Path(html), [found.page(features, Path(videos) if videos else None)])
+            say(console, f"note: wrote {html}")
+    if as_json:
+        facts = {"file": file, "index": options["index"], **found.facts()}
+        click.echo(json.dumps(facts, indent=1, allow_nan=False))
+    else:
+        found.show()
+
+
+@dataclass(frozen=True)
+class FoundClips:
+    """What is nearest to a query."""
+
+    query: "Query"
+    results: "list[SearchResult]"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what --json prints."""
+        return {
+            "query": [asdict(moment) for moment in self.query.moments],
+            "results": [asdict(result) for result in self.results],
+        }
+
+    def page(self, features: "FeatureFile", videos: Path | None) -> str:
+        from vswin_extract.explore.page import page_of_results
+
+        return page_of_results(features, self.query, self.results, videos)
+
+    def show(self) -> None:
+        several = len(self.query.moments) > 1
+        rows = [
+            (
+                each.run.video,
+                _seconds(each.run),
+                _seconds(each.best),
+                *((_seconds(each.like),) if several else ()),
+                f"{each.score:.4f}",
+            )
+            for each in self.results
+        ]
+        titles = ("video", "seconds", "best clip", *(("like the query's",) if several else ()), "cosine")
+        stdout().print(table(rows, titles, right=titles[1:]) if rows else "nothing found")
+
+
+@dataclass(frozen=True)
+class FoundCopies:
+    """Near-copies, of which the first `top` are shown."""
+
+    copies: "list[NearCopy]"
+    threshold: float
+    top: int
+
+    def facts(self) -> dict[str, Any]:
+        """Return what --json prints."""
+        shown = [asdict(pair) for pair in self.copies[: self.top]]
+        return {"threshold": self.threshold, "found": len(self.copies), "duplicates": shown}
+
+    def page(self, features: "FeatureFile", videos: Path | None) -> str:
+        from vswin_extract.explore.page import page_of_copies
+
+        return page_of_copies(features, self.copies[: self.top], videos)
+
+    def show(self) -> None:
+        out = stdout()
+        rows = [
+            (pair.one.video, _seconds(pair.one), "~", pair.other.video, _seconds(pair.other), f"{pair.score:.4f}")
+            for pair in self.copies[: self.top]
+        ]
+        titles = ("video", "seconds", "", "video", "seconds", "cosine")
+        out.print(table(rows, titles, right=("seconds", "cosine")) if rows else "nothing found")
+        if len(self.copies) > self.top:
+            out.print(f"… and {len(self.copies) - self.top} more; -k {len(self.copies)} shows them")
+
+
+def find_results(
+    features: "FeatureFile",
+    text: str,
+    *,
+    top: int,
+    within: str | None,
+    not_same_video: bool,
+    index: str,
+    weights: str | None,
+    device: str,
+    **_: Any,
+) -> FoundClips:
+    """Search a file for the clip, video or video file that a text names."""
+    from vswin_extract.explore.approximate import import_faiss
+    from vswin_extract.explore.query import find_query
+    from vswin_extract.explore.search import nearest
+
+    if index == "faiss":
+        import_faiss()  # fails before a video is extracted
+    query = find_query(features, text, weights=weights, device=device, on_event=show_extraction(text))
+    by_index = open_index_if(features, index)
+    results = nearest(features, query, top=top, within=within, same_video=not not_same_video, index=by_index)
+    return FoundClips(query, results)
+
+
+def find_copies(
+    features: "FeatureFile", *, top: int, threshold: float | None, within: str | None, index: str, **_: Any
+) -> FoundCopies:
+    """Search a file for near-copies."""
+    from vswin_extract.explore.near_copies import THRESHOLD, near_copies
+
+    least = THRESHOLD if threshold is None else threshold
+    copies = near_copies(features, threshold=least, within=within, index=open_index_if(features, index))
+    return FoundCopies(copies, least, top)
+
+
+def open_index_if(features: "FeatureFile", kind: str) -> "Index | None":
+    """Return the index of a file if --index is faiss, and say so if it was built."""
+    if kind != "faiss":
+        return None
+    from vswin_extract.explore.approximate import open_index
+
+    index = open_index(features)
+    if index.built:
+        say(stderr(), f"note: built the index of {plural(features.clips, 'clip')}, {index.path}")
+    return index
+
+
+def show_extraction(text: str) -> "Callable[[Event], None]":
+    """Return what prints the events of extracting a query."""
     console = stderr()
 
-    def say(text: str) -> None:
-        console.print(printable(text), markup=False)
-
-    def said(event: "Event") -> None:
-        from vswin_extract.job.events import Notice, Started  # torch, which only a video file needs
+    def show(event: "Event") -> None:
+        from vswin_extract.job.events import Notice, Started
 
         if isinstance(event, Started):
-            say(f"extracting {query} by {event.model} on {event.device} in {event.precision}")
+            say(console, f"extracting {text} by {event.model} on {event.device} in {event.precision}")
         if isinstance(event, Notice):
-            say(event.text)
+            say(console, event.text)
 
-    with open_features(file) as features:
-        if index == "faiss":
-            import_faiss()
-        if query is not None:
-            asked = find_query(
-                features,
-                query,
-                weights=weights,
-                device=device,
-                on_event=said,
-            )
-        approximate = open_index(features) if index == "faiss" else None
-        if approximate is not None and approximate.built:
-            say(f"note: built the index of {plural(features.clips, 'clip')}, {approximate.path}")
-        if query is None:
-            least = THRESHOLD if threshold is None else threshold
-            copies = near_copies(features, threshold=least, within=within, index=approximate)
-            found: dict[str, Any] = {"threshold": least, "found": len(copies)}
-            found["duplicates"] = [asdict(pair) for pair in copies[:top]]
-        else:
-            results = nearest(features, asked, top=top, within=within, same_video=not not_same_video, index=approximate)
-            found = {"query": [asdict(moment) for moment in asked.moments]}
-            found["results"] = [asdict(result) for result in results]
-        if html:
-            from vswin_extract.explore.page import page_of_copies, page_of_results
-
-            where = Path(videos) if videos else None
-            page = (
-                page_of_copies(features, copies[:top], where)
-                if query is None
-                else page_of_results(features, asked, results, where)
-            )
-            Path(html).write_text(page, "utf-8", "backslashreplace")
-            say(f"note: wrote {html}")
-    if as_json:
-        click.echo(json.dumps({"file": file, "index": index, **found}, indent=1, allow_nan=False))
-    elif query is None:
-        show_copies(copies, top)
-    else:
-        show_results(asked, results)
+    return show
 
 
-def show_results(query: "Query", results: "list[Result]") -> None:
-    several = len(query.moments) > 1
-    rows = [
-        (
-            r.run.video,
-            seconds(r.run),
-            seconds(r.best),
-            *((seconds(r.like),) if several else ()),
-            f"{r.score:.4f}",
-        )
-        for r in results
-    ]
-    titles = ("video", "seconds", "best clip", *(("like the query's",) if several else ()), "cosine")
-    stdout().print(table(rows, titles, right=titles[1:]) if rows else "nothing found")
-
-
-def show_copies(copies: "list[NearCopy]", top: int) -> None:
-    out = stdout()
-    rows = [
-        (pair.one.video, seconds(pair.one), "~", pair.other.video, seconds(pair.other), f"{pair.score:.4f}")
-        for pair in copies[:top]
-    ]
-    titles = ("video", "seconds", "", "video", "seconds", "cosine")
-    out.print(table(rows, titles, right=("seconds", "cosine")) if rows else "nothing found")
-    if len(copies) > top:
-        out.print(f"… and {len(copies) - top} more; -k {len(copies)} shows them")
-
-
-def seconds(moment: "Moment") -> str:
+def _seconds(moment: "Moment") -> str:
     return f"{moment.start:.2f} – {moment.end:.2f}"

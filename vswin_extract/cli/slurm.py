@@ -7,23 +7,28 @@ from collections.abc import Iterator
 
 import click
 
-from vswin_extract.cli.config import absolute, check_environment, given, settings
-from vswin_extract.cli.console import reports_errors
-from vswin_extract.cli.extract import NO_JOB, extract, make_job
+from vswin_extract.cli.config import absolute, check_environment, settings
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.extract import extract, make_job
+from vswin_extract.cli.extract_options import NOT_OF_JOB
+from vswin_extract.cli.options import HELP
+from vswin_extract.cli.origins import is_given
 from vswin_extract.formatting import printable
 
 
-class Slurm(click.Command):
+class SlurmCommand(click.Command):
+    """A command whose error says where options of vswin-extract go."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if any(error.option_name in (*each.opts, *each.secondary_opts) for each in extract.params):
-                ctx.fail(f"{error.option_name} is an option of vswin-extract: put it and its like at the end, after --")
+                ctx.fail(f"{error.option_name} is an option of vswin-extract: put all of those at the end, after --")
             raise
 
 
-@click.command(cls=Slurm, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=SlurmCommand, context_settings=HELP)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="VIDEOS... OUT.h5 [-- OPTIONS OF VSWIN-EXTRACT]")
 @click.option(
     "--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array, a shard each."
@@ -65,11 +70,11 @@ def slurm(
     from vswin_extract.weights.cache import find_weights
 
     with extract.make_context("vswin-extract", list(arguments)) as context:
-        check_environment(context)  # as the tasks will
+        check_environment(context)  # the tasks would refuse the same
         asked = context.params
         if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
-        job = make_job(**{name: value for name, value in asked.items() if name not in NO_JOB} | {"shard": "none"})
+        job = make_job(**{name: value for name, value in asked.items() if name not in NOT_OF_JOB} | {"shard": "none"})
         find_weights(job.weights)
         check_output(job.output, job.overwrite)
         options = list(spelt(context))
@@ -79,7 +84,7 @@ def slurm(
     merge += [str(journal_directory(job.output, job.storage))] if job.storage else []
     merge += ["--overwrite"] if job.overwrite else []
     merging = library.merge_job(merge, shared)
-    grace = [f"--grace={library.WARNING - 30}"]  # unless the options have one, since the last counts
+    grace = [f"--grace={library.WARNING - 30}"]  # a later --grace in the options counts
     text = library.array_script(
         [console_script("vswin-extract"), *paths, *grace, *options],
         paths[-1],
@@ -97,23 +102,23 @@ def slurm(
         click.echo(
             f"job {array}: extracts, in {tasks} tasks\n"
             f"job {last}: merges, when job {array} has ended\n"
-            f"next: squeue --jobs {array},{last}; when nothing of them is left, {printable(paths[-1])} is there, or "
-            f"slurm-{last}.out says what is missing; then the same command continues"
+            f"next: squeue --jobs {array},{last}; when both jobs are gone, {printable(paths[-1])} is there, or "
+            f"slurm-{last}.out says what is missing; then run the same command again, which continues"
         )
 
 
 def directives(**options: str | None) -> Iterator[str]:
-    """Options of sbatch that were given."""
+    """Yield the options of sbatch that were given."""
     for name, value in options.items():
         if value is not None:
             yield f"--{name.replace('_', '-')}={value}"
 
 
 def spelt(context: click.Context) -> Iterator[str]:
-    """The options that a command was given, by its line, the environment or a file, as words that mean the same
-    anywhere: a script may run wherever it likes."""
+    """Yield the options that the command line, the environment or a file gave, as words that mean the same in any
+    directory."""
     for option, value in settings(context):
-        if not isinstance(option, click.Option) or not given(context, option):
+        if not isinstance(option, click.Option) or not is_given(context, option):
             continue
         if option.is_flag:
             yield from [option.opts[-1]] if value else option.secondary_opts[-1:]
@@ -124,7 +129,7 @@ def spelt(context: click.Context) -> Iterator[str]:
 
 
 def console_script(name: str) -> str:
-    """Where this environment's console script is. Raises UsageError."""
+    """Return the path of a console script of this environment. Raises UsageError."""
     from vswin_extract.errors import UsageError
 
     found = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))

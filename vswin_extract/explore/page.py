@@ -1,4 +1,5 @@
-"""What a search found as one HTML page that opens anywhere: pictures inside, no script, nothing from elsewhere."""
+"""HTML pages that open anywhere: pictures inside, nothing loaded from elsewhere. How templates are opened, and the page
+of a search, which needs no scripts."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -7,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vswin_extract.errors import needs
-from vswin_extract.explore.search import Moment, NearCopy, Query, Result
-from vswin_extract.explore.thumbnails import thumbnail
+from vswin_extract.explore.near_copies import NearCopy
+from vswin_extract.explore.query import Moment, Query
+from vswin_extract.explore.search import SearchResult
+from vswin_extract.explore.thumbnails import find_video, thumbnail
+from vswin_extract.files import atomic_write, require_parent
 from vswin_extract.store.features import FeatureFile
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ TEMPLATE = Path(__file__).with_name("search.html")
 
 @dataclass(frozen=True)
 class Card:
-    """A picture and what it shows. `at`: the second of the picture."""
+    """Seconds [start, end) of a video, and its picture `at` a second."""
 
     video: str
     start: float
@@ -29,50 +33,57 @@ class Card:
     score: float | None = None
 
 
-def page_of_results(features: FeatureFile, query: Query, results: Sequence[Result], videos: Path | None = None) -> str:
-    """The page of what is nearest to a query: a picture of the query, and of the best clip of each result.
+def page_of_results(
+    features: FeatureFile, query: Query, results: Sequence[SearchResult], videos: Path | None = None
+) -> str:
+    """Return the page of the results of a query: a picture of the query, and of the best clip of each result.
 
-    Videos are looked for where they were when they were extracted, or by their ids below `videos`. Raises UsageError.
+    Videos are looked for where they were extracted, or by their ids below `videos`. Raises UsageError without Jinja or
+    Pillow.
     """
     asked = query.moments[0] if not results else results[0].like
     whole = Moment(asked.video, query.moments[0].start, query.moments[-1].end)
     path = Path(query.path) if query.video is None else find_video(features, query.video, videos)
-    first = card(whole, asked, path)
-    found = [card(r.run, r.best, find_video(features, r.best.video, videos), r.score) for r in results]
-    return render(features, f"Nearest to {asked.video}", [[first]], [[each] for each in found])
+    first = _card(whole, asked, path)
+    found = [_card(each.run, each.best, find_video(features, each.best.video, videos), each.score) for each in results]
+    return _render(features, f"Nearest to {asked.video}", [[first]], [[each] for each in found])
 
 
 def page_of_copies(features: FeatureFile, copies: Iterable[NearCopy], videos: Path | None = None) -> str:
-    """The page of near-copies: of each the middles of both sides. Raises UsageError."""
+    """Return the page of near-copies, with pictures of the middles of both videos. Raises UsageError as above."""
     pairs = [
-        [card(side, side, find_video(features, side.video, videos), pair.score) for side in (pair.one, pair.other)]
+        [_card(side, side, find_video(features, side.video, videos), pair.score) for side in (pair.one, pair.other)]
         for pair in copies
     ]
-    return render(features, "Near-copies", [], pairs)
+    return _render(features, "Near-copies", [], pairs)
 
 
-def card(run: Moment, best: Moment, path: Path, score: float | None = None) -> Card:
+def _card(run: Moment, best: Moment, path: Path, score: float | None = None) -> Card:
     middle = (best.start + best.end) / 2
     return Card(run.video, run.start, run.end, middle, thumbnail(path, middle), score)
 
 
-def find_video(features: FeatureFile, video_id: str, videos: Path | None) -> Path:
-    return Path(features[video_id].info["path"]) if videos is None else videos / video_id
-
-
-def render(features: FeatureFile, title: str, asked: list[list[Card]], found: list[list[Card]]) -> str:
+def _render(features: FeatureFile, title: str, asked: list[list[Card]], found: list[list[Card]]) -> str:
     template = open_template(TEMPLATE, "--html needs Jinja")
     name = os.path.basename(features.file.filename)
     return template.render(title=title, file=name, info=features.info, features=features, asked=asked, found=found)
 
 
+def write_page(output: Path, parts: Iterable[str]) -> None:
+    """Write the parts of a page by an atomic write. Raises UsageError if there is no such directory, OSError."""
+    require_parent(output)
+    with atomic_write(output) as unfinished, unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(parts)
+
+
 def open_template(path: Path, who: str) -> "Template":
-    """A page's template, in which what is filled in is text. Raises UsageError without Jinja, for `who`."""
+    """Return the template of a page; values that are filled in are escaped. `who` needs Jinja, as the UsageError says
+    if it is not installed."""
     with needs("jinja2", "report", who):
         from jinja2 import Environment, StrictUndefined
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {}  # sorted, Bokeh's models would be named before they are described
-    environment.filters.update(clock=clock, span=span)
+    environment.policies["json.dumps_kwargs"] = {}  # Bokeh's models must be described before they are named: unsorted
+    environment.filters.update(clock=clock, duration=duration)
     return environment.from_string(path.read_text("utf-8"))
 
 
@@ -84,7 +95,7 @@ def clock(seconds: float) -> str:
     return f"{begins}:{tenths // 10 % 60:02}.{tenths % 10}"
 
 
-def span(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """4.2 -> 4.2 s, 754.0 -> 12.6 min, 37250.0 -> 10.3 h"""
     for most, unit, name in ((120, 1, "s"), (7200, 60, "min")):
         if seconds < most:

@@ -1,6 +1,8 @@
-"""How alike clips are: cosines of embeddings, blockwise over an output; a video with itself, and where it changes."""
+"""How alike clips are: cosines of embeddings, block by block over an output; a video compared with itself, and where it
+changes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import h5py
 import numpy as np
@@ -10,46 +12,50 @@ from vswin_extract.errors import UsageError
 from vswin_extract.store.features import FeatureFile
 
 Floats = NDArray[np.float32]
-ROWS = 4096
-"""Clips that are read and compared at a time."""
+BLOCK = 4096
+"""Clips that are read and compared at a time, unless a caller says otherwise."""
 DIGITS = 6
-"""Of a cosine: what float32 tells apart, so that equal clips have equal scores wherever they are in a block."""
+"""Decimals that cosines are rounded to: float32 has no more, and so equal clips have equal scores in every block."""
 SHOWN = 1000
 """Rows of a similarity matrix at most; of longer videos neighbouring clips are averaged."""
 REACH = 8
-"""Clips on either side of a moment that say whether the video changes there, at most."""
+"""Clips before and after a clip that are compared to find out whether the video changes there, at most."""
 LEAST_NOVELTY = 0.02
-"""What a change of cosine has to be at least to be a boundary: below it is noise."""
+"""The smallest change of cosine that can be a boundary; a smaller one is noise."""
 
 
 def embeddings(features: FeatureFile) -> h5py.Dataset:
-    """/embedding (clips, C). Raises UsageError where the file has none."""
+    """Return /embedding (clips, C). Raises UsageError if the file has none."""
     if "embedding" not in features.names:
         raise UsageError(f"{features.file.filename} has no embedding; extract it without --no-embedding")
     return features.file["embedding"]
 
 
 def unit(rows: NDArray[np.floating]) -> Floats:
-    """(n, C) of length 1, float32; zeros stay zeros."""
+    """Divide each row of (n, C) by its length, in float32. Rows of zeros stay zeros."""
     rows = rows.astype(np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)  # type: ignore[no-any-return]
 
 
-def unit_blocks(features: FeatureFile, first: int = 0, end: int | None = None) -> Iterator[tuple[int, Floats]]:
-    """Rows [first, end) of the embedding, of length 1, ROWS at a time, each block with the number of its first row."""
+def unit_blocks(
+    features: FeatureFile, first: int = 0, end: int | None = None, *, block: int = BLOCK
+) -> Iterator[tuple[int, Floats]]:
+    """Yield rows [first, end) of the embedding, divided by their lengths, `block` rows at a time, each block with the
+    number of its first row."""
     dataset = embeddings(features)
     end = len(dataset) if end is None else end
-    for begin in range(first, end, ROWS):
-        yield begin, unit(dataset[begin : min(begin + ROWS, end)])
+    for begin in range(first, end, block):
+        yield begin, unit(dataset[begin : min(begin + block, end)])
 
 
 def cosines(one: Floats, other: Floats) -> Floats:
-    """(n, C) and (m, C) of length 1 -> (n, m), rounded to DIGITS."""
+    """Return the cosines (n, m) of rows of length 1, (n, C) and (m, C), rounded to DIGITS."""
     return np.round(one @ other.T, DIGITS)
 
 
 def self_similarity(rows: NDArray[np.floating]) -> Floats:
-    """Cosines of a video's clips (n, C) with one another: (n, n), n at most SHOWN."""
+    """Return the cosines (n, n) of a video's clips with each other. Of more than SHOWN clips, n is SHOWN, and
+    neighbouring clips are averaged."""
     vectors = unit(rows)
     if len(vectors) > SHOWN:
         edges = np.linspace(0, len(vectors), SHOWN, endpoint=False).astype(int)
@@ -58,11 +64,11 @@ def self_similarity(rows: NDArray[np.floating]) -> Floats:
 
 
 def novelty(similarity: Floats) -> Floats:
-    """How much a video changes before each of its clips: (n, n) -> (n,), 0 where it does not, and before the first.
+    """Return how much a video changes before each of its clips, (n, n) -> (n,); 0 before the first clip.
 
-    A checkerboard kernel on the diagonal (Foote 2000): the mean cosine within up to REACH clips before and within as
-    many after, less that between the two sides. Near the ends it is smaller, and counts for less in proportion. A
-    clip's cosine with itself does not count.
+    A checkerboard kernel on the diagonal (Foote 2000): the mean cosine of up to REACH clips before with each other and
+    of as many clips after with each other, minus the mean cosine between the two sides. Near the ends of the video the
+    kernel is smaller, and the value is reduced in proportion. The cosine of a clip with itself does not count.
     """
     n = len(similarity)
     most = min(REACH, n // 2)
@@ -74,7 +80,7 @@ def novelty(similarity: Floats) -> Floats:
         if reach > 1:
             pairs = reach * (reach - 1)
             within = (similarity[before, before].sum() + similarity[after, after].sum() - 2 * reach) / (2 * pairs)
-        else:  # one clip a side has nothing to be compared with but its other neighbour
+        else:  # with one clip on a side, compare it with its other neighbour
             beside = [similarity[k - 2, k - 1]] if k > 1 else []
             beside += [similarity[k, k + 1]] if k + 1 < n else []
             within = np.mean(beside) if beside else 1.0
@@ -83,10 +89,10 @@ def novelty(similarity: Floats) -> Floats:
 
 
 def boundaries(similarity: Floats) -> list[int]:
-    """The clips that a new segment begins with: where novelty has a peak.
+    """Return the clips that new segments begin with: the peaks of novelty.
 
-    A peak is the largest value (of equal ones the first) among REACH // 2 clips on either side, at least LEAST_NOVELTY,
-    and at least a standard deviation above the video's mean novelty.
+    A peak is the largest value (the first of equal ones) among REACH // 2 clips before and after. It is at least
+    LEAST_NOVELTY, and at least a standard deviation above the video's mean novelty.
     """
     values = novelty(similarity)
     least = max(LEAST_NOVELTY, float(values[1:].mean() + values[1:].std())) if len(values) > 2 else LEAST_NOVELTY
@@ -96,3 +102,30 @@ def boundaries(similarity: Floats) -> list[int]:
         for k in range(1, len(values))
         if values[k] >= least and k == max(0, k - around) + int(np.argmax(values[max(0, k - around) : k + around + 1]))
     ]
+
+
+@dataclass(frozen=True)
+class SelfSimilarity:
+    """A video compared with itself. `matrix`: cosines (n, n). `edges` (n + 1,): where each row begins and the last one
+    ends, in seconds. `starts`: the seconds at which new segments begin. `novelty` (n,)."""
+
+    matrix: Floats
+    edges: NDArray[np.float64]
+    starts: list[float]
+    novelty: Floats
+
+
+def compare_with_itself(features: FeatureFile, video_id: str) -> SelfSimilarity:
+    """Compare a video's clips with each other. Since clips may overlap, a clip's row goes from half way to the clip
+    before to half way to the clip after. Raises UsageError if there is no such video or no embedding."""
+    embeddings(features)
+    if video_id not in features:
+        raise UsageError(f"{features.file.filename} has no video {video_id!r}; vswin inspect lists the ids")
+    video = features[video_id]
+    matrix = self_similarity(np.asarray(video.embedding))
+    times = np.asarray(video.times)
+    middles = times.mean(1)
+    edges = np.concatenate([[times[0, 0]], (middles[1:] + middles[:-1]) / 2, [times[-1, 1]]])
+    kept = np.linspace(0, len(video), len(matrix) + 1).astype(int)  # as self_similarity averages
+    edges = edges[kept]
+    return SelfSimilarity(matrix, edges, [float(edges[k]) for k in boundaries(matrix)], novelty(matrix))

@@ -1,0 +1,50 @@
+"""Check of the devices, and of what the network computes on the usual one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from vswin_extract.backbone import find_device, find_precision
+from vswin_extract.checks.golden_features import compare_variant
+from vswin_extract.checks.result import Check
+from vswin_extract.errors import VswinError, first_line
+from vswin_extract.formatting import human_bytes
+from vswin_extract.network.variants import VARIANTS
+
+
+def check_devices() -> Iterator[Check]:
+    """Yield a check for each CUDA device, and one for the CPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(count):
+        what = f"device cuda:{index}"
+        try:
+            device = torch.cuda.get_device_properties(index)
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:
+            advice = "see what nvidia-smi says, and use other devices: --device"
+            yield Check(what, "failed", first_line(error), advice)
+            continue
+        memory = f"{human_bytes(free)} of {human_bytes(total)} free"
+        found = f"{device.name}, compute capability {device.major}.{device.minor}, {memory}"
+        precision = find_precision("auto", torch.device("cuda", index))
+        yield Check(what, "ok", f"{found}; --precision auto is {precision}")
+    if not count and Path("/proc/driver/nvidia/version").exists():
+        reason = "is built without CUDA" if torch.version.cuda is None else "sees no GPU"
+        advice = "install a PyTorch for your CUDA driver, and see what nvidia-smi says"
+        yield Check("device cuda", "warning", f"there is an NVIDIA driver, but this PyTorch {reason}", advice)
+    yield Check("device cpu", "ok", f"--precision auto is {find_precision('auto', torch.device('cpu'))}")
+
+
+def check_network() -> Iterator[Check]:
+    """Yield the golden features of nano and T with drawn weights on the usual device, in fp32 and, if it is another
+    one, of T in the precision that --precision auto means there."""
+    device = find_device("auto")
+    auto = find_precision("auto", device)
+    for name, precision in (("nano", "fp32"), ("t", "fp32"), *((("t", auto),) if auto != "fp32" else ())):
+        try:
+            check = compare_variant(VARIANTS[name], device, precision)
+        except (RuntimeError, VswinError) as error:  # drivers raise RuntimeError
+            advice = "try --device cpu, --precision fp32"
+            check = Check(f"golden features, drawn {name}", "failed", first_line(error), advice)
+        yield check

@@ -1,0 +1,53 @@
+"""The signals that stop a run."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Self
+
+
+class Interrupted(BaseException):
+    """Stop at once: a second signal arrived, or the time to finish is over."""
+
+
+class StopSignals:
+    """While the context is entered, the first SIGINT, SIGTERM or SIGUSR1 sets `stopping` and the exit `code`. A second
+    one raises Interrupted, and so does the end of `grace` seconds. `say` tells the user. SIGUSR1 is what Slurm can send
+    before it ends a job.
+
+    Interrupted can be raised between any two instructions, also between taking a lock and noting that it is taken. So
+    any other error that it causes leaves the context as Interrupted.
+    """
+
+    def __init__(self, grace: float, say: Callable[[str], None]) -> None:
+        self.grace = grace
+        self.say = say
+        self.stopping = threading.Event()
+        self.code = 0
+        self.raised = False
+
+    def __enter__(self) -> Self:
+        self.previous = {
+            number: signal.signal(number, self._arrived)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+        }
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        if self.raised and isinstance(error, Exception):
+            raise Interrupted from error
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGALRM or self.stopping.is_set():
+            self.raised = True
+            raise Interrupted
+        self.code = 130 if number == signal.SIGINT else 143
+        self.stopping.set()
+        if math.isfinite(self.grace):
+            signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
+        self.say(f"stopping: finishing the videos in flight, for up to {self.grace:g} s; Ctrl-C again stops at once")

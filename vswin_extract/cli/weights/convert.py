@@ -1,0 +1,118 @@
+"""`vswin weights convert, inflate`: make weights of other files."""
+
+import click
+
+from vswin_extract.cli.complete import weights_names
+from vswin_extract.cli.console import say, stderr
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import output_option
+from vswin_extract.formatting import human_bytes
+
+variant_option = click.option(
+    "--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the shapes tell."
+)
+replace_option = click.option("--overwrite", is_flag=True, help="Replace OUT.safetensors if it is there.")
+
+
+@click.command()
+@click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
+@click.argument("target", type=click.Path(dir_okay=False), metavar="OUT.safetensors")
+@variant_option
+@replace_option
+@click.option("--half", is_flag=True, help="Store 16-bit floats: half the size, features equal to about 1e-3.")
+@reports_errors
+def convert_command(source: str, target: str, variant: str | None, overwrite: bool, half: bool) -> None:
+    """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
+    from pathlib import Path
+
+    from vswin_extract.weights.checkpoints import save_checkpoint
+    from vswin_extract.weights.load import load_checkpoint
+    from vswin_extract.weights.recipe import Recipe
+
+    check_target(target, overwrite)
+    name, checkpoint = load_checkpoint(source, variant and variant.lower())
+    state = {key: tensor.half() for key, tensor in checkpoint.state.items()} if half else checkpoint.state
+    save_checkpoint(
+        Path(target),
+        state,
+        checkpoint.variant,
+        checkpoint.recipe or Recipe(),
+        checkpoint.classes,
+        source=checkpoint.source or name,
+        license=checkpoint.license,
+    )
+    for note in checkpoint.notes:
+        say(stderr(), f"note: {note}")
+    click.echo(
+        f"{target}: variant {checkpoint.variant.name}, window {'x'.join(map(str, checkpoint.variant.window))}, "
+        f"{checkpoint.num_classes} classes, {human_bytes(Path(target).stat().st_size)}"
+    )
+
+
+@click.command()
+@click.argument("source", metavar="2D.pth")
+@output_option("OUT.safetensors", "The file to write.", "--output")
+@variant_option
+@click.option(
+    "--window", default="8x7x7", show_default=True, metavar="TxHxW", help="Window in tokens: frames, rows, columns."
+)
+@replace_option
+@reports_errors
+def inflate_command(source: str, output: str, variant: str | None, window: str, overwrite: bool) -> None:
+    """Make a Video Swin of a 2D Swin checkpoint, of Microsoft's or timm's layout, and check it on a still clip: the
+    features of every stage must be the 2D network's at every time step."""
+    from pathlib import Path
+
+    from vswin_extract.errors import UsageError
+    from vswin_extract.weights.checkpoints import save_checkpoint
+    from vswin_extract.weights.inflation import TOLERANCE, check_still
+    from vswin_extract.weights.layouts import LAYOUTS_2D
+    from vswin_extract.weights.load import read_checkpoint
+    from vswin_extract.weights.recipe import Recipe
+
+    check_target(output, overwrite)
+    checkpoint = read_checkpoint(Path(source), variant and variant.lower(), parse_window(window))
+    if checkpoint.layout not in LAYOUTS_2D:
+        raise UsageError(
+            f"{source} is a 3D checkpoint already ({checkpoint.layout}), so it cannot be inflated; "
+            f"use it as it is, or: vswin weights convert {source} {output}"
+        )
+    for note in checkpoint.notes:
+        say(stderr(), f"note: {note}")
+    errors = check_still(checkpoint)
+    save_checkpoint(
+        Path(output), checkpoint.state, checkpoint.variant, Recipe(), source=f"{Path(source).name}, inflated"
+    )
+    by_stage = ", ".join(f"stage {stage} {error:.0e}" for stage, error in errors.items())
+    click.echo(
+        f"a still clip gives the 2D features at every time step: relative error {by_stage} (at most {TOLERANCE:.0e})"
+    )
+    click.echo(
+        f"{output}: variant {checkpoint.variant.name}, window {window}, {human_bytes(Path(output).stat().st_size)}"
+    )
+
+
+def check_target(target: str, overwrite: bool) -> None:
+    """Raise UsageError unless weights can be written to this path."""
+    from pathlib import Path
+
+    from vswin_extract.errors import UsageError
+    from vswin_extract.files import require_parent
+
+    if not target.endswith(".safetensors"):
+        raise UsageError(f"{target} must end in .safetensors")
+    if Path(target).exists() and not overwrite:
+        raise UsageError(f"{target} exists; add --overwrite to replace it")
+    require_parent(Path(target))
+
+
+def parse_window(text: str) -> tuple[int, int, int]:
+    """Return the sides of a window that is written like 8x7x7. Raises UsageError."""
+    import re
+
+    from vswin_extract.errors import UsageError
+
+    sides = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)x([1-9]\d?)", text)
+    if sides is None:
+        raise UsageError(f"--window must be like 8x7x7, not {text!r}")
+    return int(sides[1]), int(sides[2]), int(sides[3])

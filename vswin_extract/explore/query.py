@@ -1,0 +1,158 @@
+"""What is searched for: a text names a clip or a video of the file, or a video file, and becomes vectors."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vswin_extract.errors import UsageError, VswinError, WeightsError
+from vswin_extract.explore.similarity import Floats, embeddings, unit
+from vswin_extract.files import file_sha256
+from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
+
+if TYPE_CHECKING:
+    from vswin_extract.job.events import Event
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Seconds [start, end) of a video."""
+
+    video: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Query:
+    """Clips to search for, and their embeddings (clips, C), of length 1. `path`: the path of their video. `video`: its
+    id if it is a video of the file."""
+
+    moments: tuple[Moment, ...]
+    vectors: Floats
+    path: str
+    video: str | None = None
+
+
+def find_query(
+    features: FeatureFile,
+    text: str,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    on_event: "Callable[[Event], None]" = lambda event: None,
+) -> Query:
+    """Return the query that a text names. ID@SECONDS is the clip of the file around that second, ID all clips of a
+    video of the file. A video file, PATH or PATH@SECONDS, is first extracted with the file's settings and weights. An
+    id of the file is never taken for a path. `weights`: a name or file, if those of the file cannot be found.
+
+    Raises UsageError, WeightsError, DeviceError.
+    """
+    embeddings(features)
+    name, _, after = text.rpartition("@")
+    try:
+        seconds = float(after) if name else None
+    except ValueError:
+        seconds = None
+    if text in features or seconds is None:
+        name, seconds = text, None
+    if name in features:
+        video = features[name]
+        return replace(_query(video, seconds, str(video.info["path"])), video=name)
+    for path, at in ((text, None), (name, seconds)):
+        if os.path.isfile(path):
+            with tempfile.TemporaryDirectory(prefix="vswin-search-") as folder:
+                output = extract_like(features, path, Path(folder), weights, device, on_event)
+                with open_features(output) as extracted:
+                    (video,) = extracted.values()
+                    return _query(video, at, path)
+    raise UsageError(f"{text!r} is neither a video of {features.file.filename} (ID or ID@SECONDS) nor a video file")
+
+
+def _query(video: VideoFeatures, seconds: float | None, path: str) -> Query:
+    """Return the query of the clip at this second, or of all clips."""
+    clip = None if seconds is None else _clip_at(video, seconds)
+    rows = slice(None) if clip is None else slice(clip, clip + 1)
+    moments = tuple(Moment(video.id, float(start), float(end)) for start, end in video.times[rows])
+    return Query(moments, unit(video.embedding[rows]), path)
+
+
+def _clip_at(video: VideoFeatures, seconds: float) -> int:
+    """Return the clip whose middle is nearest to this second; if clips cover it, one of them. Unlike `VideoFeatures.at`
+    it accepts seconds in gaps between clips."""
+    times = np.asarray(video.times)
+    first, end = times[:, 0].min(), times[:, 1].max()
+    if not first <= seconds <= end:
+        raise UsageError(f"second {seconds:g} is not in {video.id}, whose clips go from {first:.2f} to {end:.2f}")
+    far = np.abs(times.mean(1) - seconds)
+    covers = (times[:, 0] <= seconds) & (seconds <= times[:, 1])
+    return int(np.argmin(np.where(covers, far, far + end)))
+
+
+def extract_like(
+    features: FeatureFile,
+    path: str,
+    folder: Path,
+    weights: str | None,
+    device: str,
+    on_event: "Callable[[Event], None]",
+) -> Path:
+    """Extract one video into an output in `folder` as the videos of the file were extracted: with the same weights,
+    sampling, pixels, precision and decoder. Raises what a run raises, and UsageError if the video fails."""
+    from vswin_extract.run.api import extract
+
+    info = features.info
+    sampling, pixels = info["sampling"], info["preprocessing"]
+    output = folder / "query.h5"
+    done = extract(
+        [path],
+        output,
+        weights=os.fspath(weights_of(features, weights)),
+        variant=info["variant"]["name"],
+        clip_len=sampling["clip_len"],
+        frame_interval=sampling["frame_interval"],
+        stride=sampling["stride"],
+        fps=sampling["fps"],
+        align=sampling["align"],
+        tail=sampling["tail"],
+        size=pixels["size"],
+        resize=pixels["resize"],
+        crop=pixels["crop"],
+        precision=info["precision"],
+        decoder=info["decoder"],
+        device=device,
+        on_event=on_event,
+    )
+    if done.failed:
+        with open_features(output) as extracted:
+            failure = extracted.failures[0]
+        raise UsageError(f"{path} cannot be searched for: {failure['error']}: {failure['message']}")
+    return output
+
+
+def weights_of(features: FeatureFile, given: str | None) -> Path:
+    """Return the file of the weights that an output was made with: the given name or file, or else the name that the
+    output records. Raises WeightsError if it is not found, or its sha256 is not the recorded one."""
+    from vswin_extract.weights.cache import find_weights
+
+    info = features.info
+    name, sha256 = str(info["model"]), str(info["weights_sha256"])
+    file = features.file.filename
+    try:
+        path = find_weights(given or name)
+    except VswinError as error:
+        raise WeightsError(
+            f"a video file is compared by the weights of {file}, which are {name} (sha256 {sha256[:8]}…) and were not "
+            f"found: {error}; or give their file: --weights FILE"
+        ) from error
+    found = file_sha256(path)
+    if found != sha256:
+        raise WeightsError(
+            f"{path} has sha256 {found[:8]}…, but {file} was made with {name} of sha256 {sha256[:8]}…; give the file "
+            "of those weights: --weights FILE"
+        )
+    return path
