@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: all figures of docs/speed.md, as tables and as JSON."""
+"""`python -m benchmarks`: all numbers of docs/speed.md and docs/scale.md, as tables and as JSON."""
 
 import json
 import sys
@@ -72,7 +72,7 @@ def show(part: str, rows: list[Row]) -> None:
 
 
 def below_floor(found: dict[str, list[Row]]) -> list[str]:
-    """What is slower than half of its target, or not as accurate as it must be."""
+    """Return a line for each result that is slower than about half of its target, or not accurate enough."""
     said = []
     for row in found.get("forward", []):
         fast = "default" in row["what"]

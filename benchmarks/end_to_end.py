@@ -1,5 +1,5 @@
-"""Whole commands on a directory of videos: `vswin-extract` against the usual script, and against what decoding and the
-network alone would allow."""
+"""Whole commands on a directory of videos: `vswin-extract` compared with the usual script, and with the time that
+decoding and the network alone need."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ from vswin_extract import extract, load_model
 from vswin_extract.decoding.process import DecoderProcess
 
 VIDEO = 5 * SPAN
-"""Frames of a video."""
+"""Frames of each video."""
 
 
 def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
@@ -58,7 +58,7 @@ def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
 
 
 def start(device: torch.device) -> list[Row]:
-    """The whole command for a video of one clip: all that it costs to start, and to end."""
+    """Measure the whole command for a video of one clip: the cost of starting and ending."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         video = draw(folder / "video.mp4", SPAN)
@@ -71,9 +71,9 @@ def start(device: torch.device) -> list[Row]:
 
 
 def roofline(folder: Path, weights: Path, device: torch.device, stride: int) -> float:
-    """Seconds that decoding and the network need at least, over those that a run took after loading.
+    """Return the seconds that decoding and the network need at least, divided by the seconds of a run after loading.
 
-    On a CPU both need the same cores, so their processor time adds up; beside a GPU the slower one counts.
+    On a CPU both need the same cores, so their times are added. With a GPU the slower one counts.
     """
     finished = extract(
         folder / "videos", folder / "roofline.h5", weights=str(weights), stride=stride, tail="drop",
@@ -89,7 +89,7 @@ def roofline(folder: Path, weights: Path, device: torch.device, stride: int) -> 
 
 
 def network_alone(weights: Path, device: torch.device) -> float:
-    """Clips a second of the network as a run uses it."""
+    """Return the clips per second of the network alone, called as a run calls it."""
     model = load_model(weights, device=str(device))
     count = 8 if device.type == "cuda" else 1
     threads = 1 if device.type == "cuda" else len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Time and memory as a job grows: more videos, longer ones, more overlap, more workers. With `nano` at a small size."""
+"""Time and memory with more videos, longer videos, more overlap and more workers, with `nano` at a small frame size."""
 
 import sys
 from pathlib import Path

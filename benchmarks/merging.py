@@ -1,4 +1,4 @@
-"""Merging many shards against copying their bytes: `vswin merge` in a process of its own, and `cp` beside it."""
+"""Merging many shards, compared with copying their bytes: `vswin merge` and `cp`, each in its own process."""
 
 import sys
 import time
@@ -53,7 +53,7 @@ def merging() -> list[Row]:
 
 
 def copy(paths: list[Path], to: Path) -> float:
-    """Seconds that `cp` takes, until all is on the disk."""
+    """Return the seconds of `cp` and `sync`, until all bytes are on the disk."""
     to.mkdir()
     begun = time.perf_counter()
     run(["cp", *map(str, paths), str(to)])
@@ -66,7 +66,7 @@ def copy(paths: list[Path], to: Path) -> float:
 
 
 def shard(path: Path, number: int) -> Path:
-    """Every hundredth video, as a task of an array has them: their ids lie between those of all other shards."""
+    """Write every hundredth video, like a task of an array: the ids of all shards are interleaved."""
     arrays = Arrays({"embedding": (EMBEDDING,)})
     records = [record_of(video, CLIPS) for video in range(number, VIDEOS, SHARDS)]
     drawn = np.random.default_rng(number).standard_normal((CLIPS, EMBEDDING), np.float32)

@@ -1,4 +1,4 @@
-"""What grows with the number of videos, whatever is in them: 100,000 with a clip of eight numbers each, for real."""
+"""Costs that depend on the number of videos alone, measured with 100,000 videos of one clip of eight numbers each."""
 
 import resource
 import time

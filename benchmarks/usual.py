@@ -1,4 +1,4 @@
-"""What people run today: torchvision's `swin3d_*` clip by clip behind a serial decoder. Also a script of its own:
+"""The usual script: torchvision's `swin3d_*`, clip by clip, after a serial decoder. It can be run by itself:
 
 python -m benchmarks.usual WEIGHTS.pth OUT.h5 STRIDE VIDEO...
 """
@@ -14,7 +14,7 @@ CLIP_LEN, FRAME_INTERVAL, SIZE, RESIZE = 32, 2, 224, 256
 
 
 def torchvision_model(variant: str) -> nn.Module:
-    """torchvision's module of T, S or B with weights drawn from a seed, of the size that training leaves them in."""
+    """Return torchvision's module of T, S or B, with random weights of about the size of trained ones."""
     model: nn.Module = getattr(torchvision().models.video, f"swin3d_{variant}")().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for name, value in model.named_parameters():
@@ -28,7 +28,7 @@ def torchvision_model(variant: str) -> nn.Module:
 
 
 def torchvision() -> Any:
-    """The package. Beside a CPU build of PyTorch two operators that its wheel expects must be declared first."""
+    """Import and return torchvision. Declare first two operators that its wheel misses in a CPU build of PyTorch."""
     try:
         torch.ops.torchvision.nms  # noqa: B018
     except AttributeError:
@@ -41,7 +41,7 @@ def torchvision() -> Any:
 
 
 def embed(model: Any, clips: Tensor) -> Tensor:
-    """What its classifier sees: torchvision gives it by leaving out the last layer."""
+    """Return the input of the classifier: what torchvision computes without its last layer."""
     x = model.pos_drop(model.patch_embed(clips))
     x = model.norm(model.features(x))
     return x.mean((1, 2, 3))  # type: ignore[no-any-return]
