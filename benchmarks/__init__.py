@@ -1,1 +1,1 @@
-"""How fast it is: `python -m benchmarks`. Every figure is a ratio of candidates that took turns in one run."""
+"""Measure the speed: `python -m benchmarks`. Every ratio is between candidates that took turns in one run."""

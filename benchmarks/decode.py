@@ -1,4 +1,4 @@
-"""The reader alone, against plain loops over the same file."""
+"""Decoding alone, compared with plain loops over the same file."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ SIZES = {"340x256": (340, 256), "720p": (1280, 720), "1080p": (1920, 1080)}
 
 
 def decode(smoke: bool) -> list[Row]:
-    """Frames of video a second, every second of which clips show, at an overlap of 2."""
+    """Return frames of video per second. Clips use every second frame, and their overlap is 2."""
     rows: list[Row] = []
     cores = len(os.sched_getaffinity(0))
     for size, (width, height) in SIZES.items():
@@ -52,7 +52,7 @@ def decode(smoke: bool) -> list[Row]:
 
 
 def pyav_loop(path: Path) -> None:
-    """Every second frame as RGB, not resized."""
+    """Decode the file, and convert every second frame to RGB without resizing."""
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         for number, frame in enumerate(container.decode(video=0)):
@@ -73,7 +73,7 @@ def decord_clips(path: Path) -> None:
 
 
 def ours(path: Path, processes: Sequence[DecoderProcess]) -> float:
-    """The same video in each process: decoded, resized, cropped, and here as clips; processor seconds of all."""
+    """Decode the same video in each process, and receive its clips here. Return the CPU seconds of all processes."""
     sampling = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN // 2)
     for process in processes:
         process.submit(Task(str(path), "pyav", sampling, Geometry(SIZE, RESIZE)))

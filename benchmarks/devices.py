@@ -1,4 +1,4 @@
-"""Many short videos on this machine's processor: one worker with all its cores, and a worker for each."""
+"""Many short videos on this machine's CPU: one worker with all cores, compared with one worker per core."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from vswin_extract.video.videos import find
 VIDEOS = 60
 SECONDS = 3
 WARM = 10
-"""Clips that do not count."""
+"""Clips at the beginning of a run that are not counted."""
 
 
 def devices() -> list[Row]:
@@ -37,7 +37,7 @@ def devices() -> list[Row]:
             for event in run(job):
                 if isinstance(event, ClipsDone):
                     marks += [time.perf_counter()] * event.clips
-            # once all are under way: starting takes the same for sixty videos as for a million
+            # without the start, which takes as long for sixty videos as for a million
             rates[device].append((len(marks) - WARM) / (marks[-1] - marks[WARM - 1]))
 
         take_turns({device: partial(once, device) for device in names}, 4)

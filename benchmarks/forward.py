@@ -1,4 +1,4 @@
-"""The network alone, against torchvision's module with the same weights."""
+"""The network alone, compared with torchvision's module with the same weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,12 +14,12 @@ from vswin_extract import Backbone, Features, load_model
 from vswin_extract.network.cpu import has_bf16
 
 GFLOP = {"t": 176.0, "s": 332.0, "b": 564.0}
-"""A clip's at 32 x 224 x 224; twice the published multiplications with addition."""
+"""GFLOP per clip of 32 x 224 x 224: twice the published number of multiply-adds."""
 
 
 def forward(device: torch.device, smoke: bool) -> list[Row]:
     rows: list[Row] = []
-    # A CPU without instructions for bf16 computes it number by number, which would take an hour and say nothing.
+    # A CPU without instructions for bf16 emulates it, which would take an hour and prove nothing.
     bf16 = device.type == "cuda" or has_bf16()
     peaks = {dtype: peak(device, dtype) for dtype in (torch.float32, *([torch.bfloat16] if bf16 else []))}
     for variant in ("t",) if smoke else ("t", "s", "b"):
@@ -51,7 +51,7 @@ def forward(device: torch.device, smoke: bool) -> list[Row]:
                 "ours fp32": partial(mine, ours["fp32"], clips),
                 f"ours {ours['auto'].precision} (default)": partial(mine, ours["auto"], clips),
             }
-            # compiling takes minutes on a CPU, and is slower than ours
+            # compiling takes minutes on a CPU, and the result is slower than ours
             if bf16 and not smoke and (variant == "t" or device.type == "cuda"):
                 compiled = torch.compile(usual.embed)
                 calls["torchvision bf16 compiled"] = partial(theirs, True, compiled, model, floats)
@@ -85,7 +85,7 @@ def forward(device: torch.device, smoke: bool) -> list[Row]:
 
 
 def moving_clip(count: int) -> Tensor:
-    """Smooth colours that move, (N, 32, 224, 224, 3) uint8."""
+    """Return clips of smooth moving colours, (N, 32, 224, 224, 3) uint8."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 14, 14, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (32, 224, 224), mode="trilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""A run on paper: what so many videos cost, by rates that the other benchmarks measure. `docs/scale.md` explains it."""
+"""The computed cost of runs of many videos, from rates that the other benchmarks measure; see docs/scale.md."""
 
 import numpy as np
 
@@ -8,17 +8,17 @@ from benchmarks.simulation import FPS, SAMPLING, lengths
 from vswin_extract.store.layouts import SHARD_LIMIT
 
 DECODER = 590
-"""Frames of 720p a second that a decoder process on one core makes clips of: `python -m benchmarks decode`."""
+"""Frames of 720p per second that one decoder process on one core turns into clips: `python -m benchmarks decode`."""
 ASSUMED = 0.4 * 312_000
-"""GFLOP/s: 40 % of an A100's published bf16 peak. Not measured: no GPU was at hand."""
+"""GFLOP/s: 40 % of an A100's published bf16 peak. Assumed, not measured: no GPU was available."""
 PROCESSOR = {"T": 1.97, "B": 0.76}
-"""Clips a second on two cores that have bf16 instructions: `python -m benchmarks forward`."""
+"""Clips per second on two cores that have bf16 instructions: `python -m benchmarks forward`."""
 ROW = {"embedding": 768 * 4 + 44, "stage4, space": 16 * 768 * 4, "stage4": 16 * 7 * 7 * 768 * 4}
-"""Bytes of a clip of T, the first with its frames, times and video."""
+"""Bytes per clip of T. The embedding includes frames, times and video."""
 OPERATIONS = 25
-"""Calls that look up, open, make, sync, rename or remove a file, a video; counted by strace."""
+"""Calls per video that look up, open, make, sync, rename or remove a file, counted by strace."""
 MERGING = 0.3e9
-"""Bytes a second that are made one output: `python -m benchmarks merging`."""
+"""Bytes per second that are merged: `python -m benchmarks merging`."""
 
 
 def model() -> list[Row]:

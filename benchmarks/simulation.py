@@ -1,8 +1,8 @@
-"""How many devices end together: the real plan and the real dispatcher, with workers that only let time pass.
+"""How evenly devices are used: the real plan and the real dispatcher, with workers that only let time pass.
 
-A worker is a device that computes clips, and decoder processes that each take a video: a decoder gives at most so many
-clips a second, the device shares its own rate out among those that give clips, and what lies before a clip_range is decoded
-and dropped first. Decoders' rates are measured on this machine; a device's is what is asked about.
+A worker is a device and its decoder processes, and each decoder reads one video. A decoder gives a limited number of
+clips per second, and the device divides its own rate among the decoders that give clips. The clips before a clip range
+are decoded and dropped first. The rates of decoders are measured on this machine; the rates of devices are given.
 """
 
 import heapq
@@ -36,7 +36,7 @@ SAMPLING = Sampling(clip_len=32, frame_interval=2)
 GEOMETRY = Geometry(size=224, resize=256)
 DECODERS = 8
 STARTS = 20.0
-"""Seconds within which workers become ready, one after another."""
+"""Seconds in which all workers become ready, one after another."""
 
 
 def simulation() -> list[Row]:
@@ -66,14 +66,14 @@ def simulation() -> list[Row]:
 
 
 def lengths(videos: int, films: int) -> list[int]:
-    """Clips of videos as the web has them: log-normal, a minute in the median, some of three hours; and of films."""
+    """Return clips per video, for lengths as on the web (log-normal, median a minute, up to 3 hours) and for films."""
     generator = np.random.default_rng(0)
     seconds = [*generator.lognormal(np.log(60), 1.4, videos).clip(2, 3 * 3600), *generator.uniform(1800, 10800, films)]
     return [SAMPLING.count(int(FPS * each)) for each in seconds]
 
 
 def run(pool: "Simulated") -> int:
-    """Extract all videos; how many pieces the plan made of them."""
+    """Extract all videos. Return how many pieces the plan has."""
     pieces = plan([(clips, [WHOLE]) for clips in pool.clips], len(pool.names))
     work = [Video(str(piece.video), Path(), clip_range=piece.clip_range) for piece in pieces]
 
@@ -93,7 +93,7 @@ def run(pool: "Simulated") -> int:
 
 @dataclass
 class Stream:
-    """A video in a decoder: clips to decode and drop, then clips to compute."""
+    """A video in a decoder: the clips left to decode and drop, then the clips left to compute."""
 
     video: Video
     dropping: float
@@ -102,7 +102,7 @@ class Stream:
 
 @dataclass
 class Device:
-    """What a worker is at, as of `now`. `version` tells which of its expected events still hold."""
+    """The state of a worker at time `now`. Expected events with another `version` are out of date."""
 
     now: float = 0.0
     streams: list[Stream] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Device:
 
 
 class Simulated:
-    """A pool of devices. Time is the time of the event that was received last."""
+    """A `WorkerPool` of simulated devices. Its time is the time of the last received event."""
 
     single = False
 
@@ -164,14 +164,14 @@ class Simulated:
         return None
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Do nothing: no process runs."""
 
     def idle_tail(self) -> float:
-        """Share of the devices' time that was left when they had nothing to do any more."""
+        """Return the share of the devices' time after each had finished its last video."""
         return sum(self.end - ended for ended in self.ended) / (len(self.ended) * self.end)
 
     def ideal(self) -> float:
-        """Seconds if all were busy all the time, and nothing was decoded twice."""
+        """Return the seconds of a run in which all devices are always busy, and nothing is decoded twice."""
         rate = min(self.rate, DECODERS * self.converted)
         return sum(self.clips) / (rate * len(self.names))
 
@@ -195,7 +195,7 @@ class Simulated:
         return min(self.converted, self.rate / max(1, computing))
 
     def _expect(self, worker: int) -> None:
-        """Begin what can be begun, and note when something will have come of it."""
+        """Begin the videos that have a free decoder, and schedule the next event of this worker."""
         device = self.devices[worker]
         while device.waiting and len(device.streams) < DECODERS:
             video = device.waiting.popleft()
@@ -213,7 +213,7 @@ class Simulated:
 
 
 def decoder_rates() -> tuple[float, float]:
-    """Frames of 720p a second that a decoder process makes clips of, and that it drops, on this machine."""
+    """Return the frames of 720p per second that a decoder process on this machine turns into clips, and drops."""
     with TemporaryDirectory() as name:
         path, clips = draw(Path(name) / "video.mp4", 20 * SAMPLING.step, 1280, 720), 20
         process = DecoderProcess("pyav", 60.0)

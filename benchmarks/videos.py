@@ -1,4 +1,4 @@
-"""Videos to measure with, drawn: h264, smooth shapes that move over a textured ground."""
+"""Draw videos to measure with: H.264, a square that moves over a textured, moving background."""
 
 from pathlib import Path
 
