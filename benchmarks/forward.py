@@ -1,4 +1,4 @@
-"""The network alone, compared with torchvision's module with the same weights."""
+"""The network alone, against torchvision's module with the same weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,66 +6,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import usual
 from benchmarks.machine import Row, peak, synchronize, take_turns
-from vswin_extract import Backbone, Features, load_model
+from vswin_extract import Backbone, load_model
 from vswin_extract.network.cpu import has_bf16
 
 GFLOP = {"t": 176.0, "s": 332.0, "b": 564.0}
-"""GFLOP per clip of 32 x 224 x 224: twice the published number of multiply-adds."""
+"""Of a clip of 32 x 224 x 224; twice the published number of multiply-adds."""
 
 
 def forward(device: torch.device, smoke: bool) -> list[Row]:
-    rows: list[Row] = []
-    # A CPU without instructions for bf16 emulates it, which would take an hour and prove nothing.
+    # A CPU without instructions for bf16 emulates it, number by number: that would take an hour and tell nothing.
     bf16 = device.type == "cuda" or has_bf16()
     peaks = {dtype: peak(device, dtype) for dtype in (torch.float32, *([torch.bfloat16] if bf16 else []))}
+    rows: list[Row] = []
     for variant in ("t",) if smoke else ("t", "s", "b"):
         clips = moving_clip(8 if device.type == "cuda" else 2)
-        with TemporaryDirectory() as folder, torch.inference_mode():
-            model = usual.torchvision_model(variant)
-            torch.save(model.state_dict(), Path(folder) / "weights.pth")
-            path = Path(folder) / "weights.pth"
-            ours = {
-                "fp32": load_model(path, device=str(device), precision="fp32"),
-                "auto": load_model(path, device=str(device)),
-            }
-            model = model.to(device)
-            mean, std = (torch.tensor(of_rgb, device=device).view(3, 1, 1, 1) for of_rgb in (usual.MEAN, usual.STD))
-            floats = (clips.to(device).permute(0, 4, 1, 2, 3) / 255 - mean) / std
-
-            def theirs(autocast: bool, embed: Callable[..., Tensor], model: nn.Module, floats: Tensor) -> Tensor:
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                    embedding: Tensor = embed(model, floats)
-                    return embedding.float()
-
-            def mine(backbone: Backbone, clips: Tensor) -> Tensor:
-                features: Features = backbone(clips)
-                return torch.empty(0) if features.embedding is None else features.embedding
-
-            calls: dict[str, Callable[[], Tensor]] = {
-                "torchvision fp32": partial(theirs, False, usual.embed, model, floats),
-                **({"torchvision bf16 autocast": partial(theirs, True, usual.embed, model, floats)} if bf16 else {}),
-                "ours fp32": partial(mine, ours["fp32"], clips),
-                f"ours {ours['auto'].precision} (default)": partial(mine, ours["auto"], clips),
-            }
-            # compiling takes minutes on a CPU, and the result is slower than ours
-            if bf16 and not smoke and (variant == "t" or device.type == "cuda"):
-                compiled = torch.compile(usual.embed)
-                calls["torchvision bf16 compiled"] = partial(theirs, True, compiled, model, floats)
-            exact = calls["torchvision fp32"]().double()
+        # compiling takes minutes on a CPU, and is slower than ours
+        compiled = bf16 and not smoke and (variant == "t" or device.type == "cuda")
+        with torch.inference_mode():
+            calls = candidates(variant, device, clips, bf16, compiled)
             found = {name: call().double() for name, call in calls.items()}
-
-            def finish(call: Callable[[], Tensor]) -> Callable[[], None]:
-                def timed() -> None:
-                    call()
-                    synchronize(device)
-
-                return timed
-
-            seconds = take_turns({name: finish(call) for name, call in calls.items()}, 3)
+            seconds = take_turns({name: partial(finish, call, device) for name, call in calls.items()}, 3)
+        exact = found["torchvision fp32"]
         for name in calls:
             rate = len(clips) / seconds[name]
             dtype = torch.float32 if "fp32" in name else torch.bfloat16
@@ -84,8 +49,45 @@ def forward(device: torch.device, smoke: bool) -> list[Row]:
     return rows
 
 
+def candidates(
+    variant: str, device: torch.device, clips: Tensor, bf16: bool, compiled: bool
+) -> dict[str, Callable[[], Tensor]]:
+    """Return name -> a call that computes the embeddings of `clips`, all with the same weights."""
+    model = usual.torchvision_model(variant)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save(model.state_dict(), path)
+        exact = load_model(path, device=str(device), precision="fp32")
+        default = load_model(path, device=str(device))
+    model = model.to(device)
+    mean, std = (torch.tensor(of_rgb, device=device).view(3, 1, 1, 1) for of_rgb in (usual.MEAN, usual.STD))
+    floats = (clips.to(device).permute(0, 4, 1, 2, 3) / 255 - mean) / std
+
+    def theirs(autocast: bool, embed: Callable[..., Tensor]) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            return embed(model, floats).float()
+
+    def ours(backbone: Backbone) -> Tensor:
+        embedding = backbone(clips).embedding
+        return torch.empty(0) if embedding is None else embedding
+
+    return {
+        "torchvision fp32": partial(theirs, False, usual.embed),
+        **({"torchvision bf16 autocast": partial(theirs, True, usual.embed)} if bf16 else {}),
+        "ours fp32": partial(ours, exact),
+        f"ours {default.precision} (default)": partial(ours, default),
+        **({"torchvision bf16 compiled": partial(theirs, True, torch.compile(usual.embed))} if compiled else {}),
+    }
+
+
+def finish(call: Callable[[], Tensor], device: torch.device) -> None:
+    """Call, and wait until the device has computed the result."""
+    call()
+    synchronize(device)
+
+
 def moving_clip(count: int) -> Tensor:
-    """Return clips of smooth moving colours, (N, 32, 224, 224, 3) uint8."""
+    """Return clips of smooth colours that move, (N, 32, 224, 224, 3) uint8."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 14, 14, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (32, 224, 224), mode="trilinear", align_corners=False)

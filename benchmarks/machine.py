@@ -1,4 +1,4 @@
-"""The machine and its peak speed, and timing. Candidates take turns, so that a noisy minute slows down all of them."""
+"""The machine, its peak, and a stopwatch: candidates take turns, so that a busy minute slows all of them."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def describe(device: torch.device) -> Row:
-    """Return the hardware and the PyTorch version that the results depend on."""
+    """Return the facts that figures depend on."""
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -33,7 +33,7 @@ def describe(device: torch.device) -> Row:
 
 
 def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each candidate over `rounds` calls, after one call that is not measured."""
+    """Return the median seconds of each candidate, after one call that does not count."""
     for call in candidates.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
@@ -46,7 +46,7 @@ def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the FLOP/s of a large matrix product: the best of ten runs with each available library."""
+    """Return the FLOP/s of a large matrix product, the best of ten with each library."""
     side = 8192 if device.type == "cuda" else 4096
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     products: list[Callable[[Tensor], Tensor]] = [lambda x: torch.mm(x, b)]
@@ -68,17 +68,17 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """A finished command: its seconds, and the peak memory of its main process in bytes."""
+    """A finished command: seconds, and the peak memory of its main process in bytes."""
 
     seconds: float
     memory: int
 
 
 def run(command: list[str]) -> Ran:
-    """Run a command until it ends. Raises RuntimeError if it fails."""
+    """Run a command to its end. Raises RuntimeError if it fails."""
     begun, memory = time.perf_counter(), 0
     with TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
-        while process.poll() is None:  # the peak from `wait4` would include the memory of this process at the fork
+        while process.poll() is None:  # `wait4` would count the memory that this process had when it forked
             with contextlib.suppress(OSError, StopIteration):
                 lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
                 memory = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])

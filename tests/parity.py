@@ -1,4 +1,5 @@
-"""The parity fixtures, and how their clips are drawn; how their weights are, `vswin_extract.golden` knows."""
+"""The parity fixtures: their clips, their values, and checkpoints in published layouts. `weights.golden` draws their
+weights."""
 
 import json
 import math
@@ -13,10 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vswin_extract.network.cpu import CpuSwin
-from vswin_extract.network.cuda import CudaSwin
+from vswin_extract.network.inference import InferenceNetwork
 from vswin_extract.network.pooling import pool_map
-from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import Variant
 from vswin_extract.weights.golden import drawn_tensor, normal_numbers, official_name
 
@@ -24,43 +23,41 @@ PARITY = Path(__file__).parent / "data" / "parity"
 
 
 def clip(name: str, shape: Sequence[int]) -> Tensor:
-    """White noise plus a moving wave, (N, C, T, H, W), already normalised."""
+    """Return white noise plus a moving wave, (N, C, T, H, W), already normalised."""
     t, h, w = shape[2:]
     tt, yy, xx = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")
     wave = np.sin(0.35 * xx + 0.2 * yy - 0.5 * tt) + np.cos(0.05 * xx - 0.11 * yy + 0.23 * tt)
     return torch.from_numpy((normal_numbers(name, shape) * 0.5 + wave).astype(np.float32))
 
 
-Network = VideoSwin | CpuSwin | CudaSwin
-
-
 def layouts() -> dict[str, dict[str, list[int]]]:
-    """Published key -> shape, of real checkpoints."""
+    """Return published key -> shape, of real checkpoints."""
     return json.loads((PARITY / "layouts.json").read_text())  # type: ignore[no-any-return]
 
 
 def fixture(name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Facts and values of `public_<name>.npz`."""
+    """Return facts and values of `public_<name>.npz`."""
     with np.load(PARITY / f"public_{name}.npz") as stored:
         values = {key: stored[key] for key in stored.files}
     return json.loads(str(values.pop("meta"))) if "meta" in values else {}, values
 
 
 def relative_error(found: Any, expected: Any) -> float:
-    """L2 norm of the difference over that of what is expected."""
+    """Return the L2 norm of the difference over that of `expected`."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]:
-    """Relative errors of the four stages, the embedding and, where there is a head, the logits."""
+def errors(network: InferenceNetwork, name: str) -> dict[str, float]:
+    """Return the relative errors of the four stages, the embedding and, if there is a head, the logits.
+
+    The fixtures' clips are normalised, so `network` must have mean 0 and standard deviation 1.
+    """
     facts, expected = fixture(name)
     with torch.inference_mode():
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            maps = made(clip(facts["clip"], facts["shape"]), (1, 2, 3, 4))
-        maps = {stage: values.float() for stage, values in maps.items()}
+        maps = network(clip(facts["clip"], facts["shape"]).permute(0, 2, 3, 4, 1), (1, 2, 3, 4))
         embedding = pool_map(maps[4], "all")
-        logits = made.head(embedding) if made.head is not None else None
+        logits = network.head(embedding) if network.head is not None else None
     found = {"embedding": relative_error(embedding, expected["embedding"])}
     for stage in (1, 2, 3, 4):
         published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
@@ -75,7 +72,7 @@ def errors(made: Network, name: str, autocast: bool = False) -> dict[str, float]
 
 @cache
 def published_state(layout: str) -> dict[str, Tensor]:
-    """A whole checkpoint in a published layout, its values those of the fixtures."""
+    """Return a whole checkpoint in a published layout, with the values of the fixtures."""
     by_name = {}
     for key, shape in layouts()[layout].items():
         if key.endswith("relative_position_index") or key.endswith("attn_mask"):
@@ -101,7 +98,7 @@ def torchvision_to_official(key: str) -> str:
 
 
 def in_layout(family: str, variant: Variant, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our parameters as a publisher names them, for any variant, with the buffers that he saves."""
+    """Return our parameters under a publisher's names, for any variant, with the buffers that checkpoints have."""
     by_name = {}
     for ours, value in state.items():
         key = published_name(official_name(ours), family)
@@ -124,7 +121,7 @@ def published_name(official: str, family: str) -> str:
 
 
 def write(layout: str, path: Path, state: dict[str, Tensor] | None = None) -> Path:
-    """A checkpoint as its publisher saves it."""
+    """Write a checkpoint as its publisher saves it."""
     state = published_state(layout) if state is None else state
     if layout.startswith(("official", "mmaction2")):
         torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)

@@ -134,7 +134,9 @@ def test_rows_belong_to_their_videos(build: Build) -> None:
     assert {name: event.record.clips for name, event in done.items()} == {name: int(name[2:]) for name in names}
     assert sum(event.clips for event in events if isinstance(event, ClipsDone)) == 16
     rows = {
-        record.id: [row for piece in read_rows([Entry(record, path)], ARRAYS) for row in piece["embedding"][:, 0]]
+        record.id: [
+            row for piece in read_rows([Entry(record, path)], ARRAYS) for row in np.asarray(piece["embedding"])[:, 0]
+        ]
         for path, record in station.journal.singles.items()
     }
     assert rows == {name: [value(name, k) for k in range(int(name[2:]))] for name in names}

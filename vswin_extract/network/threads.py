@@ -38,6 +38,7 @@ def _start(workers: ThreadPoolExecutor, count: int) -> None:
     all_there = threading.Barrier(count)  # a pool starts another thread only while all others are busy
 
     def use_one() -> None:
+        torch.get_num_threads()  # a thread takes over the process's count when it is first read, even after it was set
         torch.set_num_threads(1)
         all_there.wait()
 
