@@ -444,7 +444,7 @@ def test_what_counts_as_done(tmp_path: Path) -> None:
 )
 def test_names(url: str, is_called: str, is_shown: str) -> None:
     assert remote.is_remote(url)
-    assert (remote.name(url), remote.public(url), str(Address(url))) == (is_called, is_shown, is_shown)
+    assert (remote.path_of(url), remote.without_secrets(url), str(Address(url))) == (is_called, is_shown, is_shown)
 
 
 def test_a_path_is_no_address(tmp_path: Path) -> None:
@@ -487,7 +487,7 @@ def test_what_is_not_there(web: Web, s3: str, quick: None) -> None:
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="nosuch:// is no protocol that fsspec knows"):
         find(listed=["nosuch://x/y.mp4"])
-    remote._need.cache_clear()
+    remote._require_packages.cache_clear()
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(UsageError, match=r"s3:// needs a package .*s3fs.*: pip install 'vswin-extract\[remote\]'"):

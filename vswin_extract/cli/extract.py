@@ -390,13 +390,14 @@ def make_job(
     """The job that a command line asks for. Raises UsageError."""
     from pathlib import Path
 
-    from vswin_extract.video.remote import is_remote, public
+    from vswin_extract.video.remote import is_remote, without_secrets
     from vswin_extract.video.videos import find
 
     if not inputs and manifest is None and os.path.exists(output):
         fail(f"the last argument is the file to write: vswin-extract {printable(output)} out.h5", 2)
     if is_remote(output):
-        fail(f"the last argument is the file to write, which is on this machine, as out.h5, not {public(output)}", 2)
+        shown = without_secrets(output)
+        fail(f"the last argument is the file to write, which is on this machine, as out.h5, not {shown}", 2)
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find([path for path in inputs if path != "-"], manifest, listed)
 

@@ -100,7 +100,7 @@ def decode(task: Task, send: Send, fetch: Fetch | None = None) -> VideoEnd:
             end = count_clips(decoder, task)
         else:
             end = send_clips(decoder, task, send)
-    file = fetch and (fetch.found.size, fetch.found.mtime, fetch.found.etag)
+    file = (fetch.found.size, fetch.found.mtime, fetch.found.etag) if fetch else None
     return replace(end, cpu=time.process_time() - before, file=file)
 
 

@@ -36,7 +36,7 @@ from vswin_extract.store.layouts import Layout, make_output
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.store.write import read_attributes
 from vswin_extract.video.ranges import WHOLE, ClipRange, without
-from vswin_extract.video.remote import Address, alike, is_remote
+from vswin_extract.video.remote import Address, is_remote, same_fingerprint
 from vswin_extract.video.videos import Video
 
 PACK = 256
@@ -277,7 +277,9 @@ def _state(record: VideoRecord) -> State:
 def _is(record: VideoRecord, wanted: State) -> bool:
     """Whether it is of this file as it is now; of one at an address, as far as that is known."""
     then = _state(record)
-    return then == wanted or (is_remote(record.path) and then[:3] == wanted[:3] and alike(then[3:], wanted[3:]))
+    if then == wanted:
+        return True
+    return is_remote(record.path) and then[:3] == wanted[:3] and same_fingerprint(then[3:], wanted[3:])
 
 
 KEY_LENGTH = 32

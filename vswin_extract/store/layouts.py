@@ -17,10 +17,10 @@ import numpy as np
 from h5py import h5p, h5t
 
 from vswin_extract.files import publish
+from vswin_extract.formatting import as_utf8
 from vswin_extract.store.features import read_links
 from vswin_extract.store.schema import Arrays, Rows, VideoRecord, row_types
 from vswin_extract.store.write import disk_errors, write_attributes, write_output, write_tables
-from vswin_extract.video.videos import as_text
 
 Layout = Literal["single", "sharded"]
 SHARD_VIDEOS = 10_000
@@ -164,7 +164,7 @@ def _write_index(
             if not len(source["videos"]):  # it has too many to have groups
                 continue
             for record, _ in file.videos:
-                group = as_text(record.id).encode()
+                group = as_utf8(record.id).encode()
                 groups.id.links.create_external(group, os.fsencode(link), b"/videos/" + group, linking)
         index.attrs["complete"] = True
 

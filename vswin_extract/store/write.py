@@ -20,6 +20,7 @@ import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
+from vswin_extract.formatting import as_utf8
 from vswin_extract.store.schema import (
     GROUPED,
     SCHEMA,
@@ -34,7 +35,6 @@ from vswin_extract.store.schema import (
     block_rows,
     row_types,
 )
-from vswin_extract.video.videos import as_text
 
 CHUNK_BYTES = 1 << 20
 
@@ -239,7 +239,7 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
     kinds = [(source.get_space(), source.get_type(), source.shape[1:]) for _, _, source in sources]
     first = 0
     for record in extracted:
-        group = h5g.create(file["videos"].id, as_text(record.id).encode(), linking)
+        group = h5g.create(file["videos"].id, as_utf8(record.id).encode(), linking)
         for (path, name, _), (rows, kind, shape) in zip(sources, kinds, strict=True):
             view = h5s.create_simple((record.clips, *shape))
             rows.select_hyperslab((first, *(0 for _ in shape)), (record.clips, *shape))
@@ -249,7 +249,7 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
         attributes = h5py.Group(group).attrs
         for fact in ("fps", "duration", "frames", "width", "height", "status", "path"):
             value = getattr(record, fact)
-            attributes[fact] = as_text(value) if isinstance(value, str) else value
+            attributes[fact] = as_utf8(value) if isinstance(value, str) else value
         first += record.clips
 
 
@@ -269,4 +269,4 @@ def _create(file: h5py.File, name: str, rows: int, shape: tuple[int, ...], array
 
 
 def _texts(records: Sequence[VideoRecord], name: str) -> NDArray[np.object_]:
-    return np.array([as_text(getattr(record, name)) for record in records], object)
+    return np.array([as_utf8(getattr(record, name)) for record in records], object)

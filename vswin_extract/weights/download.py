@@ -30,7 +30,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from vswin_extract import files
 from vswin_extract.errors import WeightsError
-from vswin_extract.video.remote import PATIENCE, WAITS, passing, public
+from vswin_extract.video.remote import PATIENCE, WAITS, is_temporary, without_secrets
 
 BLOCK = 1 << 20
 """Bytes that are read at most at once."""
@@ -136,13 +136,13 @@ def copy(source: Path, part: Path, progress: Progress = lambda done, total: None
 def kept(part: Path, url: str) -> int:
     """How many bytes of this file there are from an earlier try, to be continued."""
     state = read_state(part)
-    return part.stat().st_size if state and state.url == public(url) and state.validator else 0
+    return part.stat().st_size if state and state.url == without_secrets(url) and state.validator else 0
 
 
 def _drop(part: Path, url: str) -> None:
     """Remove a part that nobody can continue: another address's may be continued from there."""
     state = read_state(part)
-    if state is None or (state.url == public(url) and not kept(part, url)):
+    if state is None or (state.url == without_secrets(url) and not kept(part, url)):
         remove(part)
 
 
@@ -184,7 +184,7 @@ def _try(url: str, part: Path, progress: Progress, silent: float) -> None:
             total, first = response.length or 0, next(blocks, b"")
             _refuse_page(response, first)
             blocks = chain([first], blocks)
-            file = _begin(part, State(public(url), _validator(response.headers), total))
+            file = _begin(part, State(without_secrets(url), _validator(response.headers), total))
         else:
             said = f"the server answers with status {response.status} and not with what was asked for"
             raise _Failure(said, gone=True)
@@ -216,8 +216,8 @@ def _ask(url: str, at: int, validator: str, silent: float) -> HTTPResponse:
             said = f"the server answers with {error.code} {next(iter(str(error.reason).splitlines()), '')}".rstrip()
             if at and error.code == 416:
                 raise _Failure("the server has a shorter file now", gone=True) from error
-            pause = _retry_after(error.headers) if passing(error.code) else 0.0
-        raise _Failure(said, final=not passing(error.code), pause=pause) from error
+            pause = _retry_after(error.headers) if is_temporary(error.code) else 0.0
+        raise _Failure(said, final=not is_temporary(error.code), pause=pause) from error
     except URLError as error:
         why = error.reason
         if isinstance(why, ssl.SSLCertVerificationError):
@@ -239,7 +239,8 @@ class _Redirects(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         if urlsplit(newurl).scheme not in {"https", req.type}:
-            raise HTTPError(req.full_url, code, f"and leads to {public(newurl)}, which is not followed", headers, fp)
+            shown = without_secrets(newurl)
+            raise HTTPError(req.full_url, code, f"and leads to {shown}, which is not followed", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -24,7 +24,7 @@ from urllib.request import url2pathname
 from vswin_extract import locks
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.files import file_sha256
-from vswin_extract.video.remote import public
+from vswin_extract.video.remote import without_secrets
 from vswin_extract.weights.classes import class_names
 from vswin_extract.weights.download import PATIENT, Patience, Progress, Say, copy, download, publish, read_state, remove
 
@@ -242,8 +242,8 @@ def _fill(row: Published, target: Path, origin: str | Path, progress: Progress, 
                 continued = download(origin, part, progress, say, patience)
         except WeightsError as error:
             raise WeightsError(
-                f"cannot download {public(str(origin))}: {error}; on a machine without that network, have the file in "
-                f"a directory and: vswin weights pull {row.name} --from DIRECTORY; or put it into {target.parent}"
+                f"cannot download {without_secrets(str(origin))}: {error}; on a machine without that network, have the "
+                f"file in a directory and: vswin weights pull {row.name} --from DIRECTORY; or put it into {target.parent}"
             ) from error
         expected, sha256, size = expected_sha256(row), file_sha256(part), part.stat().st_size
         if sha256.startswith(expected):
@@ -253,8 +253,8 @@ def _fill(row: Published, target: Path, origin: str | Path, progress: Progress, 
             return sha256
         remove(part)  # what was there before may have been spoiled, by a power cut: once more, all of it
     raise WeightsError(
-        f"{public(str(origin))} has {size} bytes of sha256 {sha256} where {expected} is expected: it is another file, "
-        f"or was spoiled on its way; nothing is kept; try again, or another source by --from"
+        f"{without_secrets(str(origin))} has {size} bytes of sha256 {sha256} where {expected} is expected: it is "
+        f"another file, or was spoiled on its way; nothing is kept; try again, or another source by --from"
     )
 
 
@@ -267,11 +267,12 @@ def _origin(row: Published, source: str) -> str | Path:
     try:
         parts = urlsplit(mirror)
     except ValueError as error:
-        raise UsageError(f"{named} is no address: {error}: {public(mirror)}") from error
+        raise UsageError(f"{named} is no address: {error}: {without_secrets(mirror)}") from error
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(row.filename)}"))
     if "://" in mirror and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
-        raise UsageError(f"{named} is a directory or begins with http://, https:// or file:///, not {public(mirror)}")
+        shown = without_secrets(mirror)
+        raise UsageError(f"{named} is a directory or begins with http://, https:// or file:///, not {shown}")
     directory = Path(url2pathname(parts.path) if parts.scheme == "file" else mirror).expanduser()
     if not directory.is_dir():
         raise UsageError(f"{named}: no directory {directory}")
