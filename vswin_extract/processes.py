@@ -70,7 +70,10 @@ class Channel:
         if max(sizes) > MOST_BYTES:
             raise ValueError(f"a part of a message cannot have {max(sizes)} bytes")
         data, *buffers = [self._read(size) for size in sizes]
-        return pickle.loads(data, buffers=buffers)
+        try:
+            return pickle.loads(data, buffers=buffers)
+        except EOFError as error:  # not the end of the connection
+            raise ValueError("a message ends too early") from error
 
     def close(self) -> None:
         self._socket.close()
