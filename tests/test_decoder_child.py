@@ -13,9 +13,9 @@ from vswin_extract.decoding.child import (
     FRAMES_AT_ONCE,
     Waiting,
     count_clips,
-    finish,
-    listen,
     progress_sender,
+    receive_tasks,
+    run_task,
     send_clips,
 )
 from vswin_extract.decoding.messages import DecodedFrames, FromChild, Progress, Task, VideoEnd
@@ -86,16 +86,16 @@ def test_counting_converts_nothing() -> None:
 def test_every_task_ends_with_one_outcome(tmp_path: Path) -> None:
     path = numbered.write(tmp_path / "a.mp4", 20)
     messages: list[FromChild] = []
-    finish(task(Sampling(5, 1), path), messages.append)
+    run_task(task(Sampling(5, 1), path), messages.append)
     assert isinstance(messages[-1], VideoEnd)
     assert len([message for message in messages if isinstance(message, VideoEnd)]) == 1
-    finish(task(Sampling(5, 1), tmp_path / "gone.mp4"), messages.append)
+    run_task(task(Sampling(5, 1), tmp_path / "gone.mp4"), messages.append)
     assert isinstance(messages[-1], VideoMissing)
 
 
 def test_any_other_exception_is_the_failure_of_its_video(tmp_path: Path) -> None:
     messages: list[FromChild] = []
-    finish(task(Sampling(5, 1), numbered.write(tmp_path / "a.mp4", 20), "nonsense"), messages.append)
+    run_task(task(Sampling(5, 1), numbered.write(tmp_path / "a.mp4", 20), "nonsense"), messages.append)
     assert isinstance(messages[-1], DecoderCrash)
     assert "nonsense" in str(messages[-1])
 
@@ -116,14 +116,14 @@ def test_tasks_are_queued_until_the_parent_is_gone() -> None:
     waiting: Waiting = queue.SimpleQueue()
     statuses: list[int] = []
     tasks = [task(Sampling(5, 1), name) for name in ("a", "b")]
-    listen(receive_from(tasks), waiting, statuses.append)
+    receive_tasks(receive_from(tasks), waiting, statuses.append)
     assert [waiting.get(), waiting.get()] == [(each, None) for each in tasks]
     assert statuses == [0]
 
 
 def test_a_message_that_is_no_task_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
     statuses: list[int] = []
-    listen(receive_from(["no task"]), queue.SimpleQueue(), statuses.append)
+    receive_tasks(receive_from(["no task"]), queue.SimpleQueue(), statuses.append)
     assert statuses == [1]
     assert "AttributeError" in capsys.readouterr().err.splitlines()[-1]
 

@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import av
 import numbered
@@ -17,12 +18,14 @@ import numpy as np
 import pytest
 from conftest import read_video
 
+from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VideoTimestamps, VideoUnreadable, VswinError
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
+DECODERS = get_args(DecoderName)
 SMALL = Geometry(64, 64)
 VFR = [0, 40, 50, 200, 1000, 1010, 1300, 1340, 1500, 1533, 2000, 2600]
 """Milliseconds at which the frames of the video with a variable rate begin."""
@@ -86,7 +89,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "webm", "avi", "portrait", "gif-like", "late"])
 @pytest.mark.parametrize(
     "sampling",
@@ -119,7 +122,7 @@ def test_every_clip_shows_the_frames_that_it_says(
         assert clip.times == pytest.approx((expected.first / rate, expected.end / rate), abs=rounding)
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 def test_times_of_a_variable_frame_rate_are_its_time_stamps(
     decoder: DecoderProcess, videos: dict[str, Path], name: str
 ) -> None:
@@ -130,7 +133,7 @@ def test_times_of_a_variable_frame_rate_are_its_time_stamps(
     assert clips[-1].times[1] == end.duration > 2.6
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("fps", [Fraction(10), Fraction(30), Fraction("2.5"), Fraction(30000, 1001)])
 def test_resampling_a_variable_frame_rate_shows_what_was_on_screen(
     decoder: DecoderProcess, videos: dict[str, Path], name: str, fps: Fraction
@@ -172,7 +175,7 @@ def test_a_segment_behind_the_end_is_an_error(decoder: DecoderProcess, videos: d
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 def test_rotation_is_honoured(decoder: DecoderProcess, tmp_path: Path, rotation: int, name: str) -> None:
     path = numbered.write(tmp_path / "turned.mp4", 10, size=(128, 96), rotation=rotation)
     clips, end = read_video(decoder, task(path, Sampling(10, 1), name))
@@ -199,7 +202,7 @@ def test_three_crops_of_a_wide_video(decoder: DecoderProcess, videos: dict[str, 
     assert [numbered.read(frame) for frame in clips[3].views[1]] == list(range(15, 20))
 
 
-@pytest.mark.parametrize("decoder_name", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder_name", DECODERS)
 def test_names_that_look_like_protocols(
     decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path, decoder_name: str
 ) -> None:
@@ -272,7 +275,7 @@ def test_damage_in_the_middle_keeps_what_decodes_and_says_so(
 
 
 def test_packets_that_do_not_decode_are_left_out_and_counted(decoder: DecoderProcess, tmp_path: Path) -> None:
-    """One group of pictures in Matroska. Damage to its own structure, which its reader skips, is not noticed."""
+    """One group of pictures in Matroska. Not in the structure of the container: its reader skips damage there without a word."""
     path = numbered.write(tmp_path / "a.mkv", 200, size=(320, 256), options={"g": "10"})
     with av.open(str(path)) as container:
         packets = [bytes(packet) for packet in container.demux(container.streams.video[0])]
@@ -401,6 +404,7 @@ def test_garbled_messages_end_one_video(
 
 PARENT = """
 import os, signal, sys, time
+from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.decoding.messages import Task
 from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry

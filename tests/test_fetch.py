@@ -14,7 +14,7 @@ from web import Web, held, serve
 from vswin_extract.errors import VideoChanged, VideoMissing, VideoUnreachable
 from vswin_extract.video.fetch import PREFIX, Cache, Fetch
 from vswin_extract.video.remote import Address
-from vswin_extract.video.videos import find
+from vswin_extract.video.videos import find_videos
 
 CONTENT = bytes(range(256)) * 40
 AT_ONCE = (0.01,) * 4
@@ -108,7 +108,7 @@ def test_a_file_that_changes_is_begun_again_and_never_mixed(web: Web, tmp_path: 
 
 
 def test_a_clip_range_is_of_the_file_that_was_looked_at(web: Web, tmp_path: Path) -> None:
-    (video,) = find([f"{web.url}/x"])
+    (video,) = find_videos([f"{web.url}/x"])
     assert isinstance(video.path, Address)
     for address, same in ((video.path, True), (replace(video.path, etag="other"), False)):
         fetching = Fetch(address, Cache(str(tmp_path), 10**6), exact=True)

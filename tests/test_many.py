@@ -17,7 +17,7 @@ from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.run import run as engines
 from vswin_extract.run.processes import ProcessPool
-from vswin_extract.video.videos import find
+from vswin_extract.video.videos import find_videos
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_worker_that_is_killed_is_started_again(
         return pools[-1]
 
     monkeypatch.setattr(engines, "make_pool", noted)
-    job = Job(find([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
+    job = Job(find_videos([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
     notices: list[str] = []
     done = 0
     for event in engines.run(job):
@@ -130,7 +130,7 @@ def test_shards_are_merged_to_what_a_single_run_writes(
 def test_outputs_are_merged_in_the_order_of_a_walk(
     run: Run, videos: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:
-    root, ids = videos, [video.id for video in find([videos])]
+    root, ids = videos, [video.id for video in find_videos([videos])]
     for name, mine in (("one", ids[::2]), ("two", ids[1::2])):
         manifest = tmp_path / f"{name}.csv"
         manifest.write_text("path,id\n" + "".join(f"{root / each},{each}\n" for each in reversed(mine)))
@@ -158,7 +158,8 @@ def test_spans_are_the_clips_of_the_whole(videos: Path, small_weights: Path, sin
     """A long video that is split at clip boundaries, by the engine's own plan."""
     with h5py.File(single) as file:
         whole = file["videos/b.mp4"]["embedding"].shape[0]
-    job = Job(find([videos / "b.mp4"]), tmp_path / "o.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
+    long = find_videos([videos / "b.mp4"])
+    job = Job(long, tmp_path / "o.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
     branches = 0
     for _ in engines.run(job):
         branches = max(branches, len(list((tmp_path / "o.h5.parts").glob("branch-*/*.rows*"))))

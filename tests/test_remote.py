@@ -36,7 +36,7 @@ from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.video.videos import Video, find
+from vswin_extract.video.videos import Video, find_videos
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,12 +156,12 @@ def test_a_bucket_gives_what_a_directory_gives(
         assert table["path"][0].decode() == f"{s3}/{table['id'][0].decode()}"
         assert all(len(etag) == 32 for etag in table["etag"])
         assert file["failures/error"][:].tolist() == [b"VideoUnreadable"]
-    assert check(out, find([s3])).problems == ()
-    assert next(video.id for video in find(["s3://bucket"])) == "my videos/00.mp4"
+    assert check(out, find_videos([s3])).problems == ()
+    assert next(video.id for video in find_videos(["s3://bucket"])) == "my videos/00.mp4"
     bucket = fsspec.filesystem("s3")
     bucket.pipe("bucket/my videos/00.mp4", (videos / "b c" / "01.mp4").read_bytes())
     try:
-        (problem,) = check(out, find([s3 + "/"])).problems
+        (problem,) = check(out, find_videos([s3 + "/"])).problems
         assert (problem.where, problem.what) == ("00.mp4", "has changed since it was extracted")
     finally:
         bucket.pipe("bucket/my videos/00.mp4", (videos / "00.mp4").read_bytes())
@@ -282,35 +282,36 @@ def test_a_page_that_lists_files_is_a_directory(tmp_path: Path) -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        assert [video.id for video in find([f"http://127.0.0.1:{server.server_port}/"])] == ["a b/c.mp4", "b.mp4"]
+        found = find_videos([f"http://127.0.0.1:{server.server_port}/"])
+        assert [video.id for video in found] == ["a b/c.mp4", "b.mp4"]
         server.shutdown()
 
 
 def test_addresses_without_a_video(web: Web, s3: str) -> None:
     for url in (f"{web.url}/gone.mp4?secret", f"{s3}/gone.mp4", "s3://nobucket/x"):
         with pytest.raises(UsageError, match=url.partition("?")[0]) as caught:
-            find([url])
+            find_videos([url])
         assert "secret" not in str(caught.value)
     with pytest.raises(UsageError, match="s3://bucket/nothing/"):
-        find(["s3://bucket/nothing/"])
+        find_videos(["s3://bucket/nothing/"])
     web.always["/x"] = "503"
     with pytest.raises(UsageError, match=r"/x: .* 503"):
         remote.list_files(f"{web.url}/x", waits=(0.01,) * 4)
     with pytest.raises(UsageError, match="'x'"):
-        find(listed=["https://h/x?video=1", "https://h/x?video=2"])
+        find_videos(listed=["https://h/x?video=1", "https://h/x?video=2"])
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="nosuch://"):
-        find(listed=["nosuch://x/y.mp4"])
+        find_videos(listed=["nosuch://x/y.mp4"])
     remote._require_packages.cache_clear()
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(UsageError, match=r"s3fs.*vswin-extract\[remote\]"):
-        find(listed=["s3://b/x.mp4"])
+        find_videos(listed=["s3://b/x.mp4"])
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(UsageError, match=r"fsspec.*vswin-extract\[remote\]"):
-        find(listed=["s3://b/x.mp4"])
+        find_videos(listed=["s3://b/x.mp4"])
 
 
 def test_commands_that_cannot_work(run: Run, videos: Path, web: Web, tmp_path: Path) -> None:
@@ -352,7 +353,7 @@ def test_clip_ranges_of_a_remote_video_are_clips_of_the_whole(
         file.write((1 << 23).to_bytes(4, "big") + b"free" + bytes((1 << 23) - 8))
     fsspec.filesystem("s3").pipe("bucket/alone/long.mp4", here.read_bytes())
     assert run("vswin-extract", here, tmp_path / "here.h5", *options).returncode == 0
-    job = Job(find(["s3://bucket/alone"]), tmp_path / "o.h5", options[1], stages=(4,), stride=6, device="cpu:2",
+    job = Job(find_videos(["s3://bucket/alone"]), tmp_path / "o.h5", options[1], stages=(4,), stride=6, device="cpu:2",
               cache_dir=tmp_path / "cache")  # fmt: skip
     branches = 0
     for _ in engines.run(job):

@@ -10,6 +10,6 @@ most one of them. Nothing here imports torch.
     estimate.py           about how many clips a video has, by its header
 
 To add a decoder: write a file beside pyav.py with a class that follows the protocol `Decoder` of decoders.py. Add its
-name to `DecoderName` and its class to `decoder_class` there. tests/test_decoder_process.py and tests/test_hard_videos.py run
-with every name in `DecoderName`.
+name to `DecoderName` and its class to `decoder_class` there. tests/test_decoder_process.py and
+tests/test_hard_videos.py run with every name in `DecoderName`.
 """

@@ -1,7 +1,7 @@
 """What a decoder process and its parent send to each other.
 
 parent to child    the decoder's name, then Task after Task
-child to parent    Ready, then for each task DecodedFrames and Progress, and at last VideoEnd or a VideoError
+child to parent    DecoderReady, then for each task DecodedFrames and Progress, and at last VideoEnd or a VideoError
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Ready:
+class DecoderReady:
     """The decoder is imported."""
 
 
@@ -83,4 +83,4 @@ class VideoEnd:
     file: tuple[int, float, str] | None = None
 
 
-FromChild = Ready | Progress | DecodedFrames | VideoEnd | VideoError
+FromChild = DecoderReady | Progress | DecodedFrames | VideoEnd | VideoError

@@ -38,7 +38,7 @@ from vswin_extract.run.schedule import cost, deal, plan
 from vswin_extract.store.features import open_features
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.ranges import WHOLE, ClipRange, overlap
-from vswin_extract.video.videos import Video, find, fingerprint
+from vswin_extract.video.videos import Video, find_videos, fingerprint
 from vswin_extract.worker.pipeline import decoding, row_shapes
 from vswin_extract.worker.worker import Begin, Message, Ready, WorkerLost, load
 from vswin_extract.worker.writer import InFlightVideo, record_of
@@ -329,7 +329,7 @@ def extract(
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     try:
         job = Job(
-            videos=find(paths, manifest),
+            videos=find_videos(paths, manifest),
             output=Path(os.path.realpath(output)),
             stages=parse_stages(stages),
             fps=parse_fps(fps),

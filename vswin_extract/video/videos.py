@@ -51,7 +51,7 @@ def fingerprint(video: Video) -> tuple[int, float, str]:
     return status.st_size, status.st_mtime, ""
 
 
-def find(
+def find_videos(
     inputs: Sequence[str | os.PathLike[str]] = (),
     manifest: str | os.PathLike[str] | None = None,
     listed: Iterable[str] = (),

@@ -243,7 +243,8 @@ def _fill(row: Published, target: Path, origin: str | Path, progress: Progress, 
         except WeightsError as error:
             raise WeightsError(
                 f"cannot download {without_secrets(str(origin))}: {error}; on a machine without that network, have the "
-                f"file in a directory and: vswin weights pull {row.name} --from DIRECTORY; or put it into {target.parent}"
+                f"file in a directory and: vswin weights pull {row.name} --from DIRECTORY; or put it into "
+                f"{target.parent}"
             ) from error
         expected, sha256, size = expected_sha256(row), file_sha256(part), part.stat().st_size
         if sha256.startswith(expected):
