@@ -275,7 +275,7 @@ def test_damage_in_the_middle_keeps_what_decodes_and_says_so(
 
 
 def test_packets_that_do_not_decode_are_left_out_and_counted(decoder: DecoderProcess, tmp_path: Path) -> None:
-    """One group of pictures in Matroska. Not in the structure of the container: its reader skips damage there without a word."""
+    """One group of pictures in Matroska. Damage to the structure of the container itself is skipped unnoticed."""
     path = numbered.write(tmp_path / "a.mkv", 200, size=(320, 256), options={"g": "10"})
     with av.open(str(path)) as container:
         packets = [bytes(packet) for packet in container.demux(container.streams.video[0])]

@@ -120,7 +120,7 @@ def test_inputs_that_are_missing(tmp_path: Path) -> None:
         find_videos([tmp_path])
     with pytest.raises(UsageError, match="--manifest"):
         find_videos()
-    with pytest.raises(UsageError, match="list.txt"):
+    with pytest.raises(UsageError, match=r"list\.txt"):
         find_videos(manifest=tmp_path / "list.txt")
-    with pytest.raises(UsageError, match="list.csv"):
+    with pytest.raises(UsageError, match=r"list\.csv"):
         find_videos(manifest=tmp_path / "list.csv")
