@@ -12,7 +12,7 @@ from benchmarks.videos import draw
 from vswin_extract.job.events import ClipsDone
 from vswin_extract.job.job import Job
 from vswin_extract.run.run import run
-from vswin_extract.video.videos import find
+from vswin_extract.video.videos import find_videos
 
 VIDEOS = 60
 SECONDS = 3
@@ -32,7 +32,7 @@ def devices() -> list[Row]:
         rates: dict[str, list[float]] = {device: [] for device in names}
 
         def once(device: str) -> None:
-            job = Job(find([folder / "videos"]), folder / "out.h5", device=device, overwrite=True)
+            job = Job(find_videos([folder / "videos"]), folder / "out.h5", device=device, overwrite=True)
             marks = []
             for event in run(job):
                 if isinstance(event, ClipsDone):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import settings
 
 from vswin_extract.cli import vswin
 from vswin_extract.cli.extract import extract
@@ -23,6 +24,9 @@ from vswin_extract.weights.recipe import Recipe
 
 for variable in [name for name in os.environ if name.startswith(("SLURM_", "VSWIN_"))]:
     del os.environ[variable]  # of a job that runs the tests, which would be shards of it; and options of the user's
+
+settings.register_profile("vswin", deadline=None, derandomize=True)  # the same on a busy machine, and each time
+settings.load_profile("vswin")
 
 Run = Callable[..., "Done"]
 
@@ -124,7 +128,7 @@ def script(name: str) -> str:
 
 
 def read_video(process: DecoderProcess, task: Task) -> tuple[list[DecodedClip], VideoEnd]:
-    """All clips of one video, and its end."""
+    """Decode one video. Return its clips and its end."""
     process.submit(task)
     clips: list[DecodedClip] = []
     while True:

@@ -1,4 +1,4 @@
-"""Videos of the kinds that the wild holds, each with what is true of it."""
+"""Videos of the kinds that users have, each with its true frames, times and size."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from vswin_extract.video.geometry import Pixels
 
 @dataclass(frozen=True)
 class Truth:
-    """The numbers of the frames, in order, when each begins in seconds, and how large they are when upright."""
+    """The numbers of the frames, in order, the seconds at which they begin, and their width and height when upright."""
 
     path: Path
     numbers: Sequence[int]
@@ -77,7 +77,7 @@ HARD |= {
     "gif": plain("gif", codec="gif", pix_fmt="gray", rate=10),
     "odd sizes": plain("mkv", codec="ffv1", size=(97, 65)),
     "non-square pixels": plain("mp4", aspect=Fraction(4, 3)),
-    "4K": plain("mp4", count=8, size=(3840, 2160)),
+    "4K": plain("mp4", count=4, size=(3840, 2160)),
     "one frame": plain("mp4", count=1),
     "three frames": plain("mp4", count=3),
     "23.976 fps": plain("mkv", rate=Fraction(24000, 1001)),
@@ -245,4 +245,4 @@ BROKEN: dict[str, Callable[[Path], object]] = {
         f"ffconcat version 1.0\nfile {numbered.write(path.with_name('a.mp4'), 9)}\n"
     ),
 }
-"""What is no video, under the name of one; each with a function that makes it at a path."""
+"""Files that are no videos but have the name of one: functions that make them at a path."""

@@ -1,6 +1,6 @@
-"""Videos whose frames say their own number: sixteen cells in the middle, black or white.
+"""Videos whose frames show their own number: sixteen cells in the middle, black or white.
 
-The corner cells tell which way up it is (white at the top left, black elsewhere); the others are its bits.
+The corner cells tell which way up the picture is (white at the top left, black elsewhere). The others are the bits.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ BITS = tuple(cell for cell in range(16) if cell not in CORNERS)
 
 
 def draw(number: int, width: int, height: int) -> Pixels:
-    """The frame with this number, below 4096: (height, width, 3)."""
+    """Return the frame with this number, below 4096: (height, width, 3)."""
     cells = np.full(16, 16, np.uint8)
     cells[0] = 235
     for bit, cell in enumerate(BITS):
@@ -33,7 +33,7 @@ def draw(number: int, width: int, height: int) -> Pixels:
 
 
 def read(picture: Pixels) -> int:
-    """The number of a square picture; -1 where it is not upright."""
+    """Return the number of a square picture, -1 if it is not upright."""
     side = picture.shape[0] // 4
     inner = slice(side // 4, side - side // 4)
     cells = picture.mean(-1).reshape(4, side, 4, side)[:, inner, :, inner].mean((1, 3)).flatten() > 125
@@ -43,7 +43,7 @@ def read(picture: Pixels) -> int:
 
 
 def lay(picture: Pixels, rotation: int, mirrored: bool) -> Pixels:
-    """What must be stored to be seen as `picture` once it is turned counterclockwise by `rotation`, then mirrored."""
+    """Return what is stored so that it looks like `picture` once it is turned counterclockwise and then mirrored."""
     return np.ascontiguousarray(np.rot90(picture[:, ::-1] if mirrored else picture, -rotation // 90))
 
 
@@ -65,15 +65,17 @@ def write(
     aspect: Fraction | None = None,
     wrap: int = 1 << 62,
 ) -> Path:
-    """Frames first, first + 1… (modulo `wrap`) at a constant `rate`, or at `ticks` of `clock`.
+    """Write `count` frames with the numbers first, first + 1… (modulo `wrap`), at a constant `rate` or at `ticks` of
+    `clock`. The bytes do not depend on the number of cores.
 
-    `rotation` and `mirrored` are for the display matrix: the pictures are stored so that it sets them upright.
+    `rotation` and `mirrored` make the display matrix: the pictures are stored so that it turns them upright.
     """
     pictures: Iterable[Pixels] = (draw((first + number) % wrap, *size) for number in range(count))
     with av.open(f"file:{path}", "w", format=format, options=container_options or {}) as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options or {}))
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
+        stream.codec_context.thread_count = 1  # x264 writes other bytes with every other number of threads
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         if codec == "libx264":

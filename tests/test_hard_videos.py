@@ -1,8 +1,9 @@
-"""Hard videos through the decoder's process: the right frames, at the right times, the right way up."""
+"""Hard videos, decoded by a decoder process: the right frames, at the right times, upright."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import av
 import numbered
@@ -11,12 +12,14 @@ import pytest
 from conftest import read_video
 from hard_videos import BROKEN, HARD, read_all
 
+from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import VideoError, VideoMissing, VideoUnreadable
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
+DECODERS = get_args(DecoderName)
 EVERY_FRAME = Sampling(1, 1)
 
 DECORD_IS_WRONG = {
@@ -30,7 +33,7 @@ DECORD_IS_WRONG = {
     "resolution change midway",
     *(kind for kind in HARD if "mirrored" in kind),
 }
-"""What decord is known to get wrong; see docs/speed.md, "Decoders"."""
+"""Videos that decord decodes wrongly; see docs/speed.md, "Decoders"."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def every_frame(process: DecoderProcess, path: Path, name: str) -> tuple[list[De
     return read_video(process, Task(os.fspath(path), name, EVERY_FRAME, Geometry(64, 64)))
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_videos(decoder: DecoderProcess, tmp_path: Path, kind: str, name: str) -> None:
     path = tmp_path / "video.mp4"
@@ -70,7 +73,7 @@ def test_a_corrupt_first_key_frame_costs_the_frames_up_to_the_next(decoder: Deco
     assert end.partial
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kind", HARD)
 def test_hard_videos(decoder: DecoderProcess, tmp_path: Path, kind: str, name: str) -> None:
     truth = HARD[kind](tmp_path)

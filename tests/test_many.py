@@ -18,7 +18,7 @@ from vswin_extract.job.job import Job
 from vswin_extract.pools.pool import WorkerPool
 from vswin_extract.pools.processes import ProcessPool
 from vswin_extract.run.run import run as run_job
-from vswin_extract.video.videos import find
+from vswin_extract.video.videos import find_videos
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_worker_that_is_killed_is_started_again(
         pools.append(ProcessPool(job, ["cpu", "cpu"]))
         return pools[-1]
 
-    job = Job(find([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
+    job = Job(find_videos([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
     notices: list[str] = []
     done = 0
     for event in run_job(job, make_pool=two_processes):
@@ -129,7 +129,7 @@ def test_shards_are_merged_to_what_a_single_run_writes(
 def test_outputs_are_merged_in_the_order_of_a_walk(
     run: Run, videos: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:
-    root, ids = videos, [video.id for video in find([videos])]
+    root, ids = videos, [video.id for video in find_videos([videos])]
     for name, mine in (("one", ids[::2]), ("two", ids[1::2])):
         manifest = tmp_path / f"{name}.csv"
         manifest.write_text("path,id\n" + "".join(f"{root / each},{each}\n" for each in reversed(mine)))
@@ -157,7 +157,9 @@ def test_spans_are_the_clips_of_the_whole(videos: Path, small_weights: Path, sin
     """A long video that is split at clip boundaries, by the engine's own plan."""
     with h5py.File(single) as file:
         whole = file["videos/b.mp4"]["embedding"].shape[0]
-    job = Job(find([videos / "b.mp4"]), tmp_path / "o.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
+    job = Job(
+        find_videos([videos / "b.mp4"]), tmp_path / "o.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2"
+    )
     directories = 0
     for _ in run_job(job):
         directories = max(directories, len(list((tmp_path / "o.h5.parts").glob("shard-*/*.rows*"))))

@@ -1,4 +1,4 @@
-"""Child processes: messages both ways, and children that die, hang or send garbage."""
+"""Child processes: messages both ways, and children that die, hang or send what is no message."""
 
 import os
 import queue
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vswin_extract import processes
 from vswin_extract.processes import Channel, ChildProcess, Ended, Inbox
 
 CHILD = """
@@ -39,8 +38,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     children = []
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
 
-    def begin(inbox: Inbox) -> ChildProcess:
-        children.append(ChildProcess("echoing_child", "child", inbox, {"PYTHONPATH": path}))
+    def begin(inbox: Inbox, send_timeout: int = 30) -> ChildProcess:
+        children.append(ChildProcess("echoing_child", "child", inbox, {"PYTHONPATH": path}, send_timeout))
         return children[-1]
 
     yield begin
@@ -106,10 +105,9 @@ def test_a_full_inbox_holds_the_child_up_and_does_not_keep_it_from_closing(start
     child.close()
 
 
-def test_a_child_that_does_not_read_is_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "SEND_TIMEOUT", 1)
+def test_a_child_that_does_not_read_is_ended(start: Start) -> None:
     inbox: Inbox = queue.Queue()
-    child = start(inbox)
+    child = start(inbox, send_timeout=1)
     child.send("sleep")
     begun = time.monotonic()
     while inbox.empty() and time.monotonic() - begun < 20:

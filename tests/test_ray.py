@@ -23,7 +23,7 @@ from vswin_extract.job.events import Event, Notice, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.pools.pool import WorkerPool
 from vswin_extract.run.run import run as run_job
-from vswin_extract.video.videos import Video, find
+from vswin_extract.video.videos import Video, find_videos
 from vswin_extract.worker.writer import InFlightVideo, make_record
 
 slow = pytest.mark.slow
@@ -103,7 +103,7 @@ def options(small_weights: Path) -> list[str]:
 
 def a_job(cluster: Cluster, videos: Path, out: Path, weights: Path, **options: Any) -> Job:
     return Job(
-        find([videos]), out, str(weights), stages=(4,), stride=4, engine="ray", ray_address=cluster.address,
+        find_videos([videos]), out, str(weights), stages=(4,), stride=4, engine="ray", ray_address=cluster.address,
         **{"device": "cpu", **options},
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Videos at addresses: the same features as of the files here, whatever the network does, and a cache with a bound."""
+"""Videos at addresses: they give the features of the same files on this machine."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,31 +19,29 @@ from conftest import Run, read_video, script
 from fsspec.registry import _registry
 from moto.server import ThreadedMotoServer
 from test_many import expect_equal
-from web import Web, serve
+from web import Web, held, serve
 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.cli.extract_options import parse_bytes
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecoderProcess
-from vswin_extract.errors import UsageError, VideoChanged, VideoMissing, VideoUnreachable
+from vswin_extract.errors import UsageError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
 from vswin_extract.run.run import run as run_job
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video import remote
-from vswin_extract.video.fetch import PREFIX, Cache, Fetch
+from vswin_extract.video.fetch import Cache
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.video.videos import Video, find
-
-CONTENT = bytes(range(256)) * 40
+from vswin_extract.video.videos import Video, find_videos
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_proxy() -> Iterator[None]:
-    """These servers are here, whatever proxy is set."""
+    """The servers are on this machine, whatever proxy is set."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("no_proxy", "127.0.0.1")
@@ -52,7 +50,7 @@ def no_proxy() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight short videos and what is none, in two folders."""
+    """Eight short videos and two files that are none, in two folders."""
     folder = tmp_path_factory.mktemp("videos")
     (folder / "b c").mkdir()
     for number in range(8):
@@ -64,17 +62,17 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def web(videos: Path) -> Iterator[Web]:
-    """The videos, and CONTENT, on the web."""
+    """The videos and a small file on the web."""
     files = {f"/v/{path.relative_to(videos)}": path.read_bytes() for path in videos.rglob("*.mp4")}
     with serve(
-        Web(files={**{name.replace(" ", "%20"): content for name, content in files.items()}, "/x": CONTENT})
+        Web(files={**{name.replace(" ", "%20"): content for name, content in files.items()}, "/x": b"content"})
     ) as it:
         yield it
 
 
 @pytest.fixture(scope="module")
 def s3(videos: Path) -> Iterator[str]:
-    """The same in a bucket of a server that speaks S3."""
+    """The videos in a bucket of an S3 server."""
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -91,193 +89,11 @@ def s3(videos: Path) -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries that follow one another at once."""
-    for module in ("remote", "fetch"):
-        monkeypatch.setattr(f"vswin_extract.{module}.WAITS", (0.01,) * 4)
-
-
-def fetched(url: str, cache: Path, size: int = 10**6) -> tuple[bytes, Address]:
-    """What is fetched, and what is said of it; nothing of it stays."""
-    fetching = Fetch(Address(url), Cache(str(cache), size))
-    fetching.start()
-    try:
-        return fetching.wait(lambda: None).read_bytes(), fetching.found
-    finally:
-        fetching.drop()
-        assert not os.listdir(cache)
-
-
-def test_what_is_cut_off_goes_on_where_it_was(web: Web, tmp_path: Path, quick: None) -> None:
-    web.faults["/x"] = ["cut", "500", "cut"]
-    content, found = fetched(f"{web.url}/x", tmp_path)
-    assert content == CONTENT
-    assert (found.size, len(found.etag)) == (len(CONTENT), 8)
-    half = len(CONTENT) // 2
-    assert web.gets("/x") == [None, half, half, half + half // 2]
-
-
-@pytest.mark.parametrize(
-    ("faults", "always"),
-    [(["no ranges", "no ranges", ""], ""), (["500", "503", "429", ""], ""), (["short", "", ""], ""), ([], "redirect"),
-     ([], "chunked"), (["hang", ""], "")],
-)  # fmt: skip
-def test_what_can_be_fetched_is_fetched_whole(
-    faults: list[str], always: str, web: Web, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", 0.5)
-    web.faults["/x"] = faults
-    web.always |= {"/x": always} if always else {}
-    content, found = fetched(f"{web.url}/x", tmp_path)
-    assert content == CONTENT
-    assert found.size == len(CONTENT)
-
-
-@pytest.mark.parametrize(
-    ("always", "error", "says", "most"),
-    [
-        ("404", VideoMissing, "is not there: the server answers with status 404", 1),
-        ("403", VideoUnreachable, "could not be fetched: the server answers with status 403", 1),
-        ("503", VideoUnreachable, "could not be fetched: the server answers with status 503", 5),
-        ("short", VideoUnreachable, "10230 bytes came where 10240 were announced", 6),
-        ("enormous", VideoUnreachable, "the disk of .* has no room for 1125899906842624 bytes", 0),
-    ],
-)
-def test_what_cannot_be_fetched_says_why(
-    always: str, error: type[Exception], says: str, most: int, web: Web, tmp_path: Path, quick: None
-) -> None:
-    web.always["/x"] = always
-    with pytest.raises(error, match=says):
-        fetched(f"{web.url}/x?signature=secret", tmp_path)
-    assert len(web.gets("/x")) <= most
-
-
-def test_nobody_listens(web: Web, tmp_path: Path, quick: None) -> None:
-    with pytest.raises(VideoUnreachable, match=r"could not be fetched: .*Connect call failed"):
-        fetched("http://127.0.0.1:9/x?signature=secret", tmp_path)
-
-
-def test_a_file_that_changes_is_begun_again_and_never_mixed(web: Web, tmp_path: Path, quick: None) -> None:
-    web.faults["/x"] = ["change"]
-    content, found = fetched(f"{web.url}/x", tmp_path)
-    assert content == bytes(byte ^ 1 for byte in CONTENT)
-    assert found.etag != Address("", etag="x").etag
-    web.always["/x"] = "change"
-    with pytest.raises(VideoChanged, match="again and again"):
-        fetched(f"{web.url}/x", tmp_path)
-
-
-def test_a_span_is_of_the_file_that_was_looked_at(web: Web, tmp_path: Path) -> None:
-    (video,) = find([f"{web.url}/x"])
-    assert isinstance(video.path, Address)
-    for address, same in ((video.path, True), (replace(video.path, etag="other"), False)):
-        fetching = Fetch(address, Cache(str(tmp_path), 10**6), exact=True)
-        fetching.start()
-        if same:
-            assert fetching.wait(lambda: None).read_bytes() == CONTENT
-        else:
-            with pytest.raises(VideoChanged, match="since it was looked at"):
-                fetching.wait(lambda: None)
-        fetching.drop()
-
-
-def test_without_a_length_the_cache_is_the_limit(web: Web, tmp_path: Path) -> None:
-    web.always["/x"] = "chunked"
-    with pytest.raises(VideoUnreachable, match="does not say how long it is"):
-        fetched(f"{web.url}/x", tmp_path, size=5000)
-
-
-def test_other_protocols(tmp_path: Path) -> None:
-    (tmp_path / "x.mp4").write_bytes(CONTENT)
-    (tmp_path / "cache").mkdir()
-    assert fetched(f"file://{tmp_path}/x.mp4", tmp_path / "cache")[0] == CONTENT
-
-
-def begin(web: Web, count: int, cache: Cache) -> list[Fetch]:
-    fetches: list[Fetch] = []
-    for number in range(count):
-        web.files[f"/{number}"] = CONTENT
-        fetches.append(Fetch(Address(f"{web.url}/{number}"), cache))
-        fetches[-1].start()
-    return fetches
-
-
-def held(directory: Path) -> int:
-    """Bytes in a cache."""
-    found = 0
-    for path in directory.glob(f"{PREFIX}*"):
-        with suppress(FileNotFoundError):  # dropped meanwhile
-            found += path.stat().st_size
-    return found
-
-
-def test_read_ahead_waits_for_room_and_what_is_wanted_does_not(web: Web, tmp_path: Path) -> None:
-    limit = 2 * len(CONTENT) + 100
-    fetches = begin(web, 4, Cache(str(tmp_path), limit))
-    deadline = time.monotonic() + 5
-    while sum(each.is_alive() for each in fetches) > 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    waiting = [each for each in fetches if each.is_alive()]
-    through = [each for each in fetches if not each.is_alive()]
-    assert (len(through), held(tmp_path)) == (2, 2 * len(CONTENT))
-    waiting[0].wait(lambda: None)  # beyond the limit: a decoder always gets what it needs now
-    assert held(tmp_path) == 3 * len(CONTENT)
-    through[0].drop()
-    time.sleep(0.2)
-    assert waiting[1].is_alive()
-    through[1].drop()
-    waiting[1].join(5)
-    assert not waiting[1].is_alive()
-    assert held(tmp_path) == 2 * len(CONTENT)
-    for each in waiting:
-        each.drop()
-    assert not os.listdir(tmp_path)
-
-
-def test_segments_of_a_video_share_its_file(web: Web, tmp_path: Path) -> None:
-    cache = Cache(str(tmp_path), 10**6)
-    fetches: list[Fetch] = []
-    for _ in range(3):
-        fetches.append(Fetch(Address(f"{web.url}/x"), cache, after=fetches[-1] if fetches else None))
-        fetches[-1].start()
-    (path,) = {each.wait(lambda: None) for each in fetches}
-    assert len(web.gets("/x")) == 1
-    for each in fetches:
-        assert (path.read_bytes(), each.found.size) == (CONTENT, len(CONTENT))
-        each.drop()
-    assert not os.listdir(tmp_path)
-
-
-def test_two_that_begin_at_once_have_a_file_each(web: Web, tmp_path: Path) -> None:
-    web.always["/x"], web.files["/x"] = "drip", CONTENT[:700]
-    fetches = [Fetch(Address(f"{web.url}/x"), Cache(str(tmp_path), 10**6)) for _ in range(2)]
-    for each in fetches:
-        each.start()
-    assert [each.wait(lambda: None).read_bytes() for each in fetches] == [CONTENT[:700]] * 2
-    for each in fetches:
-        each.drop()
-    assert not os.listdir(tmp_path)
-
-
-def test_what_the_dead_left_goes_and_what_is_not_ours_stays(web: Web, tmp_path: Path) -> None:
-    (tmp_path / f"{PREFIX}left.mp4").write_bytes(bytes(10**6))
-    (tmp_path / "thesis.txt").write_text("precious")
-    fetching = Fetch(Address(f"{web.url}/x"), Cache(str(tmp_path), len(CONTENT)))
-    fetching.start()
-    fetching.join(5)
-    assert not fetching.is_alive()
-    assert held(tmp_path) == len(CONTENT)
-    fetching.drop()
-    assert os.listdir(tmp_path) == ["thesis.txt"]
-
-
-def test_a_slow_server_is_no_decoder_that_hangs(web: Web, tmp_path: Path) -> None:
+def test_a_slow_server_is_not_taken_for_a_decoder_that_hangs(web: Web, tmp_path: Path) -> None:
     web.always["/v/00.mp4"] = "drip"
     address = Address(f"{web.url}/v/00.mp4")
     task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=address, cache=Cache(str(tmp_path), 10**6))
-    assert len(web.files["/v/00.mp4"]) / 300 * 0.4 > 3.6
+    assert len(web.files["/v/00.mp4"]) / 300 * 0.4 > 3.6  # seconds that it takes
     with closing(DecoderProcess("pyav", timeout=2.5)) as process:
         clips, end = read_video(process, task)
     assert (len(clips), end.frames) == (end.clips, 40)
@@ -301,7 +117,7 @@ def test_the_next_file_is_fetched_while_one_is_decoded(web: Web, tmp_path: Path)
     cache = Cache(str(tmp_path / "cache"), 10**6)
     task = Task(str(tmp_path / "long.mp4"), "pyav", Sampling(8, 2), Geometry(64, 64))
     with closing(DecoderProcess("pyav", timeout=30)) as process:
-        process.submit(task)  # more than pipe and queue hold, so that it is not through before it is read
+        process.submit(task)  # more than socket and queue hold, so that it is not complete before it is read
         process.submit(replace(task, path="x", address=Address(f"{web.url}/v/00.mp4"), cache=cache))
         deadline = time.monotonic() + 20
         while held(tmp_path / "cache") < len(web.files["/v/00.mp4"]) and time.monotonic() < deadline:
@@ -319,17 +135,17 @@ def test_a_bucket_gives_what_a_directory_gives(
     run: Run, videos: Path, options: list[str], single: Path, s3: str, tmp_path: Path
 ) -> None:
     out, cache = tmp_path / "out.h5", tmp_path / "cache"
-    seen, through = [0], threading.Event()
+    seen, done_watching = [0], threading.Event()
 
     def watch() -> None:
-        while not through.wait(0.002):
+        while not done_watching.wait(0.002):
             seen.append(held(cache))
 
     watching = threading.Thread(target=watch)
     watching.start()
     limit = 5 * max(path.stat().st_size for path in videos.rglob("*.mp4"))
     done = run("vswin-extract", s3, out, *options, "--cache-dir", cache, "--cache-size", limit)
-    through.set()
+    done_watching.set()
     watching.join()
     assert done.returncode == 3, done.stderr
     assert 0 < max(seen) <= limit
@@ -340,12 +156,12 @@ def test_a_bucket_gives_what_a_directory_gives(
         assert table["path"][0].decode() == f"{s3}/{table['id'][0].decode()}"
         assert all(len(etag) == 32 for etag in table["etag"])
         assert file["failures/error"][:].tolist() == [b"VideoUnreadable"]
-    assert verify_output(out, find([s3])).problems == ()
-    assert next(video.id for video in find(["s3://bucket"])) == "my videos/00.mp4"
+    assert verify_output(out, find_videos([s3])).problems == ()
+    assert next(video.id for video in find_videos(["s3://bucket"])) == "my videos/00.mp4"
     bucket = fsspec.filesystem("s3")
     bucket.pipe("bucket/my videos/00.mp4", (videos / "b c" / "01.mp4").read_bytes())
     try:
-        (problem,) = verify_output(out, find([s3 + "/"])).problems
+        (problem,) = verify_output(out, find_videos([s3 + "/"])).problems
         assert (problem.where, problem.what) == ("00.mp4", "has changed since it was extracted")
     finally:
         bucket.pipe("bucket/my videos/00.mp4", (videos / "00.mp4").read_bytes())
@@ -446,7 +262,7 @@ def test_what_counts_as_done(tmp_path: Path) -> None:
 )
 def test_names(url: str, is_called: str, is_shown: str) -> None:
     assert remote.is_remote(url)
-    assert (remote.name(url), remote.public(url), str(Address(url))) == (is_called, is_shown, is_shown)
+    assert (remote.path_of(url), remote.without_secrets(url), str(Address(url))) == (is_called, is_shown, is_shown)
 
 
 def test_a_path_is_no_address(tmp_path: Path) -> None:
@@ -468,35 +284,36 @@ def test_a_page_that_lists_files_is_a_directory(tmp_path: Path) -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        assert [video.id for video in find([f"http://127.0.0.1:{server.server_port}/"])] == ["a b/c.mp4", "b.mp4"]
+        found = find_videos([f"http://127.0.0.1:{server.server_port}/"])
+        assert [video.id for video in found] == ["a b/c.mp4", "b.mp4"]
         server.shutdown()
 
 
-def test_what_is_not_there(web: Web, s3: str, quick: None) -> None:
+def test_addresses_without_a_video(web: Web, s3: str) -> None:
     for url in (f"{web.url}/gone.mp4?secret", f"{s3}/gone.mp4", "s3://nobucket/x"):
-        with pytest.raises(UsageError, match="no such file or directory: ") as caught:
-            find([url])
+        with pytest.raises(UsageError, match=url.partition("?")[0]) as caught:
+            find_videos([url])
         assert "secret" not in str(caught.value)
-    with pytest.raises(UsageError, match="no videos in s3://bucket/nothing/"):
-        find(["s3://bucket/nothing/"])
+    with pytest.raises(UsageError, match="s3://bucket/nothing/"):
+        find_videos(["s3://bucket/nothing/"])
     web.always["/x"] = "503"
-    with pytest.raises(UsageError, match=r"cannot look at .*/x: .* status 503"):
-        find([f"{web.url}/x"])
-    with pytest.raises(UsageError, match="two videos would get the id 'x'"):
-        find(listed=["https://h/x?video=1", "https://h/x?video=2"])
+    with pytest.raises(UsageError, match=r"/x: .* 503"):
+        remote.list_files(f"{web.url}/x", waits=(0.01,) * 4)
+    with pytest.raises(UsageError, match="'x'"):
+        find_videos(listed=["https://h/x?video=1", "https://h/x?video=2"])
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="nosuch:// is no protocol that fsspec knows"):
-        find(listed=["nosuch://x/y.mp4"])
-    remote._need.cache_clear()
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="nosuch://"):
+        find_videos(listed=["nosuch://x/y.mp4"])
+    remote._require_packages.cache_clear()
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
-    with pytest.raises(UsageError, match=r"s3:// needs a package .*s3fs.*: pip install 'vswin-extract\[remote\]'"):
-        find(listed=["s3://b/x.mp4"])
+    with pytest.raises(UsageError, match=r"s3fs.*vswin-extract\[remote\]"):
+        find_videos(listed=["s3://b/x.mp4"])
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(UsageError, match=r"s3:// needs the package fsspec: pip install 'vswin-extract\[remote\]'"):
-        find(listed=["s3://b/x.mp4"])
+    with pytest.raises(UsageError, match=r"fsspec.*vswin-extract\[remote\]"):
+        find_videos(listed=["s3://b/x.mp4"])
 
 
 def test_commands_that_cannot_work(run: Run, videos: Path, web: Web, tmp_path: Path) -> None:
@@ -530,13 +347,15 @@ def test_sizes() -> None:
 
 
 @pytest.mark.slow
-def test_spans_of_a_remote_video_are_clips_of_the_whole(run: Run, options: list[str], s3: str, tmp_path: Path) -> None:
+def test_clip_ranges_of_a_remote_video_are_clips_of_the_whole(
+    run: Run, options: list[str], s3: str, tmp_path: Path
+) -> None:
     here = numbered.write(tmp_path / "long.mp4", 1200)
     with here.open("ab") as file:  # so large that by its size it is worth splitting
         file.write((1 << 23).to_bytes(4, "big") + b"free" + bytes((1 << 23) - 8))
     fsspec.filesystem("s3").pipe("bucket/alone/long.mp4", here.read_bytes())
     assert run("vswin-extract", here, tmp_path / "here.h5", *options).returncode == 0
-    job = Job(find(["s3://bucket/alone"]), tmp_path / "o.h5", options[1], stages=(4,), stride=6, device="cpu:2",
+    job = Job(find_videos(["s3://bucket/alone"]), tmp_path / "o.h5", options[1], stages=(4,), stride=6, device="cpu:2",
               cache_dir=tmp_path / "cache")  # fmt: skip
     files = 0
     for _ in run_job(job):

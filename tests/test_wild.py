@@ -20,7 +20,7 @@ from vswin_extract.errors import UsageError, VideoError, WeightsError
 from vswin_extract.store.features import open_features
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.video.videos import find
+from vswin_extract.video.videos import find_videos
 from vswin_extract.weights.checkpoints import tensors_sha256
 from vswin_extract.weights.load import read_checkpoint
 
@@ -97,7 +97,7 @@ def test_random_manifests_raise_usage_errors(tmp_path: Path) -> None:
     for _ in range(500):
         path.write_text("path,id,start,end\n" + "".join(chance.choices(pieces, k=chance.randrange(1, 12))), newline="")
         try:
-            for video in find(manifest=path):
+            for video in find_videos(manifest=path):
                 assert ".." not in video.id.split("/")
                 assert not video.id.startswith("/")
         except UsageError:

@@ -5,8 +5,11 @@ import http.server
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from vswin_extract.video.fetch import PREFIX
 
 
 @dataclass
@@ -136,3 +139,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *values: object) -> None:
         """Write nothing to standard error."""
+
+
+def held(cache: Path) -> int:
+    """Return how many bytes the files in a cache have."""
+    found = 0
+    for path in cache.glob(f"{PREFIX}*"):
+        with suppress(FileNotFoundError):  # dropped meanwhile
+            found += path.stat().st_size
+    return found

@@ -24,3 +24,8 @@ def name_some(names: list[str], most: int = 3) -> str:
 def printable(text: str) -> str:
     """Escape control characters: file names may have them, and a terminal would obey them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_utf8(name: str) -> str:
+    """A file name as text that UTF-8 can encode: bytes of it that are not UTF-8 become escapes as \\xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -5,8 +5,8 @@
     inbox, a queue    <──reader thread─messages─ Channel.send
 
 A message is any value that pickle knows. NumPy arrays in it are sent as they lie in memory, without a copy. Decoders
-and workers of devices are such children. A child runs our own code as the same user, so its messages are trusted as much as
-this process is; a child that sends anything else is ended.
+and workers of devices are such children. A child runs our own code as the same user, so its messages are trusted as
+much as this process is; a child that sends anything else is ended.
 
 No call blocks for ever: the parent reads in a thread of its own, and gives up a child that does not read.
 """
@@ -70,7 +70,10 @@ class Channel:
         if max(sizes) > MOST_BYTES:
             raise ValueError(f"a part of a message cannot have {max(sizes)} bytes")
         data, *buffers = [self._read(size) for size in sizes]
-        return pickle.loads(data, buffers=buffers)
+        try:
+            return pickle.loads(data, buffers=buffers)
+        except EOFError as error:  # not the end of the connection
+            raise ValueError("a message ends too early") from error
 
     def close(self) -> None:
         self._socket.close()
@@ -100,14 +103,22 @@ Inbox = queue.Queue[tuple["ChildProcess", Any]]
 class ChildProcess:
     """A process that runs `main(channel)` of a module of this package. Its messages arrive in `inbox`.
 
-    `name` is for the log. Whatever the process prints is logged at level debug.
+    `name` is for the log. Whatever the process prints is logged at level debug. `environment`: variables that it gets
+    besides those of this process.
     """
 
-    def __init__(self, module: str, name: str, inbox: Inbox, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        name: str,
+        inbox: Inbox,
+        environment: Mapping[str, str] | None = None,
+        send_timeout: int = SEND_TIMEOUT,
+    ) -> None:
         self.name = name
         self.inbox = inbox
         ours, theirs = socket.socketpair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT, 0))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", send_timeout, 0))
         self._channel = Channel(ours)
         self._closed = threading.Event()
         self._last_line = ""
@@ -135,7 +146,7 @@ class ChildProcess:
         try:
             self._channel.send(message)
         except BlockingIOError:
-            log.debug("%s has read nothing for %d s; it is ended", self.name, SEND_TIMEOUT)
+            log.debug("%s does not read its messages; it is ended", self.name)
             self._process.kill()
         except OSError:
             log.debug("%s is over; its last message says why", self.name)
@@ -190,12 +201,12 @@ class ChildProcess:
 
 
 def run_child(module: str, descriptor: int) -> None:
-    """What a child process runs: `main` of the module, with the channel to the parent."""
+    """Run `main` of the module in this process, a child, with the channel to the parent."""
     import_module(module).main(Channel(socket.socket(fileno=descriptor)))
 
 
 def describe_exit(status: int) -> str:
-    """How a process ended, by its exit status: exit status 1, signal SIGKILL."""
+    """Return how a process ended, by its exit status, as "exit status 1" or "signal SIGKILL"."""
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -205,8 +216,8 @@ def describe_exit(status: int) -> str:
 
 
 def _command(module: str, descriptor: int) -> list[str]:
-    """The command line of a child. The working directory is not searched for modules (-P), and the directory of this
-    package is searched last."""
+    """Return the command line of a child. The working directory is not searched for modules (-P), and the directory of
+    this package is searched last."""
     home = str(Path(__file__).parents[1])
     program = (
         f"import signal, sys; [signal.signal(number, signal.SIG_IGN) for number in ({IGNORED})]; "

@@ -15,7 +15,7 @@ from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
 from vswin_extract.journal.parts import SUFFIX, Entry
 from vswin_extract.store.features import FeatureFile, feature_names, open_features
 from vswin_extract.store.schema import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VIDEO_TEXTS, VIEWED, block_rows
-from vswin_extract.video.remote import Address, alike
+from vswin_extract.video.remote import Address, same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
 
 Fingerprints = dict[str, tuple[int, float, str] | None]
@@ -205,7 +205,7 @@ def _compare(files: Fingerprints, videos: Sequence[Video], complete: bool = True
                 yield Problem(video.id, "is missing from the output")
             continue
         then, now = files[video.id], fingerprint(video)
-        same = then is None or then == now or (isinstance(video.path, Address) and alike(then, now))
+        same = then is None or then == now or (isinstance(video.path, Address) and same_fingerprint(then, now))
         if now[0] >= 0 and not same:
             yield Problem(video.id, "has changed since it was extracted")
     for extra in sorted(files.keys() - {video.id for video in videos}):

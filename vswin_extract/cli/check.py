@@ -26,9 +26,9 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     from pathlib import Path
 
     from vswin_extract.checks.output import verify_output
-    from vswin_extract.video.videos import find
+    from vswin_extract.video.videos import find_videos
 
-    videos = find(against, manifest) if against or manifest else ()
+    videos = find_videos(against, manifest) if against or manifest else ()
     found = verify_output(Path(file), videos)
     out = stdout()
     state = "finished" if found.finished else "unfinished"

@@ -93,7 +93,7 @@ def write_config(context: click.Context, output: Path) -> str:
 
     from vswin_extract import __version__
     from vswin_extract.files import atomic_write
-    from vswin_extract.video.remote import is_remote, public
+    from vswin_extract.video.remote import is_remote, without_secrets
 
     path = output.with_suffix(".toml")
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(HEADER.encode())):
@@ -103,8 +103,8 @@ def write_config(context: click.Context, output: Path) -> str:
         if option.name == "dry_run" or (option.name == "shard" and "/" in value):
             continue
         if isinstance(value, tuple | list):
-            value = [public(each) if isinstance(each, str) and is_remote(each) else each for each in value]
-        options[option_key(option)] = public(value) if isinstance(value, str) and is_remote(value) else value
+            value = [without_secrets(each) if isinstance(each, str) and is_remote(each) else each for each in value]
+        options[option_key(option)] = without_secrets(value) if isinstance(value, str) and is_remote(value) else value
     text = f"{HEADER} {__version__}: vswin-extract --config {path.name}\n{tomli_w.dumps(options)}"
     try:
         content = text.encode()

@@ -135,17 +135,17 @@ def make_job(
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
-    from vswin_extract.video.remote import is_remote, public
-    from vswin_extract.video.videos import find
+    from vswin_extract.video.remote import is_remote, without_secrets
+    from vswin_extract.video.videos import find_videos
 
     if not inputs and manifest is None and os.path.exists(output):
         raise UsageError(f"the last argument is the file to write: vswin-extract {output} out.h5")
     if is_remote(output):
         raise UsageError(
-            f"the last argument is the file to write, which is on this machine, as out.h5, not {public(output)}"
+            f"the last argument is the file to write, which is on this machine, as out.h5, not {without_secrets(output)}"
         )
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
-    videos = find([path for path in inputs if path != "-"], manifest, listed)
+    videos = find_videos([path for path in inputs if path != "-"], manifest, listed)
 
     from vswin_extract.job.job import Job, parse_fps, parse_stages  # imports torch, which takes a second
     from vswin_extract.job.shard import parse_shard

@@ -9,7 +9,7 @@ most one of them. Nothing here imports torch.
     positions.py          the frames of a task's segment, resampled if need be; then `video.rows` and `video.geometry`
     estimate.py           about how many clips a video has, by its header
 
-To add a decoder: write a file beside pyav.py with a class that follows the protocol `Decoder` of decoders.py, and add
-its name to `DecoderName` and its class to `decoder_class` there. The tests of test_frames.py and test_hard_videos.py run
-with every name in `DecoderName`.
+To add a decoder: write a file beside pyav.py with a class that follows the protocol `Decoder` of decoders.py. Add its
+name to `DecoderName` and its class to `decoder_class` there. tests/test_decoder_process.py and
+tests/test_hard_videos.py run with every name in `DecoderName`.
 """

@@ -22,7 +22,7 @@ from typing import Any
 
 from vswin_extract.decoding.decoders import Decoder, decoder_class, open_decoder
 from vswin_extract.decoding.estimate import USUAL_BYTES, estimate_clips
-from vswin_extract.decoding.messages import DecodedFrames, FromChild, Progress, Ready, Task, VideoEnd
+from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, FromChild, Progress, Task, VideoEnd
 from vswin_extract.decoding.positions import Positions
 from vswin_extract.decoding.timeline import Shown
 from vswin_extract.errors import DecoderCrash, VideoError, VideoMissing, first_line
@@ -86,7 +86,7 @@ class ClipSender:
         self._unsent = {}
 
 
-def decode(task: Task, send: Send, fetch: Fetch | None = None) -> VideoEnd:
+def decode_video(task: Task, send: Send, fetch: Fetch | None = None) -> VideoEnd:
     """Decode one video and send all of it, except its end, which is returned. Raises VideoError."""
     before = time.process_time()
     on_progress = progress_sender(send)
@@ -100,7 +100,7 @@ def decode(task: Task, send: Send, fetch: Fetch | None = None) -> VideoEnd:
             end = count_clips(decoder, task)
         else:
             end = send_clips(decoder, task, send)
-    file = fetch and (fetch.found.size, fetch.found.mtime, fetch.found.etag)
+    file = (fetch.found.size, fetch.found.mtime, fetch.found.etag) if fetch else None
     return replace(end, cpu=time.process_time() - before, file=file)
 
 
@@ -153,11 +153,11 @@ def progress_sender(send: Send, interval: float = PROGRESS_INTERVAL) -> Callable
     return on_progress
 
 
-def finish(task: Task, send: Send, fetch: Fetch | None = None) -> None:
+def run_task(task: Task, send: Send, fetch: Fetch | None = None) -> None:
     """Decode one video and send all of it, and at last its end or why it failed. Any error is that video's failure."""
     outcome: VideoEnd | VideoError
     try:
-        outcome = decode(task, send, fetch)
+        outcome = decode_video(task, send, fetch)
     except VideoError as error:
         outcome = error
     except Exception as error:  # a bug here or in a library; the next video may not meet it
@@ -166,7 +166,7 @@ def finish(task: Task, send: Send, fetch: Fetch | None = None) -> None:
     send(outcome)
 
 
-def listen(receive: Callable[[], Any], waiting: Waiting, leave: Callable[[int], object] = os._exit) -> None:
+def receive_tasks(receive: Callable[[], Any], waiting: Waiting, leave: Callable[[int], object] = os._exit) -> None:
     """Receive tasks and begin to fetch their files. Ends the process when the parent is gone, whatever it is doing."""
     last: Fetch | None = None
     try:
@@ -190,9 +190,9 @@ def main(channel: Channel) -> None:
     with contextlib.suppress(ValueError, OSError):  # a lower limit is in force, or the system has none
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     decoder_class(channel.receive()).set_up_process()
-    channel.send(Ready())
+    channel.send(DecoderReady())
     waiting: Waiting = queue.SimpleQueue()
-    threading.Thread(target=listen, args=(channel.receive, waiting), daemon=True).start()
+    threading.Thread(target=receive_tasks, args=(channel.receive, waiting), daemon=True).start()
     while True:
         task, fetch = waiting.get()
-        finish(task, channel.send, fetch)
+        run_task(task, channel.send, fetch)

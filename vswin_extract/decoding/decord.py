@@ -1,4 +1,4 @@
-"""Frames by decord, read in sequence, for those who must reproduce features made with it."""
+"""Frames by decord, read in sequence, to reproduce features that were made with it."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ from vswin_extract.video.geometry import Pixels
 class DecordDecoder:
     def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
         self.on_progress = on_progress
-        with PyavDecoder(path, on_progress):  # decord would follow scripts and playlists, which this refuses
+        with PyavDecoder(path, on_progress):  # refuses scripts and playlists, which decord would follow
             pass
         try:
             self.reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
@@ -63,7 +63,7 @@ class DecordDecoder:
 
 
 def _rgb(frame: Any) -> Pixels:
-    """A decord array as (height, width, 3): it takes the padding of narrow rows for channels (decord #336)."""
+    """Return a decord array as (height, width, 3). decord mistakes the padding of narrow rows for channels (#336)."""
     pixels: Pixels = frame.asnumpy()
     height, width, channels = pixels.shape
     if channels == 3:

@@ -1,7 +1,7 @@
-"""What a decoder process and its parent send to each other: the first message is the decoder's name, then tasks.
+"""What a decoder process and its parent send to each other.
 
-parent to child    decoder name, Task, Task, …
-child to parent    Ready, then for each task: DecodedFrames and Progress, and at last VideoEnd or a VideoError
+parent to child    the decoder's name, then Task after Task
+child to parent    DecoderReady, then for each task DecodedFrames and Progress, and at last VideoEnd or a VideoError
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Ready:
+class DecoderReady:
     """The decoder is imported."""
 
 
@@ -64,9 +64,9 @@ class VideoEnd:
     """A video, or a clip range of it, has ended after `clips` clips.
 
     `width` x `height`: upright. `frames`: how many source frames it has, in `duration` seconds. `damaged`: packets that
-    do not decode. `trouble`: what is odd about it, if anything is. `partial`: something of it is missing. `last`: it was
-    decoded to its end, so that the figures are those of the whole video. `cpu`: seconds of the processor. `file`: size,
-    mtime and etag, if it was fetched.
+    do not decode. `trouble`: what is odd about it, if anything is. `partial`: something of it is missing. `last`: it
+    was read to its end, so that the figures are those of the whole video. `cpu`: seconds of the processor. `file`: its
+    fingerprint, if it was fetched.
     """
 
     width: int = 0
@@ -83,4 +83,4 @@ class VideoEnd:
     file: tuple[int, float, str] | None = None
 
 
-FromChild = Ready | Progress | DecodedFrames | VideoEnd | VideoError
+FromChild = DecoderReady | Progress | DecodedFrames | VideoEnd | VideoError

@@ -4,7 +4,7 @@ import queue
 from collections import deque
 from dataclasses import dataclass
 
-from vswin_extract.decoding.messages import DecodedFrames, Progress, Ready, Task, VideoEnd
+from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, Progress, Task, VideoEnd
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VswinError
 from vswin_extract.processes import ChildProcess, Ended, Inbox
 from vswin_extract.video.fetch import Cache, sweep
@@ -76,7 +76,7 @@ class DecoderProcess:
                 case VideoError() as error:
                     self._finish_video()
                     raise error
-                case Ready():
+                case DecoderReady():
                     self._ready = True
                 case Progress():
                     pass  # it has started the time limit anew

@@ -17,21 +17,21 @@ from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.video.geometry import Pixels
 
-# Containers that hold a video and nothing else: no playlists, no scripts, no images, which could point elsewhere.
+# Containers that hold the video themselves: no playlists, scripts or images, which could name other files.
 FORMATS = (
     "3g2,3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,"
     "ogg,rm,vc1,webm,wtv"
 )
 LOSSY_ENDS = frozenset(("matroska", "webm", "avi", "flv", "asf"))
-"""Formats whose reader takes a cut or a hole for the end."""
+"""Formats whose reader ends without an error where the file was cut off or has a hole."""
 TRIES = 16
-"""Errors in a row after which nothing more is read from a damaged file."""
+"""Errors in a row after which a damaged file is not read further."""
 
 
 class PyavDecoder:
     def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
         self.on_progress = on_progress
-        # "file:" and an absolute path, so that a name like "a:b.mp4" is no protocol
+        # "file:" and an absolute path, so that no part of a name like a:b.mp4 is taken for a protocol
         address = "file:" + os.path.abspath(path)
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
         try:
@@ -44,7 +44,7 @@ class PyavDecoder:
             self.container.close()
             raise VideoUnreadable("no video stream" + (", only cover art" if streams else ""))
         self.video = max(videos, key=_preference)
-        self.video.codec_context.thread_count = 1  # workers are the parallelism
+        self.video.codec_context.thread_count = 1  # processes are the parallelism
         self.stream = Stream(
             fps=float(self.video.average_rate or 0),
             tick=float(self.video.time_base or 0),
@@ -74,7 +74,7 @@ class PyavDecoder:
                 decoded = packet.decode()
             except av.error.EOFError:
                 return
-            except av.error.FFmpegError as error:  # this packet; those behind it may be whole
+            except av.error.FFmpegError as error:  # the next packets may be sound
                 self.damaged += 1
                 self.trouble = _reason(error)
                 continue
@@ -89,28 +89,29 @@ class PyavDecoder:
         av.logging.restore_default_callback()
 
     def _packets(self) -> "Iterator[av.Packet[VideoStream]]":
-        """Packets of the stream, and the empty one that flushes the decoder; over damage as long as some more come."""
-        futile = 0
-        while futile < TRIES:
+        """Yield packets of the stream, and at last an empty one, which flushes the decoder. Damage is skipped as long
+        as packets follow."""
+        errors = 0
+        while errors < TRIES:
             try:
                 for packet in self.container.demux(self.video):
-                    futile = 0
+                    errors = 0
                     self.on_progress()
                     yield packet
                 return
             except av.error.FFmpegError as error:
                 self.damaged += 1
                 self.trouble = _reason(error)
-                futile += 1
+                errors += 1
 
     def _header_seconds(self) -> float:
-        """Seconds by the header: the stream's, or else the file's."""
+        """Return the seconds that the header says, of the stream or else of the file."""
         if self.video.duration:
             return float(self.video.duration * (self.video.time_base or 0))
         return self.container.duration / av.time_base if self.container.duration else 0.0
 
     def _declared(self) -> float:
-        """Seconds, by formats that can end early without an error, and say how long they should be."""
+        """Return the declared seconds of formats whose reader ends early without an error, 0 for other formats."""
         if not LOSSY_ENDS & set(self.container.format.name.split(",")):
             return 0.0
         if self.video.duration:
@@ -118,7 +119,7 @@ class PyavDecoder:
         return max(0.0, self._declared_end() - float((self.video.start_time or 0) * (self.video.time_base or 0)))
 
     def _declared_end(self) -> float:
-        """The same from the beginning of the file, for formats that count so."""
+        """Return the same from the beginning of the file, for formats that count so."""
         tag = self.video.metadata.get("DURATION", "")
         if clock := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tag):
             return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
@@ -145,10 +146,10 @@ class PyavDecoder:
 
 
 def upright(frame: VideoFrame) -> Pixels:
-    """RGB as it is meant to be seen: turned and mirrored by the display matrix, which decoders do not apply.
+    """Return a frame as RGB, turned and mirrored by its display matrix, which decoders do not apply.
 
-    The matrix maps stored x, y to shown x', y': x' = a x + c y, y' = b x + d y, and is first of all 16.16 integers
-    a b u c d v. Only quarter turns and mirrors mean anything for pixels.
+    The matrix maps stored x, y to shown x', y': x' = a x + c y, y' = b x + d y. It begins with the 16.16 integers
+    a b u c d v. Only quarter turns and mirrors are applied.
     """
     rgb: Pixels = frame.to_ndarray(format="rgb24", threads=1)  # type: ignore[assignment]
     matrix = frame.side_data.get("DISPLAYMATRIX")
@@ -161,10 +162,10 @@ def upright(frame: VideoFrame) -> Pixels:
 
 
 def _preference(stream: VideoStream) -> int:
-    """As ffmpeg chooses: the default stream, else the largest picture."""
+    """Return a key by which the largest is chosen as ffmpeg does: the default stream, else the largest picture."""
     return stream.width * stream.height + 5_000_000 * bool(stream.disposition & Disposition.default)
 
 
 def _reason(error: Exception) -> str:
-    """FFmpeg's words without the path, which the caller knows."""
+    """Return FFmpeg's text without the path, which the caller knows."""
     return str(getattr(error, "strerror", None) or error)

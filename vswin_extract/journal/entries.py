@@ -11,7 +11,7 @@ from vswin_extract.files import file_sha256, write_json
 from vswin_extract.journal.parts import SUFFIX, Entry, record_type
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video.ranges import WHOLE, ClipRange
-from vswin_extract.video.remote import alike, is_remote
+from vswin_extract.video.remote import is_remote, same_fingerprint
 
 KEY_LENGTH = 32
 """Characters of the file name of a single video's entry."""
@@ -104,7 +104,9 @@ def version(record: VideoRecord) -> Version:
 def same_version(record: VideoRecord, wanted: Version) -> bool:
     """True if a record is of the wanted video and file. Of a remote file, only what is known of it is compared."""
     then = version(record)
-    return then == wanted or (is_remote(record.path) and then[:3] == wanted[:3] and alike(then[3:], wanted[3:]))
+    return then == wanted or (
+        is_remote(record.path) and then[:3] == wanted[:3] and same_fingerprint(then[3:], wanted[3:])
+    )
 
 
 def assemble(entries: Sequence[Entry]) -> Extracted | None:

@@ -16,7 +16,7 @@ from vswin_extract.store.schema import Compression
 from vswin_extract.video.fetch import CACHE_SIZE
 from vswin_extract.video.geometry import Crop
 from vswin_extract.video.sampling import Align, Tail
-from vswin_extract.video.videos import find
+from vswin_extract.video.videos import find_videos
 from vswin_extract.weights.registry import BUNDLED
 
 
@@ -73,7 +73,7 @@ def extract(
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     job = Job(
-        videos=find(paths, manifest),
+        videos=find_videos(paths, manifest),
         output=Path(os.path.realpath(output)),
         weights=os.fspath(weights),
         variant=variant,

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from h5py import h5p, h5t
 
-from vswin_extract.video.videos import as_text
+from vswin_extract.formatting import as_utf8
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def read_attributes(path: Path) -> dict[str, Any] | None:
 
 def write_texts(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
     """Write a column of texts. Bytes of file names that are not UTF-8 become escapes."""
-    group.create_dataset(name, data=np.array([as_text(text) for text in texts], object), dtype=h5py.string_dtype())
+    group.create_dataset(name, data=np.array([as_utf8(text) for text in texts], object), dtype=h5py.string_dtype())
 
 
 def link_properties() -> h5p.PropLCID:

@@ -16,11 +16,11 @@ import h5py
 import numpy as np
 
 from vswin_extract.files import publish
+from vswin_extract.formatting import as_utf8
 from vswin_extract.store.features import read_links
 from vswin_extract.store.hdf5 import disk_errors, link_properties, write_texts
 from vswin_extract.store.schema import Arrays, FileDescription, RowBlock, VideoRecord, row_types, split_failed
 from vswin_extract.store.write import write_attributes, write_output, write_tables
-from vswin_extract.video.videos import as_text
 
 Layout = Literal["single", "sharded"]
 
@@ -167,7 +167,7 @@ def _write_index(
             if not len(source["videos"]):  # it has too many videos to have groups
                 continue
             for record, _ in file.videos:
-                group = as_text(record.id).encode()
+                group = as_utf8(record.id).encode()
                 groups.id.links.create_external(group, os.fsencode(link), b"/videos/" + group, linking)
         index.attrs["complete"] = True
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s
 
-from vswin_extract.formatting import human_bytes
+from vswin_extract.formatting import as_utf8, human_bytes
 from vswin_extract.store.columns import ColumnWriter
 from vswin_extract.store.hdf5 import disk_errors, link_properties, write_texts
 from vswin_extract.store.schema import (
@@ -31,7 +31,6 @@ from vswin_extract.store.schema import (
     row_types,
     split_failed,
 )
-from vswin_extract.video.videos import as_text
 
 CHUNK_BYTES = 1 << 20
 
@@ -139,7 +138,7 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
     spaces = [(source.get_space(), source.get_type(), source.shape[1:]) for _, _, source in sources]
     first = 0
     for record in extracted:
-        group = h5g.create(file["videos"].id, as_text(record.id).encode(), linking)
+        group = h5g.create(file["videos"].id, as_utf8(record.id).encode(), linking)
         for (path, name, _), (rows, dtype, shape) in zip(sources, spaces, strict=True):
             view = h5s.create_simple((record.clips, *shape))
             rows.select_hyperslab((first, *(0 for _ in shape)), (record.clips, *shape))
@@ -149,7 +148,7 @@ def _write_views(file: h5py.File, extracted: Sequence[VideoRecord], arrays: Arra
         attributes = h5py.Group(group).attrs
         for fact in ("fps", "duration", "frames", "width", "height", "status", "path"):
             value = getattr(record, fact)
-            attributes[fact] = as_text(value) if isinstance(value, str) else value
+            attributes[fact] = as_utf8(value) if isinstance(value, str) else value
         first += record.clips
 
 

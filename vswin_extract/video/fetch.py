@@ -1,11 +1,11 @@
-"""Files at addresses, fetched one ahead into a bounded cache, from which they are decoded.
+"""Files at addresses are fetched into a bounded cache, one ahead of the decoder, and decoded from there.
 
-A cache is a directory on a local disk that decoders of several runs may share. Whoever uses a file in it holds a lock
-on that file (flock), which goes with the process however it ends; what nobody holds is removed by whoever comes next.
-A file's length is the room that it takes, and it has it before its bytes arrive.
+A cache is a directory on a local disk that decoders of several runs may share. A decoder that uses a file in it holds a
+lock on that file (flock), which ends with the process, however that ends. The next decoder removes files that no
+process has locked. A file gets its full length before its bytes arrive, so that the lengths are the room that is taken.
 
-Read-ahead waits for room. What a decoder needs now never does, whatever the cache's size is: lanes are read in a fixed
-order, so waiting for room that another lane's files take could be for ever.
+Read-ahead waits for room. A file that a decoder needs now never waits, whatever the size of the cache is: decoders are
+read in a fixed order, so one that waited for the room of another one's files could wait for ever.
 """
 
 import errno
@@ -14,37 +14,47 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vswin_extract.errors import UsageError, VideoChanged, VideoError, VideoUnreachable
-from vswin_extract.video.remote import WAITS, Address, alike, known, name, open_filesystem, patiently, refusal
+from vswin_extract.video.remote import (
+    WAITS,
+    Address,
+    address_of,
+    failure_of,
+    open_filesystem,
+    path_of,
+    same_fingerprint,
+    with_retries,
+)
 
 CACHE_SIZE = 10_000_000_000
 BLOCK = 1 << 21
-"""Bytes that are read at once; they are a sign of progress, too."""
+"""Bytes that are read at once. Each block counts as progress."""
 RESTARTS = 3
-"""So often a file that changes while it is fetched is begun."""
+"""How often a file that changes while it is fetched is fetched from its beginning."""
 POLL = 0.05
-"""Seconds after which who waits for room, or for a file, looks again."""
+"""Seconds between two looks at whether there is room, or whether a file has arrived."""
 PREFIX = "vswin-cache-"
-"""Names in the cache begin so; what is called otherwise is not touched."""
+"""Names of files in the cache begin so. Other files in its directory are not touched."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Where fetched files are, and how many bytes of them there may be; beyond that, only the one that each decoder is
-    reading."""
+    """The directory of fetched files, and how many bytes they may have. Only files that decoders are reading may go
+    beyond that."""
 
     directory: str
     size: int
 
 
 def cache_directory(given: str | os.PathLike[str] | None) -> Path:
-    """The cache that is meant, made if need be. Raises UsageError where there can be none."""
+    """Return the cache directory, by default one in the directory for temporary files. It is made if it is missing.
+    Raises UsageError."""
     from tempfile import gettempdir
 
     directory = Path(given) if given is not None else Path(gettempdir()) / f"vswin-extract-{os.getuid()}"
@@ -58,20 +68,29 @@ def cache_directory(given: str | os.PathLike[str] | None) -> Path:
 
 
 class Fetch(threading.Thread):
-    """A file that is fetched into a cache by a thread of its own, after the one `after`. It stays there until `drop`.
+    """A thread that fetches a file into a cache, once the fetch `after` has ended. The file stays until `drop`.
 
-    `exact`: it must be what is known of it, since others read it, too. Once it is over, `found` says what it was.
+    `exact`: the file must have the fingerprint of `address`, because other decoders read other parts of it. `found`:
+    the address with the fingerprint of what was fetched, at the end. `waits`: seconds before each further try.
     """
 
-    def __init__(self, address: Address, cache: Cache, exact: bool = False, after: "Fetch | None" = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        cache: Cache,
+        exact: bool = False,
+        after: "Fetch | None" = None,
+        waits: Sequence[float] = WAITS,
+    ) -> None:
         super().__init__(daemon=True)
         self.address = self.found = address
         self.cache = cache
         self.exact = exact
         self.after = after
+        self.waits = waits
         self.wanted = threading.Event()
         self.steps = 0
-        """Signs of progress so far."""
+        """Grows with each sign of progress."""
         self.path = Path()
         self.file = -1
         self.error: Exception | None = None
@@ -82,12 +101,13 @@ class Fetch(threading.Thread):
             self.after = None
         try:
             self._fetch()
-        except Exception as error:  # for `wait` to raise in the thread that waits
+        except Exception as error:  # `wait` raises it, in the thread that waits
             self.drop()
             self.error = error
 
     def wait(self, on_progress: Callable[[], None]) -> Path:
-        """The file. `on_progress` is called as it makes progress. Raises VideoMissing, VideoChanged and VideoUnreachable."""
+        """Return the path of the file once it is there, and call `on_progress` meanwhile. Raises VideoMissing,
+        VideoChanged and VideoUnreachable."""
         self.wanted.set()
         seen = 0
         while self.is_alive():
@@ -100,12 +120,12 @@ class Fetch(threading.Thread):
         return self.path
 
     def _fetch(self) -> None:
-        filesystem, path = patiently(lambda: open_filesystem(self.address.url), self._sleep)
+        filesystem, path = with_retries(lambda: open_filesystem(self.address.url), self._sleep, self.waits)
         for turn in range(RESTARTS):
-            now = self._look(filesystem, path)
-            if self.exact and not alike(astuple(self.address), astuple(now)):
+            now = self._describe(filesystem, path)
+            if self.exact and not same_fingerprint(astuple(self.address), astuple(now)):
                 raise VideoChanged("its file changed since it was looked at")
-            whole = self._enter(now)
+            whole = self._open_in_cache(now)
             try:
                 if not whole:
                     self._download(filesystem, path, now)
@@ -115,23 +135,24 @@ class Fetch(threading.Thread):
                     raise
                 continue
             with _alone(self.cache.directory):
-                fcntl.flock(self.file, fcntl.LOCK_SH)  # which says that it is whole
+                fcntl.flock(self.file, fcntl.LOCK_SH)  # a shared lock means that it is complete
             self.found = replace(now, size=os.fstat(self.file).st_size)
             return
 
-    def _enter(self, now: Address) -> bool:
-        """Have a file in the cache: one that another holds and that is whole, which it returns, or else a new one."""
+    def _open_in_cache(self, now: Address) -> bool:
+        """Open and lock a file in the cache. Return True if it is complete, as another decoder uses it too; False if it
+        is a new one."""
         from hashlib import sha256
 
         key = sha256(repr(now).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-        suffix = re.search(r"(\.\w{1,8})?$", name(now.url))
+        suffix = re.search(r"(\.\w{1,8})?$", path_of(now.url))
         ending = suffix[0] if suffix else ""
         directory = Path(self.cache.directory)
         directory.mkdir(0o700, parents=True, exist_ok=True)
         with _alone(directory):
             _sweep(directory)
-            for own in (key, f"{key}-{os.urandom(8).hex()}"):  # which is for when another is fetching it just now
-                self.path = directory / f"{PREFIX}{own}{ending}"
+            for name in (key, f"{key}-{os.urandom(8).hex()}"):  # the second one while another process fetches it
+                self.path = directory / f"{PREFIX}{name}{ending}"
                 self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 for lock, whole in ((fcntl.LOCK_EX, False), (fcntl.LOCK_SH, True)):
                     with suppress(BlockingIOError):
@@ -141,7 +162,7 @@ class Fetch(threading.Thread):
         raise RuntimeError("a new name in the cache was taken")
 
     def drop(self) -> None:
-        """The file is no longer needed here; the last one who says so removes it."""
+        """Give up the file. It is removed unless another decoder uses it."""
         if self.file < 0:
             return
         with _alone(self.cache.directory):
@@ -152,7 +173,7 @@ class Fetch(threading.Thread):
         self.file = -1
 
     def _reserve(self, total: int) -> None:
-        """Make the file this long. Read-ahead waits until there is room for that, or until it is wanted."""
+        """Make the file this long. Read-ahead waits until there is room, or until a decoder waits for the file."""
         tries = 0
         while total > os.fstat(self.file).st_size:
             wanted = self.wanted.is_set()
@@ -161,20 +182,21 @@ class Fetch(threading.Thread):
             if not wanted:
                 self.wanted.wait(POLL)
                 continue
-            if tries == len(WAITS):
+            if tries == len(self.waits):
                 raise VideoUnreachable(
                     f"the disk of {self.cache.directory} has no room for {total} bytes; give another --cache-dir"
                 )
-            self._sleep(WAITS[tries])  # others may soon be through with their files
+            self._sleep(self.waits[tries])  # other decoders may soon drop their files
             tries += 1
 
     def _claim(self, total: int, wanted: bool) -> bool:
+        """Make the file this long if there is room. Return False if there is none."""
         with _alone(self.cache.directory):
             length = os.fstat(self.file).st_size
             if not wanted and _sweep(Path(self.cache.directory)) - length + total > self.cache.size:
                 return False
             disk = os.fstatvfs(self.file)
-            if disk.f_bavail * disk.f_frsize < total - length:  # else all of the disk would be filled before it fails
+            if disk.f_bavail * disk.f_frsize < total - length:  # fallocate would fill the disk before it fails
                 return False
             try:
                 os.posix_fallocate(self.file, 0, total)
@@ -186,13 +208,13 @@ class Fetch(threading.Thread):
             return True
 
     def _download(self, filesystem: Any, path: str, address: Address) -> None:
-        """All bytes. After a failure that may pass it goes on where it was, or, where the server cannot do that, from
-        the start. Raises VideoError: VideoChanged where the file is another than `address` says."""
+        """Fetch all bytes. After a failure that may pass it goes on where it was, or from the start where the server
+        cannot do that. Raises VideoError; VideoChanged where the file has another fingerprint than `address`."""
         self._reserve(address.size)
         at = furthest = tries = 0
         while True:
             try:
-                if tries and self._look(filesystem, path) != address:
+                if tries and self._describe(filesystem, path) != address:
                     raise VideoChanged("its file changes again and again while it is fetched")
                 source, at = _open(filesystem, path, address, at)
                 with source:
@@ -211,50 +233,51 @@ class Fetch(threading.Thread):
                 if address.size not in (-1, at):
                     came, at = at, 0
                     raise EOFError(f"{came} bytes came where {address.size} were announced")
-                if self._look(filesystem, path) != address:
+                if self._describe(filesystem, path) != address:
                     raise VideoChanged("its file changes again and again while it is fetched")
                 os.ftruncate(self.file, at)
                 return
             except VideoError:
                 raise
-            except Exception as error:  # each package's family again
-                if refused := refusal(error, last=tries == len(WAITS)):
-                    raise refused from error
-            self._sleep(WAITS[tries])
+            except Exception as error:  # the package of each protocol has a family of its own
+                if failure := failure_of(error, last=tries == len(self.waits)):
+                    raise failure from error
+            self._sleep(self.waits[tries])
             tries += 1
 
-    def _look(self, filesystem: Any, path: str) -> Address:
-        return known(self.address.url, patiently(lambda: filesystem.info(path), self._sleep))
+    def _describe(self, filesystem: Any, path: str) -> Address:
+        """Return the address with its present fingerprint."""
+        return address_of(self.address.url, with_retries(lambda: filesystem.info(path), self._sleep, self.waits))
 
     def _sleep(self, seconds: float) -> None:
-        self.steps += 1  # tries are counted, so this does not go on for ever
+        self.steps += 1  # waiting counts as progress; the number of tries bounds it
         time.sleep(seconds)
 
 
 def sweep(directory: str) -> None:
-    """Remove what processes that are gone have left in a cache."""
+    """Remove the files in a cache that no process uses."""
     if os.path.isdir(directory):
         with _alone(directory):
             _sweep(Path(directory))
 
 
 def _sweep(directory: Path) -> int:
-    """The same, for who is alone; how many bytes the files have that are left."""
+    """Do the same under the lock of `_alone`. Return how many bytes the other files have."""
     held = 0
     for path in directory.glob(f"{PREFIX}*"):
-        with suppress(FileNotFoundError):  # somebody tidied up by hand
+        with suppress(FileNotFoundError):  # removed by hand meanwhile
             try:
                 with path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
-            except (BlockingIOError, PermissionError):  # the latter where it is another user's
+            except (BlockingIOError, PermissionError):  # in use, or another user's
                 held += path.stat().st_size
     return held
 
 
 @contextmanager
 def _alone(directory: str | Path) -> Iterator[None]:
-    """One at a time changes what is in a cache."""
+    """Lock a cache while its list of files is read or changed."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -264,12 +287,13 @@ def _alone(directory: str | Path) -> Iterator[None]:
 
 
 def _open(filesystem: Any, path: str, address: Address, at: int) -> tuple[Any, int]:
-    """What to read a file's bytes from, beginning with byte `at`, or with the first where that cannot be done."""
+    """Return a stream of a file's bytes and the number of its first byte: `at`, or 0 where the server cannot begin
+    there."""
     if not re.match("https?://", path):
         source = filesystem.open(path, "rb", block_size=BLOCK, cache_type="none")
         source.seek(at)
         return source, at
-    # one response, since bytes of it are there as they arrive; whole blocks of a slow server would be late
+    # one response for the whole file, whose bytes are there as they arrive; blocks of a slow server would come late
     headers = {"Accept-Encoding": "identity"}
     if at:
         headers |= {"Range": f"bytes={at}-", **({"If-Range": f'"{address.etag}"'} if address.etag else {})}

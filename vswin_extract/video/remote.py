@@ -1,8 +1,8 @@
-"""Files at addresses that fsspec reaches: their names, listing them, what is known of them, what failures mean."""
+"""Files at addresses that fsspec opens: their names, listing and describing them, and what failures mean."""
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -14,16 +14,16 @@ from vswin_extract.errors import UsageError, VideoError, VideoMissing, VideoUnre
 T = TypeVar("T")
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each further try, when one brought nothing new."""
+"""Seconds to wait before each further try, after one that gave nothing new."""
 PATIENCE = 20.0
-"""Seconds of silence after which a server is asked again."""
+"""Seconds of silence after which a request is given up and tried again."""
 UNKNOWN = (-1, 0.0, "")
-"""A size, a time of change or an etag that a server does not say, or that nobody has asked for."""
+"""A size, a time of change or an etag that the server does not say, or that was not asked for."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """A file behind an address, and what is known of it. As text, nothing secret is in it."""
+    """A file behind an address, with its fingerprint as far as it is known. `str` of it holds no secrets."""
 
     url: str
     size: int = -1
@@ -31,31 +31,31 @@ class Address:
     etag: str = ""
 
     def __str__(self) -> str:
-        return public(self.url)
+        return without_secrets(self.url)
 
 
 def is_remote(name: str) -> bool:
-    """Whether it is an address, as s3://bucket/key, and no path."""
+    """True if it is an address, as s3://bucket/key, not a path."""
     return re.match(r"[A-Za-z][\w+.-]*(://|::.*://)", name) is not None
 
 
-def alike(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
-    """Whether two states of a file, as sizes, times and etags, are the same as far as both are known."""
+def same_fingerprint(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """True if two fingerprints (size, mtime, etag) agree as far as both are known."""
     return all(a == b or a in UNKNOWN or b in UNKNOWN for a, b in zip(one, other, strict=True))
 
 
-def public(url: str) -> str:
-    """An address without what may be secret in it: passwords, and of the web's addresses users and queries, where
-    signatures and tokens are."""
+def without_secrets(url: str) -> str:
+    """Return an address without passwords. Web addresses also lose the user and the query, where signatures and
+    tokens are."""
     chain, web = _split(url)
     if web:
         web = re.sub(r"(?<=://)[^/]*@", "", re.split(r"[?#]", web)[0])
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1@", chain) + web
 
 
-def name(url: str) -> str:
-    """The path of an address, without host or bucket. On the web, percent signs are undone."""
-    chain, web = _split(public(url))
+def path_of(url: str) -> str:
+    """Return the path of an address, without host or bucket. In web addresses %20 and the like are decoded."""
+    chain, web = _split(without_secrets(url))
     shown = next((part for part in chain.split("::") if "://" in part), web)
     rest = shown.partition("://")[2]
     found = rest.partition("/")[2] if "/" in rest else rest
@@ -63,34 +63,36 @@ def name(url: str) -> str:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """What it is within, as "zip://a.mp4::", and the web's address, which ends a chain: either may be empty."""
+    """Split a chain of addresses, as zip://a.mp4::https://h/x.zip, before the web address that ends it. Either part may
+    be empty."""
     web = re.search(r"(?:^|(?<=::))https?://", url, re.IGNORECASE)
     at = web.start() if web else len(url)
     return url[:at], url[at:]
 
 
-def look(url: str) -> Address | dict[str, Address]:
-    """A file, or all files below a directory by their paths in it. Raises UsageError where there is neither."""
+def list_files(url: str, waits: Sequence[float] = WAITS) -> Address | dict[str, Address]:
+    """Return the file at an address or, where it is a directory, all files below it by their paths in it. Raises
+    UsageError where there is neither."""
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
     try:
         if not url.endswith("/"):
-            info = patiently(lambda: filesystem.info(path))
+            info = with_retries(lambda: filesystem.info(path), waits=waits)
             if info["type"] != "directory":
-                return known(url, info)
-        below = patiently(lambda: filesystem.find(path, detail=True))
+                return address_of(url, info)
+        below = with_retries(lambda: filesystem.find(path, detail=True), waits=waits)
     except VideoMissing as error:
-        raise UsageError(f"no such file or directory: {public(url)}") from error
+        raise UsageError(f"no such file or directory: {without_secrets(url)}") from error
     except VideoError as error:
-        raise UsageError(f"cannot look at {public(url)}: {error}") from error
+        raise UsageError(f"cannot look at {without_secrets(url)}: {error}") from error
     start = len(path.rstrip("/")) + 1
-    base = name(url.rstrip("/") + "/")
-    found = [known(f"{url.rstrip('/')}/{each[start:]}", info) for each, info in below.items() if each[start:]]
-    return {name(file.url).removeprefix(base): file for file in found}
+    base = path_of(url.rstrip("/") + "/")
+    found = [address_of(f"{url.rstrip('/')}/{each[start:]}", info) for each, info in below.items() if each[start:]]
+    return {path_of(file.url).removeprefix(base): file for file in found}
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system for an address, and the path in it. Raises UsageError where that cannot be had."""
+    """Return fsspec's file system for an address, and the path in it. Raises UsageError where there is none."""
     check_protocol(url)
     import fsspec
 
@@ -101,31 +103,31 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         protocols = re.findall(r"(?:^|::)([\w+.-]+)://", url)
         filesystem, path = fsspec.core.url_to_fs(url, **{protocol: _options(protocol) for protocol in protocols})
     except Exception as error:  # the package of each protocol has a family of its own
-        raise UsageError(f"{public(url)} cannot be opened: {_scrubbed(error)}") from error
+        raise UsageError(f"{without_secrets(url)} cannot be opened: {_scrubbed(error)}") from error
     return filesystem, str(path)
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """What a file system is to do otherwise than of its own accord, unless fsspec's configuration says so."""
+    """Return the options of a file system that we set unlike its defaults. fsspec's configuration goes before them."""
     from fsspec.config import conf
 
     configured = conf.get(protocol, {})
     if protocol in ("http", "https"):
         from aiohttp import ClientTimeout
 
-        # else a stream ends after five minutes, however well it goes, and proxies are not known
+        # by default a download ends after five minutes, however well it goes, and proxies are ignored
         timeout = ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
         return {"client_kwargs": {"timeout": timeout, "trust_env": True, **configured.get("client_kwargs", {})}}
     if protocol in ("s3", "s3a"):
-        # else a server that is silent is asked 25 times, for six minutes; s3fs still does so five times
-        patience = {"read_timeout": PATIENCE / 2, "retries": {"max_attempts": 0}}
-        return {"config_kwargs": {**patience, **configured.get("config_kwargs", {})}}
+        # by default a silent server is asked 25 times, for six minutes; with this, s3fs itself asks it five times
+        limits = {"read_timeout": PATIENCE / 2, "retries": {"max_attempts": 0}}
+        return {"config_kwargs": {**limits, **configured.get("config_kwargs", {})}}
     return {}
 
 
 @cache
-def _need(protocols: str) -> None:
-    """Raise UsageError unless there are packages for a protocol, or for several as zip::s3."""
+def _require_packages(protocols: str) -> None:
+    """Raise UsageError unless the packages for a protocol, or for a chain as zip::s3, are installed."""
     install = "pip install 'vswin-extract[remote]'"
     try:
         from fsspec import get_filesystem_class
@@ -135,33 +137,37 @@ def _need(protocols: str) -> None:
         try:
             get_filesystem_class(protocol)
         except ImportError as error:
-            brings = install if protocol in ("s3", "s3a", "http", "https") else "pip install it"
-            raise UsageError(f"{protocol}:// needs a package that is not there ({error}): {brings}") from error
+            hint = install if protocol in ("s3", "s3a", "http", "https") else "pip install it"
+            raise UsageError(f"{protocol}:// needs a package that is not there ({error}): {hint}") from error
         except ValueError as error:
             raise UsageError(f"{protocol}:// is no protocol that fsspec knows") from error
 
 
 def check_protocol(url: str) -> None:
-    """Raise UsageError where this address cannot be opened for want of a package."""
-    _need(url.partition("://")[0])
+    """Raise UsageError where the package that opens this address is not installed."""
+    _require_packages(url.partition("://")[0])
 
 
-def patiently(call: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
-    """What a call of a file system returns, tried again where it may be luckier. Raises VideoError."""
-    for wait in (*WAITS, None):
+def with_retries(
+    call: Callable[[], T], sleep: Callable[[float], None] = time.sleep, waits: Sequence[float] = WAITS
+) -> T:
+    """Return what a call of a file system returns. Where it fails for a reason that may pass, it is tried again after
+    each of the `waits`. Raises VideoError."""
+    for wait in (*waits, None):
         try:
             return call()
-        except Exception as error:  # each package's family again
-            if refused := refusal(error, last=wait is None):
-                raise refused from error
+        except Exception as error:  # the package of each protocol has a family of its own
+            if failure := failure_of(error, last=wait is None):
+                raise failure from error
         sleep(wait or 0.0)
     raise RuntimeError("the last try neither returned nor raised")
 
 
-def refusal(error: BaseException, last: bool) -> VideoError | None:
-    """What a failure means for a video; None where another try, if this was not the last, may be luckier."""
+def failure_of(error: BaseException, last: bool) -> VideoError | None:
+    """Return what an error of a file system means for a video; None where the call is worth another try. `last`: there
+    is no other try."""
     status = _status(error)
-    # fsspec says FileNotFoundError for whatever comes in between
+    # fsspec raises FileNotFoundError for any failure and keeps the cause
     while error.__cause__ is not None and not isinstance(error, UsageError):
         error = error.__cause__
         status = status or _status(error)
@@ -170,20 +176,20 @@ def refusal(error: BaseException, last: bool) -> VideoError | None:
     if status is None:
         denied = isinstance(error, PermissionError | UsageError) or "Credential" in type(error).__name__
     else:
-        denied = not passing(status)
+        denied = not is_temporary(status)
     if not (denied or last):
         return None
     said = f"the server answers with status {status}" if status else _scrubbed(error)
     return VideoUnreachable(f"it could not be fetched: {said}")
 
 
-def passing(status: int) -> bool:
-    """Whether a web server that answers so may answer otherwise before long."""
+def is_temporary(status: int) -> bool:
+    """True if a web server that answers with this status may soon answer with another."""
     return status >= 500 or status in (408, 412, 425, 429)
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of aiohttp, botocore or others like them carries."""
+    """Return the HTTP status that an error of aiohttp, botocore and the like carries, None without one."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -193,14 +199,15 @@ def _status(error: BaseException) -> int | None:
 
 
 def _scrubbed(error: BaseException) -> str:
-    """The first line of what an error says, with no secrets in its addresses."""
+    """Return the first line of an error's text, without the secrets in its addresses."""
     text = next(iter(str(error).splitlines()), "") or type(error).__name__
-    text = re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+", lambda found: public(found[0]), text)
+    text = re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+", lambda found: without_secrets(found[0]), text)
     return re.sub(r"\?[^\s'\"<>]*=[^\s'\"<>]*", "", text)  # a query without its address
 
 
-def known(url: str, info: Mapping[str, Any]) -> Address:
-    """What a file system says of a file. Each has names of its own for the same."""
+def address_of(url: str, info: Mapping[str, Any]) -> Address:
+    """Return an address with the fingerprint in `info`, which a file system gives of a file. Each file system has its
+    own names for the same."""
     from datetime import datetime
     from email.utils import parsedate_to_datetime
 

@@ -95,14 +95,10 @@ class ClipRows:
         sampling = self.sampling
         if sampling.tail == "shift":  # the last clip starts behind the clip before it, and ends on the last position
             return self.first == 0 or position > sampling.start(self.first - 1)
-        if sampling.align == "center":
-            if position == 0:  # which clips repeat that begin before the video
-                return True
-            if (
-                self.first == 0 and position <= sampling.step // 2
-            ):  # clip 0 moves in a video that ends before its centre
-                return True
-        clip = (position - sampling.start(0)) // sampling.step  # the last one that starts at or before the position
+        # centred clips that begin before the video repeat position 0; clip 0 moves if the video ends before its centre
+        if sampling.align == "center" and (position == 0 or (self.first == 0 and position <= sampling.step // 2)):
+            return True
+        clip = (position - sampling.start(0)) // sampling.step  # the last to start at or before it
         if self.last is not None:
             clip = min(clip, self.last - 1)
         while clip >= self.first and (offset := position - sampling.start(clip)) < sampling.span:

@@ -1,4 +1,4 @@
-"""Which frames make which clip: sampling arithmetic on whole numbers, apart from any decoding.
+"""Which frames make which clip: arithmetic on whole numbers, apart from any decoding.
 
 Positions count the frames of a video, or of the video resampled to `fps`. A clip of `clip_len` frames,
 `frame_interval` apart, spans L = clip_len * frame_interval positions:
@@ -22,11 +22,11 @@ Tail = Literal["pad", "drop", "shift"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a video is cut into clips.
+    """The rule by which a video becomes clips.
 
-    `clip_len` frames a clip, `frame_interval` apart; clip k+1 starts `stride` after clip k (default: the clip's span,
-    so that clips neither overlap nor leave gaps). `fps`: resample to this rate first; interval and stride then count
-    resampled frames. Raises UsageError.
+    A clip has `clip_len` frames, `frame_interval` apart; clip k+1 starts `stride` after clip k (default: the clip's
+    span, so that clips neither overlap nor leave gaps). `fps`: resample to this rate first; interval and stride then
+    count resampled frames. Raises UsageError.
     """
 
     clip_len: int
@@ -52,27 +52,28 @@ class Sampling:
 
     @property
     def span(self) -> int:
-        """L: the positions that a clip covers, the gaps between its frames included."""
+        """L: how many positions a clip covers, including those between its frames."""
         return self.clip_len * self.frame_interval
 
     @property
     def step(self) -> int:
-        """The stride in force."""
+        """The stride, by default the span."""
         return self.span if self.stride is None else self.stride
 
     @property
     def _half(self) -> int:
-        """From the start of a clip to its centre."""
+        """Positions from the start of a clip to its centre."""
         return self.clip_len // 2 * self.frame_interval
 
     def start(self, k: int) -> int:
-        """Where clip k starts on the regular grid; negative where a centred clip reaches over the beginning."""
+        """Return the position at which clip k starts by the stride alone. It is negative where a centred clip reaches
+        over the beginning."""
         if self.align == "center":  # as mmaction2's UntrimmedSampleFrames
             return self.step // 2 + k * self.step - self._half
         return k * self.step
 
     def count(self, n: int) -> int:
-        """Clips of a video of `n` positions: at least one where n > 0."""
+        """Return how many clips a video of `n` positions has: at least one if n > 0."""
         if n <= 0:
             return 0
         if self.align == "center":
@@ -80,14 +81,14 @@ class Sampling:
         if self.tail == "drop":
             return max(0, n - self.span) // self.step + 1
         count = max(0, -(-(n - self.span) // self.step)) + 1
-        # Where clips have gaps between them the grid may step over the end: a padded clip starts inside the video.
+        # with gaps between clips the last one could start behind the end: a padded clip starts inside the video
         return count if self.tail == "shift" else min(count, -(-n // self.step))
 
     def clip(self, k: int, n: int) -> "Clip":
-        """Clip `k` of a video of `n` positions."""
+        """Return clip `k` of a video of `n` positions."""
         start = self.start(k)
         if self.align == "center":
-            start = min(start, n - 1 - self._half)  # a video that ends before the first centre
+            start = min(start, n - 1 - self._half)  # in a video that ends before the first centre
         elif self.tail == "shift" and k > 0:
             start = min(start, n - self.span)
         picked = range(start, start + self.span, self.frame_interval)
@@ -116,21 +117,21 @@ class Clip:
 
 
 class Resampler:
-    """Brings frames with time stamps to a constant rate: position k shows the frame shown at second k/fps.
+    """Brings frames with time stamps to a constant rate: position k shows the frame that is shown at second k/fps.
 
-    Containers round time stamps to their clock, so a frame counts as shown half a tick early, half a millisecond at
-    the most.
+    Containers round time stamps to their clock, so a frame counts as shown half a tick earlier, but at most half a
+    millisecond.
     """
 
     def __init__(self, fps: Fraction, tick: float) -> None:
         self.fps = fps
         self.tolerance = min(tick / 2, 0.0005)
-        self.emitted = 0
+        self._positions = 0
 
     def repeats(self, end: float) -> int:
-        """How many positions the frame that is shown until second `end` fills (it may be none)."""
-        # positions k with k / fps < end - tolerance, less those that came before
+        """Return how many positions show the next frame, which is shown until second `end`. It may be none."""
+        # positions k with k / fps < end - tolerance, without those of the frames before
         last = -(-Fraction(end - self.tolerance) * self.fps // 1)
-        count = max(0, int(last) - self.emitted)
-        self.emitted += count
+        count = max(0, int(last) - self._positions)
+        self._positions += count
         return count

@@ -1,13 +1,14 @@
-"""Which videos a run covers, and what each is called: directories, files, manifests and lists, here or elsewhere."""
+"""Which videos a run covers, and their ids: from directories, files, manifests and lists, here or at addresses."""
 
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vswin_extract.errors import UsageError
+from vswin_extract.formatting import as_utf8
 from vswin_extract.video import remote
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import Address, is_remote
@@ -18,13 +19,13 @@ EXTENSIONS = frozenset(
         ".mpeg .mpg .mts .mxf .ogm .ogv .ts .vob .webm .wmv"
     ).split()
 )
-"""What counts as a video when a directory is walked. A file named by itself may be called anything."""
+"""Endings of the videos in a directory. A file that is given by itself may have any name."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video, or the segment [start, end) of one in seconds, or a clip_range of its clips. `id` is unique within a run. What
-    lies at an address has no file here until a decoder fetches it."""
+    """A video, or its segment [start, end) in seconds, or a clip range of it. `id` is unique within a run. A video at
+    an address is fetched by a decoder when its turn comes."""
 
     id: str
     path: Path | Address
@@ -34,30 +35,30 @@ class Video:
 
     @property
     def location(self) -> str:
-        """Where it is, as files and messages say it: nothing secret is in it."""
+        """Where it is, for files and messages, without secrets."""
         return str(self.path) if isinstance(self.path, Address) else os.path.abspath(self.path)
 
 
 def fingerprint(video: Video) -> tuple[int, float, str]:
-    """Size in bytes, time of change and etag of a video's file; -1, 0 and "" where it is not there, or where it is at
-    an address that nobody has looked at yet."""
+    """Return size in bytes, mtime and etag of a video's file: -1, 0 and "" where there is no file, or where it is at an
+    address that was not looked at yet."""
     if isinstance(video.path, Address):
         return video.path.size, video.path.mtime, video.path.etag
     try:
-        state = video.path.stat()
+        status = video.path.stat()
     except OSError:
         return -1, 0.0, ""
-    return state.st_size, state.st_mtime, ""
+    return status.st_size, status.st_mtime, ""
 
 
-def find(
+def find_videos(
     inputs: Sequence[str | os.PathLike[str]] = (),
     manifest: str | os.PathLike[str] | None = None,
     listed: Iterable[str] = (),
 ) -> tuple[Video, ...]:
-    """The videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's rows, and
-    `listed` paths. Each may be an address, looked at unless it comes from a list. Raises UsageError for what is
-    not there, for nothing at all, and where two videos get one id."""
+    """Return the videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's
+    rows, and `listed` paths. Each may be an address, which is looked at unless it comes from a manifest or a list.
+    Raises UsageError where an input is missing, where there is no video at all, and where two videos get one id."""
     if any(os.fspath(path) == "" for path in inputs):
         raise UsageError("an empty name was given for a video or directory")
     videos = [video for path in inputs for video in _from_input(os.fspath(path))]
@@ -69,8 +70,8 @@ def find(
     unique: dict[str, Video] = {}
     for video in videos:
         _check_id(video)
-        other = unique.setdefault(as_text(video.id), video)
-        if _what(other) != _what(video):
+        other = unique.setdefault(as_utf8(video.id), video)
+        if _extracted(other) != _extracted(video):
             raise UsageError(
                 f"two videos would get the id {video.id!r}: {other.path} and {video.path}; "
                 "name a directory above both, or give ids in a --manifest"
@@ -79,18 +80,14 @@ def find(
     return tuple(unique.values())
 
 
-def as_text(name: str) -> str:
-    """A name as files of text and HDF5 can hold it: what is no UTF-8 becomes an escape."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def walk_order(video_id: str) -> list[bytes]:
-    """Sorts ids as a directory is walked: name by name, files and directories together."""
+    """Return a key that sorts ids in the order in which directories are walked: name by name, files and directories
+    together."""
     return [os.fsencode(name) for name in video_id.split("/")]
 
 
-def _what(video: Video) -> tuple[object, ...]:
-    """What is extracted: a file, or which part of it."""
+def _extracted(video: Video) -> tuple[object, ...]:
+    """Return the file that is extracted, and which part of it."""
     return getattr(video.path, "url", video.location), video.start, video.end
 
 
@@ -111,10 +108,10 @@ def _from_input(given: str) -> Iterator[Video]:
 
 
 def _from_address(url: str) -> Iterator[Video]:
-    """The same for what is elsewhere."""
-    found = remote.look(url)
+    """Yield the video at an address, or the videos below it."""
+    found = remote.list_files(url)
     if isinstance(found, Address):
-        yield Video(remote.name(url).rpartition("/")[2], found)
+        yield Video(remote.path_of(url).rpartition("/")[2], found)
         return
     videos = [
         Video(name, found[name])
@@ -122,12 +119,12 @@ def _from_address(url: str) -> Iterator[Video]:
         if Path(name).suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in name.split("/"))
     ]
     if not videos:
-        raise UsageError(f"no videos in {remote.public(url)}: looked for {' '.join(sorted(EXTENSIONS))}")
+        raise UsageError(f"no videos in {remote.without_secrets(url)}: looked for {' '.join(sorted(EXTENSIONS))}")
     yield from videos
 
 
 def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Video files below `directory`, sorted by path. Links are followed, but never back into a directory above."""
+    """Yield the video files below `directory`, sorted by path. Links are followed, except to a directory above."""
     here = directory.stat()
     if (here.st_dev, here.st_ino) in above:
         return
@@ -137,7 +134,7 @@ def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> I
     except OSError as error:
         raise UsageError(f"cannot list {directory}: {error.strerror}") from error
     for entry in entries:
-        if entry.name.startswith("."):  # hidden, as ._name.mp4 that macOS leaves on other file systems
+        if entry.name.startswith("."):  # hidden, as ._name.mp4 from macOS
             continue
         if os.path.isdir(entry.path):  # unlike entry.is_dir(), false for a link to itself
             yield from _walk(Path(entry.path), above)
@@ -146,7 +143,8 @@ def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> I
 
 
 def _from_manifest(manifest: Path) -> Iterator[Video]:
-    """Rows of a .csv or .tsv with the columns path[,id,start,end]; relative paths start at the manifest's directory."""
+    """Yield the videos of a .csv or .tsv with the columns path[,id,start,end]. Relative paths start at the manifest's
+    directory."""
     delimiter = {".csv": ",", ".tsv": "\t"}.get(manifest.suffix.lower())
     if delimiter is None:
         raise UsageError(f"manifest {manifest} must end in .csv or .tsv")
@@ -189,11 +187,11 @@ def _seconds(text: str | None, column: str, where: str) -> float | None:
 
 
 def _from_path(path: str, base: Path) -> Video:
-    """A listed path. Its id is the path as written, less a leading slash or steps up; of an address, what follows host
-    or bucket."""
+    """Return the video of a listed path. Its id is the path as written, without a leading slash or ../; of an address,
+    the path behind the host or bucket."""
     if is_remote(path):
         remote.check_protocol(path)
-        return Video(remote.name(path), Address(path))
+        return Video(remote.path_of(path), Address(path))
     name = os.path.normpath(path).replace(os.sep, "/").lstrip("/")
     while name.startswith("../"):
         name = name[3:]
@@ -209,9 +207,9 @@ def _check_id(video: Video) -> None:
         )
 
 
-def _check_nesting(videos: dict[str, Video]) -> None:
-    """No id may be the directory of another, since both would be groups of one name."""
-    for name in videos:
-        for cut in range(len(name)):
-            if name[cut] == "/" and name[:cut] in videos:
-                raise UsageError(f"{name[:cut]!r} and {name!r} cannot both be ids: one lies inside the other")
+def _check_nesting(ids: Collection[str]) -> None:
+    """Raise UsageError where an id is a directory of another: a group of the output cannot be both."""
+    for video_id in ids:
+        for at, letter in enumerate(video_id):
+            if letter == "/" and video_id[:at] in ids:
+                raise UsageError(f"{video_id[:at]!r} and {video_id!r} cannot both be ids: one lies inside the other")

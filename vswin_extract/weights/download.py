@@ -25,7 +25,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from vswin_extract.errors import WeightsError
 from vswin_extract.formatting import human_bytes
-from vswin_extract.video.remote import PATIENCE, WAITS, passing, public
+from vswin_extract.video.remote import PATIENCE, WAITS, is_temporary, without_secrets
 from vswin_extract.weights.part import (
     BLOCK,
     PartOrigin,
@@ -150,7 +150,7 @@ def _open_target(
         total = response.length or 0  # before the first block is read, which counts down
         first = next(blocks, b"")
         _refuse_web_page(response, first)
-        file = start_part(part, PartOrigin(public(url), _validator(response.headers), total))
+        file = start_part(part, PartOrigin(without_secrets(url), _validator(response.headers), total))
         return file, chain([first], blocks), total
     raise _TryFailed(f"the server answers with status {response.status}, which was not asked for", gone=True)
 
@@ -183,7 +183,7 @@ def _refused(error: HTTPError, position: int) -> _TryFailed:
     if position and error.code == 416:
         return _TryFailed("the server has a shorter file now", gone=True)
     reason = next(iter(str(error.reason).splitlines()), "")
-    passes = passing(error.code)
+    passes = is_temporary(error.code)
     pause = _retry_after(error.headers) if passes else 0.0
     return _TryFailed(f"the server answers with {error.code} {reason}".rstrip(), final=not passes, pause=pause)
 
@@ -213,7 +213,7 @@ class _Redirects(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         if urlsplit(newurl).scheme not in {"https", req.type}:
-            reason = f"and redirects to {public(newurl)}, which is not followed"
+            reason = f"and redirects to {without_secrets(newurl)}, which is not followed"
             raise HTTPError(req.full_url, code, reason, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vswin_extract import files
 from vswin_extract.formatting import human_bytes
-from vswin_extract.video.remote import public
+from vswin_extract.video.remote import without_secrets
 
 BLOCK = 1 << 20
 """Bytes to read at once, at most."""
@@ -47,7 +47,7 @@ def read_origin(part: Path) -> PartOrigin | None:
 def resumable_bytes(part: Path, url: str) -> int:
     """Return how many bytes of the file at this address an earlier download has left and a later one can continue."""
     origin = read_origin(part)
-    return part.stat().st_size if origin and origin.url == public(url) and origin.validator else 0
+    return part.stat().st_size if origin and origin.url == without_secrets(url) and origin.validator else 0
 
 
 def start_part(part: Path, origin: PartOrigin | None = None) -> FileIO:
@@ -92,7 +92,7 @@ def remove_part(part: Path) -> None:
 def remove_unless_resumable(part: Path, url: str) -> None:
     """Remove a part that no later download can continue. A part from another address may be continued from there."""
     origin = read_origin(part)
-    if origin is None or (origin.url == public(url) and not resumable_bytes(part, url)):
+    if origin is None or (origin.url == without_secrets(url) and not resumable_bytes(part, url)):
         remove_part(part)
 
 

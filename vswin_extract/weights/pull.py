@@ -9,7 +9,7 @@ from urllib.request import url2pathname
 from vswin_extract import locks
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.files import file_sha256
-from vswin_extract.video.remote import public
+from vswin_extract.video.remote import without_secrets
 from vswin_extract.weights.cache import (
     DEAD_AFTER,
     add_suffix,
@@ -99,7 +99,7 @@ def _fill_cache(
                 in_pieces = download(origin, part, progress, say, patience)
         except WeightsError as error:
             raise WeightsError(
-                f"cannot download {public(str(origin))}: {error}; without network access, put the file into a "
+                f"cannot download {without_secrets(str(origin))}: {error}; without network access, put the file into a "
                 f"directory and use: vswin weights pull {row.name} --from DIRECTORY; or put it into {target.parent}"
             ) from error
         expected, sha256, size = expected_sha256(row), file_sha256(part), part.stat().st_size
@@ -110,7 +110,7 @@ def _fill_cache(
             return sha256
         remove_part(part)
     raise WeightsError(
-        f"{public(str(origin))} has {size} bytes of sha256 {sha256}, but {expected} is expected: it is another file, "
+        f"{without_secrets(str(origin))} has {size} bytes of sha256 {sha256}, but {expected} is expected: it is another file, "
         "or it was damaged on the way; nothing is kept; try again, or use another source with --from"
     )
 
@@ -126,12 +126,12 @@ def _find_source(row: Published, source: str) -> str | Path:
     try:
         parts = urlsplit(mirror)
     except ValueError as error:
-        raise UsageError(f"{option} is not an address: {error}: {public(mirror)}") from error
+        raise UsageError(f"{option} is not an address: {error}: {without_secrets(mirror)}") from error
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(row.filename)}"))
     if "://" in mirror and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
         raise UsageError(
-            f"{option} must be a directory, or begin with http://, https:// or file:///; it is {public(mirror)}"
+            f"{option} must be a directory, or begin with http://, https:// or file:///; it is {without_secrets(mirror)}"
         )
     directory = Path(url2pathname(parts.path) if parts.scheme == "file" else mirror).expanduser()
     if not directory.is_dir():

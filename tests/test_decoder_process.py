@@ -1,28 +1,34 @@
-"""Frames that say their own number, through the decoder's process: which reach the model, and when they are shown."""
+"""Frames that show their own number, decoded by a decoder process: which reach the network, and with which times."""
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
+import av
 import numbered
 import numpy as np
 import pytest
 from conftest import read_video
 
-from vswin_extract.decoding.decoders import Frame, Stream, timeline
+from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import IMPORTS, DecodedClip, DecoderProcess
-from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoTimestamps, VideoUnreadable, VswinError
-from vswin_extract.video.geometry import Geometry, Pixels
+from vswin_extract.decoding.process import DecodedClip, DecoderProcess
+from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VideoTimestamps, VideoUnreadable, VswinError
+from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
+DECODERS = get_args(DecoderName)
 SMALL = Geometry(64, 64)
 VFR = [0, 40, 50, 200, 1000, 1010, 1300, 1340, 1500, 1533, 2000, 2600]
-"""Milliseconds at which the frames of the variable video begin; the last lasts as encoders make it."""
+"""Milliseconds at which the frames of the video with a variable rate begin."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +38,27 @@ def decoder() -> Iterator[DecoderProcess]:
     process.close()
 
 
+FALSE_DECORD = """
+import os, time
+
+class DECORDError(Exception):
+    pass
+
+def VideoReader(path, num_threads):
+    links = {{name: os.path.realpath("/proc/self/fd/" + name) for name in os.listdir("/proc/self/fd")}}
+    (socket,) = [int(name) for name, link in links.items() if "socket:" in link]
+    os.write(socket, {sent!r})
+    time.sleep(60)
+"""
+
+
+def header(size: int) -> bytes:
+    """Return the header of a message of one part."""
+    return (1).to_bytes(8, "little") + size.to_bytes(8, "little")
+
+
 def read_on(process: DecoderProcess) -> None:
-    """Clips that were decoded before the trouble, then the trouble."""
+    """Read the clips that were decoded before the error, which it raises."""
     while True:
         process.read()
 
@@ -64,7 +89,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "webm", "avi", "portrait", "gif-like", "late"])
 @pytest.mark.parametrize(
     "sampling",
@@ -97,7 +122,7 @@ def test_every_clip_shows_the_frames_that_it_says(
         assert clip.times == pytest.approx((expected.first / rate, expected.end / rate), abs=rounding)
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 def test_times_of_a_variable_frame_rate_are_its_time_stamps(
     decoder: DecoderProcess, videos: dict[str, Path], name: str
 ) -> None:
@@ -108,7 +133,7 @@ def test_times_of_a_variable_frame_rate_are_its_time_stamps(
     assert clips[-1].times[1] == end.duration > 2.6
 
 
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("fps", [Fraction(10), Fraction(30), Fraction("2.5"), Fraction(30000, 1001)])
 def test_resampling_a_variable_frame_rate_shows_what_was_on_screen(
     decoder: DecoderProcess, videos: dict[str, Path], name: str, fps: Fraction
@@ -145,12 +170,12 @@ def test_a_segment_holds_what_is_shown_in_it(decoder: DecoderProcess, videos: di
 
 
 def test_a_segment_behind_the_end_is_an_error(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
-    with pytest.raises(VideoUnreadable, match=r"ends at 1\.667 s, before its segment starts at 9 s"):
+    with pytest.raises(VideoUnreadable, match=r"1\.667 s.* 9 s"):
         read_video(decoder, task(videos["mp4"], Sampling(5, 1), start=9.0))
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-@pytest.mark.parametrize("name", ["pyav", "decord"])
+@pytest.mark.parametrize("name", DECODERS)
 def test_rotation_is_honoured(decoder: DecoderProcess, tmp_path: Path, rotation: int, name: str) -> None:
     path = numbered.write(tmp_path / "turned.mp4", 10, size=(128, 96), rotation=rotation)
     clips, end = read_video(decoder, task(path, Sampling(10, 1), name))
@@ -170,25 +195,6 @@ def test_counting_by_packets_agrees_with_decoding(
     assert (counted.clips, counted.frames) == (len(clips), end.frames)
 
 
-def test_only_frames_that_clips_show_are_sent(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
-    """Overlap costs no second conversion, and neither do the frames in between."""
-    decoder.submit(task(videos["mp4"], Sampling(4, 4, 4)))
-    for _ in range(Sampling(4, 4, 4).count(50)):
-        decoder.read()
-    sent = next(decoder.numbers)
-    decoder.read()
-    assert sent == 14  # 0, 4 … 48, and 49, which the last clip repeats
-
-
-def test_what_is_kept_does_not_grow_with_the_video(decoder: DecoderProcess, tmp_path: Path) -> None:
-    path = numbered.write(tmp_path / "long.mp4", 1200)
-    decoder.submit(task(path, Sampling(8, 2, 4)))
-    most = 0
-    while not isinstance(decoder.read(), VideoEnd):
-        most = max(most, len(decoder.slots))
-    assert most <= 8 + 16
-
-
 def test_three_crops_of_a_wide_video(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
     wide = replace(task(videos["mp4"], Sampling(5, 1)), geometry=Geometry(32, 32, "three"))
     clips, _ = read_video(decoder, wide)
@@ -196,7 +202,7 @@ def test_three_crops_of_a_wide_video(decoder: DecoderProcess, videos: dict[str, 
     assert [numbered.read(frame) for frame in clips[3].views[1]] == list(range(15, 20))
 
 
-@pytest.mark.parametrize("decoder_name", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder_name", DECODERS)
 def test_names_that_look_like_protocols(
     decoder: DecoderProcess, videos: dict[str, Path], tmp_path: Path, decoder_name: str
 ) -> None:
@@ -209,7 +215,7 @@ def test_names_that_look_like_protocols(
 
 def test_a_gap_of_hours_is_not_resampled(decoder: DecoderProcess, tmp_path: Path) -> None:
     path = numbered.write(tmp_path / "gap.mkv", 6, ticks=[0, 40, 80, 36_000_000, 36_000_040, 36_000_080])
-    with pytest.raises(VideoTimestamps, match="too far to resample"):
+    with pytest.raises(VideoTimestamps, match="fps"):
         read_video(decoder, task(path, Sampling(2, 1, fps=Fraction(25))))
     clips, end = read_video(decoder, task(path, Sampling(3, 1)))
     assert clips[1].times == pytest.approx((36000, 36000.113), abs=0.002)
@@ -225,24 +231,10 @@ def test_time_stamps_that_jump_back_go_on(decoder: DecoderProcess, tmp_path: Pat
     clips, end = read_video(decoder, task(path, Sampling(5, 1)))
     assert [number for clip in clips for number in numbers(clip)] == list(range(100))
     assert [clip.times[0] for clip in clips] == pytest.approx([k / 5 for k in range(20)], abs=0.09)
-    assert "jump back" in end.trouble
+    assert end.trouble
     assert not end.partial
     resampled, _ = read_video(decoder, task(path, Sampling(5, 1, fps=Fraction(5))))
     assert len(resampled) == 4
-
-
-def test_frames_without_time_stamps_before_those_with() -> None:
-    class Bare:
-        stream, damaged, trouble, begins = Stream(25.0, 0.001), 0, "", None
-
-    frames = [Frame(time, 0.04, numbered_rgb) for time in (None, None, 10.0, 10.04, 10.04, 9.99, 3.0, 3.04)]
-    shown = list(timeline(Bare(), frames))  # type: ignore[arg-type]
-    begins = [frame.start for frame in shown]
-    assert begins == pytest.approx([0, 0.04, 0.08, 0.12, 0.12, 0.12, 0.16, 0.2])
-
-
-def numbered_rgb() -> Pixels:
-    return numbered.draw(0, 64, 64)
 
 
 @pytest.mark.parametrize("cause", ["json.py", "av.py", "vswin_extract.py"])
@@ -257,16 +249,17 @@ def test_the_working_directory_is_not_searched(
     assert len(clips) == 10
 
 
-def test_a_decoder_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(IMPORTS, "pyav", "no_such_module")
-    process = DecoderProcess("pyav", timeout=20)
-    process.submit(task(Path("a.mp4"), Sampling(5, 1)))
-    with pytest.raises(VswinError, match=r"the decoder pyav cannot be started.*No module named 'no_such_module'"):
-        process.read()
-    process.close()
+def test_a_decoder_that_cannot_start_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "decord.py").write_text("raise ImportError('libavformat is missing')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with closing(DecoderProcess("decord", timeout=20)) as process:
+        process.submit(task(Path("a.mp4"), Sampling(5, 1)))
+        with pytest.raises(VswinError, match=r"decord.*libavformat is missing") as caught:
+            process.read()
+    assert not isinstance(caught.value, VideoError)
 
 
-@pytest.mark.parametrize("ending", ["mkv", "mp4", "ts", "avi"])
+@pytest.mark.parametrize("ending", ["mp4", "ts", "avi"])
 def test_damage_in_the_middle_keeps_what_decodes_and_says_so(
     decoder: DecoderProcess, tmp_path: Path, ending: str
 ) -> None:
@@ -281,6 +274,23 @@ def test_damage_in_the_middle_keeps_what_decodes_and_says_so(
     assert [numbers(clip) for clip in clips[:10]] == [list(range(4 * k, 4 * k + 4)) for k in range(10)]
 
 
+def test_packets_that_do_not_decode_are_left_out_and_counted(decoder: DecoderProcess, tmp_path: Path) -> None:
+    """One group of pictures in Matroska. Damage to the structure of the container itself is skipped unnoticed."""
+    path = numbered.write(tmp_path / "a.mkv", 200, size=(320, 256), options={"g": "10"})
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(container.streams.video[0])]
+    content, at = bytearray(path.read_bytes()), 0
+    for number, packet in enumerate(packets[:110]):
+        at = content.index(packet, at)
+        if number >= 100:
+            content[at : at + len(packet)] = np.random.default_rng(0).bytes(len(packet))
+        at += len(packet)
+    path.write_bytes(content)
+    clips, end = read_video(decoder, task(path, Sampling(10, 1)))
+    assert (end.damaged, end.frames, end.partial, bool(end.trouble)) == (10, 190, True, True)
+    assert [numbers(clip)[0] for clip in clips] == [*range(0, 100, 10), *range(110, 200, 10)]
+
+
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])
 def test_a_video_that_was_cut_off_is_not_called_whole(decoder: DecoderProcess, tmp_path: Path, ending: str) -> None:
     options = {"movflags": "faststart"} if ending == "mp4" else {}
@@ -293,58 +303,131 @@ def test_a_video_that_was_cut_off_is_not_called_whole(decoder: DecoderProcess, t
 
 
 def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path]) -> None:
-    process = DecoderProcess("pyav", timeout=20)
-    try:
-        long = task(videos["mp4"], Sampling(2, 1, 1))
-        process.submit(long)
+    with closing(DecoderProcess("pyav", timeout=20)) as process:
+        process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
         process.submit(task(videos["webm"], Sampling(5, 1)))
         process.read()
-        os.kill(process.process.pid, signal.SIGSEGV)
+        os.kill(process.pid, signal.SIGSEGV)
         with pytest.raises(DecoderCrash, match="SIGSEGV"):
             read_on(process)
         clips = []
         while isinstance(arrived := process.read(), DecodedClip):
             clips.append(arrived)
         assert len(clips) == 6
-    finally:
-        process.close()
+
+
+def test_an_unexpected_exception_ends_one_video_and_not_the_process(
+    decoder: DecoderProcess, videos: dict[str, Path]
+) -> None:
+    before = decoder.pid
+    with pytest.raises(DecoderCrash, match=r"UsageError: .*nonsense"):
+        read_video(decoder, task(videos["mp4"], Sampling(5, 1), "nonsense"))
+    assert len(read_video(decoder, task(videos["mp4"], Sampling(5, 1)))[0]) == 10
+    assert decoder.pid == before
+
+
+class Unreadable:
+    """What cannot be unpickled."""
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("no number",)
+
+
+def test_a_child_that_cannot_receive_says_why(videos: dict[str, Path]) -> None:
+    with closing(DecoderProcess("pyav", timeout=20)) as process:
+        whole = task(videos["mp4"], Sampling(5, 1))
+        process.submit(replace(whole, address=Unreadable()))  # type: ignore[arg-type]
+        process.submit(whole)
+        with pytest.raises(DecoderCrash, match="no number"):
+            process.read()
+        assert isinstance(process.read(), DecodedClip)
 
 
 def test_a_signal_that_is_meant_for_the_run_ends_no_decoder(decoder: DecoderProcess, videos: dict[str, Path]) -> None:
     """Slurm sends SIGTERM to all processes of a job that it ends or requeues."""
+    before = decoder.pid
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         decoder.submit(task(videos["mp4"], Sampling(2, 1, 1)))
         decoder.read()
-        os.kill(decoder.process.pid, number)
+        os.kill(decoder.pid, number)
         while not isinstance(decoder.read(), VideoEnd):
             pass
         assert len(read_video(decoder, task(videos["webm"], Sampling(5, 1)))[0]) == 6
+    assert decoder.pid == before
 
 
 def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
-    process = DecoderProcess("pyav", timeout=1.5)
-    try:
+    with closing(DecoderProcess("pyav", timeout=20)) as process:
         process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
         process.submit(task(videos["avi"], Sampling(5, 1)))
         process.read()
-        os.kill(process.process.pid, signal.SIGSTOP)
-        with pytest.raises(DecoderTimeout, match=r"no progress for 1\.5 s"):
+        os.kill(process.pid, signal.SIGSTOP)
+        process.timeout = 0.3
+        with pytest.raises(DecoderTimeout):
             read_on(process)
+        process.timeout = 20
         assert isinstance(process.read(), DecodedClip)
-    finally:
-        process.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "named"),
+    [
+        (b"\xff" * 64, DecoderCrash, "no message"),  # no header
+        (header(4) + b"junk", DecoderCrash, "no message"),  # no pickle
+        (header(4) + b"\x80\x05N.", DecoderCrash, "NoneType"),  # a pickle of None
+        (b"\1", DecoderTimeout, "no progress"),  # a header that does not end
+    ],
+    ids=["no header", "no pickle", "no message", "half a header"],
+)
+def test_garbled_messages_end_one_video(
+    sent: bytes,
+    error: type[VideoError],
+    named: str,
+    videos: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A false decord writes to the socket of the messages, as broken native code could."""
+    (tmp_path / "decord.py").write_text(FALSE_DECORD.format(sent=sent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with closing(DecoderProcess("pyav", timeout=20)) as process:
+        read_video(process, task(videos["gif-like"], Sampling(5, 1)))
+        if error is DecoderTimeout:
+            process.timeout = 0.5
+        begun = time.monotonic()
+        with pytest.raises(error, match=named):
+            read_video(process, task(videos["mp4"], Sampling(5, 1), "decord"))
+        assert time.monotonic() - begun < 10
+        process.timeout = 20
+        assert len(read_video(process, task(videos["mp4"], Sampling(5, 1)))[0]) == 10
+
+
+PARENT = """
+import os, signal, sys, time
+from vswin_extract.decoding.decoders import DecoderName
+from vswin_extract.decoding.messages import Task
+from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.sampling import Sampling
+
+process = DecoderProcess("pyav", 20, ahead=1)
+process.submit(Task(sys.argv[1], "pyav", Sampling(2, 1, 1), Geometry(64, 64)))
+process.read()
+print(process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_a_decoder_does_not_outlive_its_parent(videos: dict[str, Path]) -> None:
-    """Whatever it is doing, its standard input ends with the parent."""
-    process = DecoderProcess("pyav", timeout=20, ahead=1)
-    process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
-    process.read()
-    assert process.process.stdin is not None
-    process.process.stdin.close()
-    deadline = time.monotonic() + 10
-    while process.process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert process.process.poll() is not None
-    process.process.stdin = None
-    process.close()
+    done = subprocess.run([sys.executable, "-c", PARENT, str(videos["mp4"])], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 20
+    while is_running(int(done.stdout)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(int(done.stdout))
+
+
+def is_running(pid: int) -> bool:
+    with suppress(OSError):
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return False
