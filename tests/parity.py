@@ -1,4 +1,4 @@
-"""The parity fixtures: their clips, their values, and checkpoints in published layouts. `weights.golden` draws their
+"""The parity fixtures: their clips, their values, and checkpoints in published layouts. `checks.golden` draws their
 weights."""
 
 import json
@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vswin_extract.checks.golden import drawn_tensor, normal_numbers, official_name
 from vswin_extract.network.inference import InferenceNetwork
 from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.variants import Variant
-from vswin_extract.weights.golden import drawn_tensor, normal_numbers, official_name
 
 PARITY = Path(__file__).parent / "data" / "parity"
 

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from vswin_extract.checks import machine
+from vswin_extract.checks import golden, machine
 from vswin_extract.checks.decoders import RATE, find_wrong_frame, grey
 from vswin_extract.checks.devices import check_network
 from vswin_extract.checks.file_system import check_file_system, file_system_type
 from vswin_extract.checks.result import Check
 from vswin_extract.checks.weights import check_cache
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import golden
 from vswin_extract.weights.cache import cached_file
 from vswin_extract.weights.registry import manifest
 

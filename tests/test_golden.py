@@ -10,11 +10,11 @@ import torch
 from conftest import Run
 
 from vswin_extract.backbone import Backbone
+from vswin_extract.checks import golden
 from vswin_extract.checks.golden_features import compare_variant, golden_error
 from vswin_extract.files import file_sha256
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import golden
 from vswin_extract.weights.cache import cached_file
 from vswin_extract.weights.checkpoints import save_checkpoint
 from vswin_extract.weights.load import load_checkpoint, read_checkpoint

@@ -13,9 +13,9 @@ from parity import relative_error
 from torch import Tensor
 
 from vswin_extract import load_model
+from vswin_extract.checks import golden
 from vswin_extract.errors import WeightsError
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights import golden
 from vswin_extract.weights.checkpoints import StateDict, save_checkpoint
 from vswin_extract.weights.fit import expected_shapes
 from vswin_extract.weights.inflation import check_still, maps_2d, still_picture

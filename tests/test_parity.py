@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from parity import clip, errors, fixture, published_state, relative_error, write
 
+from vswin_extract.checks.golden import drawn_state, drawn_tensor
 from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.cuda import CudaSwin
 from vswin_extract.network.inference import InferenceNetwork
@@ -18,7 +19,6 @@ from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS, Variant
 from vswin_extract.weights.checkpoints import StateDict
 from vswin_extract.weights.fit import build_network
-from vswin_extract.weights.golden import drawn_state, drawn_tensor
 from vswin_extract.weights.inflation import inflate_state
 from vswin_extract.weights.load import read_checkpoint
 

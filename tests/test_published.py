@@ -18,13 +18,13 @@ from conftest import Run
 from parity import errors, fixture, in_layout, layouts, relative_error, write
 
 from vswin_extract import load_model, open_features
+from vswin_extract.checks import golden
 from vswin_extract.decoding.decoders import open_decoder
 from vswin_extract.files import file_sha256
 from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS, Variant
-from vswin_extract.weights import golden
 from vswin_extract.weights.fit import expected_shapes
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import Published, manifest

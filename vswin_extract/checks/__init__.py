@@ -4,5 +4,5 @@ An output, weights or a directory come in; problems and values `Check` (result.p
 output.py checks an output, or the journal of an unfinished run, against its own checksums and the videos. weights.py
 describes weights, verifies them, and looks at the cache. machine.py checks this machine in this order: versions, cores,
 memory and open files by itself, then devices.py, decoders.py, weights.py, file_system.py, and at last the network on
-the usual device, which golden_features.py compares with stored features.
+the usual device, which golden_features.py compares with the stored features of golden.py.
 """

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from vswin_extract.backbone import Backbone
+from vswin_extract.checks import golden
 from vswin_extract.checks.result import Check
 from vswin_extract.errors import UsageError
 from vswin_extract.network.variants import Variant
-from vswin_extract.weights import golden
 
 
 def compare_variant(variant: Variant, device: torch.device, precision: str) -> Check:

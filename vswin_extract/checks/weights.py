@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from vswin_extract.backbone import Backbone
+from vswin_extract.checks import golden
 from vswin_extract.checks.golden_features import compare_variant, golden_error, judge
 from vswin_extract.checks.result import Check
 from vswin_extract.errors import WeightsError
 from vswin_extract.files import file_sha256
 from vswin_extract.formatting import name_some
-from vswin_extract.weights import golden
 from vswin_extract.weights.cache import cache_dirs, cached_file, check_hash, find_weights, writable_cache
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.load import load_checkpoint, read_checkpoint

@@ -5,6 +5,5 @@ What comes in is a name (`nano`, or one of the manifest) or a checkpoint file of
 order in which the data passes the files: `registry` reads the manifest `weights.toml` (`recipe` is a part of each row);
 `cache` finds the file of a name; `pull` brings a missing file into the cache, by `download` (HTTP) and `part` (the
 unfinished file). `load` reads a file: `layouts` renames its tensors, `inflation` makes 3D weights of 2D ones, and `fit`
-checks names and shapes against the network. `checkpoints` defines `Checkpoint` and writes our own file format. `golden`
-stores features of known weights, which show later, on any machine, that weights and code still compute the same.
+checks names and shapes against the network. `checkpoints` defines `Checkpoint` and writes our own file format.
 """

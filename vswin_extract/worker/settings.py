@@ -1,10 +1,7 @@
 """What a worker computes, in words: for the attributes of the output, and to compare runs and workers."""
 
-import contextlib
 import json
-import platform
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from vswin_extract.backbone import Backbone
@@ -52,12 +49,3 @@ def feature_arrays(job: Job, backbone: Backbone) -> Arrays:
     if job.logits:
         shapes["logits"] = (backbone.num_classes,)
     return Arrays(shapes, job.dtype, job.compression)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this tool and of the packages that it computes with."""
-    found = {"python": platform.python_version()}
-    for package in ("vswin-extract", "torch", "numpy", "av", "decord2", "h5py"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -14,6 +14,7 @@ from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import DeviceError, UsageError, VswinError
 from vswin_extract.job.events import Event, Notice
 from vswin_extract.job.job import Job
+from vswin_extract.job.versions import installed_versions
 from vswin_extract.journal.writer import open_writer
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.remote import Address
@@ -24,7 +25,7 @@ from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import make_device
 from vswin_extract.worker.messages import Begin, Close, Message, Order, Ready, Stop, WorkerDone
 from vswin_extract.worker.pipeline import Pipeline
-from vswin_extract.worker.settings import describe_settings, feature_arrays, versions
+from vswin_extract.worker.settings import describe_settings, feature_arrays
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import Writer
 
@@ -67,7 +68,7 @@ class Worker:
                 "batch_size": self.batch_size,
                 "compiled": False,
                 "workers": self.decoders,
-                "versions": versions(),
+                "versions": installed_versions(),
             },
             classes=tuple(backbone.classes) if self.job.logits else (),
             parameters=backbone.parameter_count,
