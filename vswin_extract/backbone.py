@@ -39,8 +39,8 @@ class Features:
 class Backbone:
     """A pretrained Video Swin on a device, with the mean and standard deviation of its pixels: it takes uint8 RGB.
 
-    `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `load_model` makes it. Any number of threads
-    may call it at once.
+    `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `load_model` makes it. On a CPU, any
+    number of threads may call it at once.
     """
 
     def __init__(self, name: str, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:

@@ -184,8 +184,10 @@ class CudaSwin(nn.Module):
     def _compute(
         self, clips: Tensor, stages: Collection[int], layouts: Sequence[Sequence[WindowLayout]]
     ) -> dict[int, Tensor]:
-        """The part that can be compiled. `clips`: (N, T, H, W, 3), normalised. `layouts`: of each stage, those of blocks
-        that are not shifted and of blocks that are."""
+        """Compute the maps of normalised `clips`, (N, T, H, W, 3): the part that can be compiled.
+
+        `layouts`: for each stage, that of blocks that are not shifted, and that of blocks that are.
+        """
         x = patches(clips).to(self.dtype)  # N T' H' W' 2*4*4*3
         x = self.embed_norm(F.linear(x, self.patch_matrix).float() + self.patch_bias)  # N T' H' W' C
         out = {}
