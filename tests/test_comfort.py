@@ -55,7 +55,7 @@ def config(videos: Path, small_weights: Path, tmp_path: Path) -> Path:
 def test_a_run_by_a_file_and_again_by_what_it_wrote(run: Run, config: Path, tmp_path: Path) -> None:
     done = run("vswin-extract", "--config", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"note: options come from {config}, too" in done.stderr
+    assert str(config) in done.stderr
     written = (tmp_path / "out.toml").read_text()
     assert written.startswith(f"# Written by vswin-extract {version('vswin-extract')}")
     used = tomllib.loads(written)

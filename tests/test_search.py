@@ -250,6 +250,9 @@ def test_the_commands(extracted: Path, run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
     assert "data:image/jpeg;base64," in (tmp_path / "x.html").read_text()
+    by_index = [run("vswin", "search", extracted, "shapes.mkv@1", "-k", 2, "--index", "faiss") for _ in range(2)]
+    assert [each.stdout for each in by_index] == [done.stdout] * 2
+    assert [f"{extracted}.faiss" in each.stderr for each in by_index] == [True, False]  # built by the first command
     copies = run("vswin", "search", extracted, "--duplicates", "--threshold", 0, "-k", 1, "--json")
     said = json.loads(copies.stdout)
     assert said["threshold"] == 0

@@ -73,6 +73,7 @@ def _is_installed(package: str) -> bool:
 
 
 def check_cores() -> Check:
+    """Return how many cores there are, and whether PyTorch uses more threads than the container may."""
     allowed, all_ = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     quota = _container_cores()
     threads = torch.get_num_threads()
@@ -101,6 +102,7 @@ def _container_cores() -> float:
 
 
 def check_memory() -> Check:
+    """Return how much memory is free, of the machine and of the container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = total
     with contextlib.suppress(OSError):
@@ -119,6 +121,7 @@ def check_memory() -> Check:
 
 
 def check_shared_memory() -> Check:
+    """Return how much of /dev/shm is free."""
     folder = Path("/dev/shm")
     needed = "PyTorch's DataLoader with workers and Ray need it; extraction does not"
     if not folder.is_dir():
@@ -131,6 +134,7 @@ def check_shared_memory() -> Check:
 
 
 def check_open_files() -> Check:
+    """Return how many files a process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = "unlimited" if soft == resource.RLIM_INFINITY else f"at most {soft:,}"
     if soft != resource.RLIM_INFINITY and soft < FEW_FILES:

@@ -90,6 +90,7 @@ def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
 
 
 def show_file(features: "FeatureFile", path: str, show_all: bool) -> None:
+    """Print what is in a file: the run, the videos, the failures."""
     out = stdout()
     out.print(table(run_facts(features, path)))
 

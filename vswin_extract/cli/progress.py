@@ -37,10 +37,11 @@ class QuietProgress:
 
     @property
     def rate(self) -> float:
-        """Clips a second."""
+        """Clips per second."""
         return self.clips / max(time.monotonic() - self.begun, 1e-9)
 
     def show(self, event: Event) -> None:
+        """Count an event, and print what the user should know of it."""
         match event:
             case Started():
                 self.videos, self.total, self.begun = event.resumed, event.videos, time.monotonic()
@@ -62,6 +63,7 @@ class QuietProgress:
         self.console.print(line, markup=False)
 
     def introduce(self, event: Started) -> None:
+        """Print the model, the device, how many videos there are, and notes."""
         size = f"{event.parameters / 1e6:.1f} M parameters"
         resumed = f", {event.resumed} of them done before" if event.resumed else ""
         videos = plural(event.videos, "video")

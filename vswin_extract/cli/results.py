@@ -23,6 +23,7 @@ def show_survey(survey: "Survey") -> None:
 
 
 def show_summary(finished: "Finished") -> None:
+    """Print what a finished run wrote."""
     some_old = finished.new_clips < finished.clips
     rows = [
         ("output", f"{finished.output} ({human_bytes(finished.bytes)})"),
@@ -35,6 +36,7 @@ def show_summary(finished: "Finished") -> None:
 
 
 def show_shard(done: "ShardDone") -> None:
+    """Print what a shard has done, and how all shards become one file."""
     if done.merged:
         say(stdout(), f"shard {done.shard}: nothing to do, {done.output} is complete")
         return
@@ -55,6 +57,7 @@ def _time(clips: int, seconds: float) -> str:
 
 
 def show_profile(finished: "Finished | ShardDone") -> None:
+    """Print where the time of a run went."""
     profile = finished.profile
     rows = [
         ("loading the model", profile.loaded),
