@@ -27,9 +27,9 @@ from vswin_extract.weights.registry import BUNDLED, class_names, find_by_sha256,
 def load_checkpoint(name_or_file: str, variant: str | None = None) -> tuple[str, Checkpoint]:
     """Read weights by name or file. Return their name and the checkpoint.
 
-    The name is that of the manifest if it knows the file, else that of the file. Published weights must have the hash of
-    the manifest. The manifest adds the recipe, classes, source and licence that the file does not contain. Raise what
-    `find_weights`, `read_checkpoint` and `check_hash` raise.
+    The name is that of the manifest if it knows the file, else that of the file. Published weights must have the hash
+    of the manifest. The manifest adds the recipe, classes, source and licence that the file does not contain. Raise
+    what `find_weights`, `read_checkpoint` and `check_hash` raise.
     """
     path = find_weights(name_or_file)
     checkpoint = read_checkpoint(path, variant)
