@@ -4,6 +4,7 @@ A .rows file is no HDF5 file: HDF5 does not survive a full disk, and such record
 as they are.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Part:
 
     def discard(self) -> None:
         """Remove the rows, unless they are finished."""
-        self.file.close()
+        with contextlib.suppress(OSError):  # a full disk does not take what is still in memory
+            self.file.close()
         self.unfinished.unlink(missing_ok=True)
 
 

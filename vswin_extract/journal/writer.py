@@ -23,12 +23,16 @@ class JournalWriter:
         self.arrays = arrays
         self.pack_size = pack_size
         self.packs = 0
+        self.parts: list[Part] = []
+        """Of videos in flight."""
         self.singles: dict[Path, VideoRecord] = {}
         """Finished videos that are in no pack, by the file of their rows."""
 
     def part(self, video: Video) -> Part:
         """Return a new part for the rows of a video. When all are in it, give it to `commit`."""
-        return Part(single_path(self.directory, video.id, video.clip_range), self.arrays)
+        part = Part(single_path(self.directory, video.id, video.clip_range), self.arrays)
+        self.parts = [*(other for other in self.parts if not other.file.closed), part]
+        return part
 
     def commit(self, record: VideoRecord, part: Part | None = None) -> None:
         """Make a video durable, or a clip range of one: with its rows, or without if it failed. When this returns, no
@@ -46,6 +50,8 @@ class JournalWriter:
     def close(self, pack: bool = True) -> None:
         """Remove unfinished files, pack the single videos if `pack`, and remove the directory if nothing was finished.
         Do nothing the second time."""
+        for part in self.parts:
+            part.discard()
         if not self.directory.is_dir():  # the journal was published, or removed by hand
             return
         for unfinished in self.directory.glob("*.tmp"):
