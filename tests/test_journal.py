@@ -22,6 +22,7 @@ from journals import ARRAYS, ATTRIBUTES, SETTINGS, add, begin, expect_complete, 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.errors import OutputError
 from vswin_extract.journal import directory as directory_
+from vswin_extract.journal import parts
 from vswin_extract.journal.directory import claim, finish_interrupted_cleanup
 from vswin_extract.journal.entries import single_path
 from vswin_extract.journal.journal import join_journal, open_journal
@@ -58,12 +59,29 @@ def test_a_writer_packs_what_is_left_and_leaves_nothing_unfinished(tmp_path: Pat
             with open_writer(journal.root, ARRAYS) as writer:
                 for number in range(3):
                     add(writer, number)
-                writer.part(Video("w", Path("w"))).file.close()
+                writer.part(Video("w", Path("w")))
                 writer.close(pack)
             assert len(os.listdir(writer.directory)) == files
         with open_writer(journal.root, ARRAYS) as writer:
-            writer.part(Video("w", Path("w"))).file.close()
+            writer.part(Video("w", Path("w")))
         assert not writer.directory.exists()
+        publish(journal, 3)
+    expect_complete(tmp_path / "out.h5", 3)
+
+
+def test_a_disk_that_is_too_full_for_a_pack_keeps_single_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with begin(tmp_path / "out.h5") as journal:
+        with open_writer(journal.root, ARRAYS) as writer:
+            for number in range(3):
+                add(writer, number)
+            monkeypatch.setattr(parts.Part, "write", full)
+        monkeypatch.undo()
+        assert len(os.listdir(writer.directory)) == 6
         publish(journal, 3)
     expect_complete(tmp_path / "out.h5", 3)
 
@@ -517,7 +535,7 @@ def test_check_against_videos(run: Run, tmp_path: Path) -> None:
     assert run("vswin", "check", tmp_path / "nowhere.h5").returncode == 2
 
 
-def test_a_full_disk_loses_nothing(run: Run, shell: Run, small_disk: Path, small_weights: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing(run: Run, small_disk: Path, small_weights: Path, tmp_path: Path) -> None:
     import numbered
 
     videos = tmp_path / "videos"
@@ -526,7 +544,7 @@ def test_a_full_disk_loses_nothing(run: Run, shell: Run, small_disk: Path, small
         numbered.write(videos / f"{number:02}.mp4", 60, first=60 * number)
     out = small_disk / "out.h5"
     arguments = [videos, out, "--weights", small_weights, "--stage", 1, "--stride", 4]
-    full = shell("vswin-extract", *arguments)
+    full = run("vswin-extract", *arguments)
     assert full.returncode == 1
     assert "No space left on device" in full.stderr
     assert "Traceback" not in full.stderr

@@ -61,7 +61,7 @@ class Part:
 
     def discard(self) -> None:
         """Remove the rows, unless they are finished."""
-        with contextlib.suppress(OSError):  # a full disk; what it cannot take is dropped anyway
+        with contextlib.suppress(OSError):  # a full disk does not take what is still in memory
             self.file.close()
         self.unfinished.unlink(missing_ok=True)
 

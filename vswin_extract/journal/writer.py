@@ -23,14 +23,15 @@ class JournalWriter:
         self.arrays = arrays
         self.pack_size = pack_size
         self.packs = 0
-        self.open_parts: set[Part] = set()
+        self.parts: list[Part] = []
+        """Of videos in flight."""
         self.singles: dict[Path, VideoRecord] = {}
         """Finished videos that are in no pack, by the file of their rows."""
 
     def part(self, video: Video) -> Part:
         """Return a new part for the rows of a video. When all are in it, give it to `commit`."""
         part = Part(single_path(self.directory, video.id, video.clip_range), self.arrays)
-        self.open_parts.add(part)
+        self.parts = [*(other for other in self.parts if not other.file.closed), part]
         return part
 
     def commit(self, record: VideoRecord, part: Part | None = None) -> None:
@@ -38,7 +39,6 @@ class JournalWriter:
         kill loses it."""
         rows, sha256 = single_path(self.directory, record.id, record.clip_range), ""
         if part is not None:
-            self.open_parts.discard(part)
             part.finish()
             rows, sha256 = part.path, part.digest.hexdigest()
         write_entry_file(rows, [record], sha256)
@@ -50,9 +50,8 @@ class JournalWriter:
     def close(self, pack: bool = True) -> None:
         """Remove unfinished files, pack the single videos if `pack`, and remove the directory if nothing was finished.
         Do nothing the second time."""
-        for part in self.open_parts:
+        for part in self.parts:
             part.discard()
-        self.open_parts.clear()
         if not self.directory.is_dir():  # the journal was published, or removed by hand
             return
         for unfinished in self.directory.glob("*.tmp"):
