@@ -142,7 +142,7 @@ def make_job(
         raise UsageError(f"the last argument is the file to write: vswin-extract {output} out.h5")
     if is_remote(output):
         raise UsageError(
-            f"the last argument is the file to write, which is on this machine, as out.h5, not {without_secrets(output)}"
+            f"the last argument is the file to write, on this machine, as out.h5, not {without_secrets(output)}"
         )
     listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
     videos = find_videos([path for path in inputs if path != "-"], manifest, listed)

@@ -110,8 +110,8 @@ def _fill_cache(
             return sha256
         remove_part(part)
     raise WeightsError(
-        f"{without_secrets(str(origin))} has {size} bytes of sha256 {sha256}, but {expected} is expected: it is another file, "
-        "or it was damaged on the way; nothing is kept; try again, or use another source with --from"
+        f"{without_secrets(str(origin))} has {size} bytes of sha256 {sha256}, but {expected} is expected: it is another "
+        "file, or it was damaged on the way; nothing is kept; try again, or use another source with --from"
     )
 
 
@@ -131,7 +131,8 @@ def _find_source(row: Published, source: str) -> str | Path:
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(row.filename)}"))
     if "://" in mirror and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
         raise UsageError(
-            f"{option} must be a directory, or begin with http://, https:// or file:///; it is {without_secrets(mirror)}"
+            f"{option} must be a directory, or begin with http://, https:// or file:///, not be "
+            f"{without_secrets(mirror)}"
         )
     directory = Path(url2pathname(parts.path) if parts.scheme == "file" else mirror).expanduser()
     if not directory.is_dir():
