@@ -86,8 +86,7 @@ class CpuSwin:
     @torch.inference_mode()  # here, since it counts for one thread only
     def compute(self, clip: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
         """Return the maps of one clip, (1, T, H, W, 3)."""
-        pixels = patches(clip)[0]  # T' H' W' 2*4*4*3
-        x = torch.stack([self.embed_frame(frame) for frame in pixels])  # T' H' W' C
+        x = torch.stack([self.embed_frame(frame) for frame in self.normalised_patches(clip)])  # T' H' W' C
         out = {}
         for number, stage in enumerate(self.stages, 1):
             if number > max(stages):
@@ -97,10 +96,18 @@ class CpuSwin:
                 out[number] = (self.norm(x) if number == 4 else x)[None]
         return out
 
-    def embed_frame(self, pixels: Tensor) -> Tensor:
+    def normalised_patches(self, clip: Tensor) -> Iterator[Tensor]:
+        """Yield the patches (H', W', 2*4*4*3) of each pair of frames of a clip, (1, T, H, W, 3)."""
+        if any(side % patch for side, patch in zip(clip.shape[1:4], PATCH, strict=True)):
+            # as published, padding is 0 in normalised pixels, and not black
+            yield from patches((clip.float() - self.mean[:3]) / self.std[:3])[0]
+            return
+        for pixels in patches(clip)[0]:  # a pair of frames stays in the processor's cache
+            yield (pixels.float() - self.mean).div_(self.std)
+
+    def embed_frame(self, normalised: Tensor) -> Tensor:
         """Turn patches (H', W', 2*4*4*3) into tokens (H', W', C)."""
-        x = (pixels.float() - self.mean).div_(self.std)
-        return self.embed_norm(on_last_axis(self.embed, x))  # type: ignore[no-any-return]
+        return self.embed_norm(on_last_axis(self.embed, normalised))  # type: ignore[no-any-return]
 
 
 class CpuStage:

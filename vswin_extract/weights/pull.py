@@ -110,8 +110,8 @@ def _fill_cache(
             return sha256
         remove_part(part)
     raise WeightsError(
-        f"{without_secrets(str(origin))} has {size} bytes of sha256 {sha256}, but {expected} is expected: it is another "
-        "file, or it was damaged on the way; nothing is kept; try again, or use another source with --from"
+        f"{without_secrets(str(origin))} has {size} bytes of sha256 {sha256}, but {expected} is expected: another "
+        "file, or damaged on the way; nothing is kept; try again, or use another source with --from"
     )
 
 
