@@ -404,7 +404,6 @@ def test_garbled_messages_end_one_video(
 
 PARENT = """
 import os, signal, sys, time
-from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.decoding.messages import Task
 from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry
