@@ -1,4 +1,4 @@
-"""What several test files use: the command line as a user calls it, and small weights."""
+"""Fixtures of several test files: commands as a user calls them, and small weights."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(cache: Path) -> dict[str, str]:
-    """No terminal, nothing of the user's own."""
+    """The environment of commands: no terminal, no settings of the user."""
     return {**os.environ, "VSWIN_WEIGHTS_DIR": str(cache), "COLUMNS": "100"}
 
 
@@ -84,7 +84,7 @@ def shell(environment: dict[str, str]) -> Run:
 
 @pytest.fixture(scope="session")
 def run(environment: dict[str, str]) -> Run:
-    """The same within this process, which saves the seconds that importing torch takes."""
+    """The same in this process, which saves the time of importing torch."""
 
     def call(command: str, *arguments: object, input: str | None = None, cwd: Path | None = None) -> Done:
         entry = {"vswin": vswin, "vswin-extract": extract}[command]
@@ -104,7 +104,7 @@ def options(small_weights: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a single run makes of a module's own `videos`, one of which is none."""
+    """The output of a single run over the `videos` of a test module. One of them is no video."""
     out = tmp_path_factory.mktemp("single") / "out.h5"
     assert run("vswin-extract", videos, out, *options).returncode == 3
     return out
@@ -123,7 +123,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def script(name: str) -> str:
-    """Where a console script was installed."""
+    """Return the path of an installed console script."""
     return str(Path(sys.executable).with_name(name))
 
 

@@ -52,7 +52,7 @@ PartitionName=all Nodes=one Default=YES State=UP
 
 
 def installed() -> bool:
-    """Whether Slurm and munge are on this machine."""
+    """Return True if Slurm and munge are installed."""
     return all(shutil.which(program, path=PATH) for program in ("munged", "slurmctld", "slurmd", "srun", "sbatch"))
 
 
@@ -95,16 +95,16 @@ class SlurmCluster:
         self._stop()
 
     def sbatch(self, *arguments: object) -> str:
-        """Submit a job; its id."""
+        """Submit a job and return its id."""
         return self._call("sbatch", "--parsable", *arguments)
 
     def state(self, job: str) -> str:
-        """PENDING, RUNNING, COMPLETED… of a job, or of one task of an array: "7_2"; an array's tasks, distinct."""
+        """Return the state of a job, or of a task of an array ("7_2"): PENDING, RUNNING, COMPLETED…"""
         states = self._call("squeue", "--array", "--noheader", "--states=all", "--format=%T", "--jobs", job)
         return " ".join(sorted(set(states.split())))
 
     def wait(self, job: str, timeout: float = 60) -> str:
-        """Its state once nothing of it is left to run. A job that is requeued passes through others: it must stay."""
+        """Wait until a job has ended, and return its state. A requeued job changes its state: it must stay the same."""
         over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
         seen = 0
 
@@ -118,11 +118,11 @@ class SlurmCluster:
         return self.state(job)
 
     def waiting(self) -> list[str]:
-        """Jobs that have not begun."""
+        """Return the jobs that have not begun."""
         return self._call("squeue", "--noheader", "--states=pending", "--format=%i").split()
 
     def kill(self, **variables: str) -> None:
-        """End by SIGKILL what this cluster runs with these environment variables."""
+        """Kill the processes of this cluster that have these environment variables."""
         for pid in self._left(**variables):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
@@ -149,7 +149,7 @@ class SlurmCluster:
             time.sleep(0.1)
 
     def _stop(self) -> None:
-        """Kill the daemons, and all that they started: it still says whose it is."""
+        """Kill the daemons and the processes that they started."""
         for daemon in self._daemons:
             daemon.kill()
             daemon.wait()

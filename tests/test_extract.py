@@ -1,4 +1,4 @@
-"""The whole trip by the command line: what is in the file, resuming, failures, wrong usage."""
+"""`vswin-extract` from the command line: the contents of the file, resuming, failures, wrong usage."""
 
 import json
 import math
@@ -35,7 +35,7 @@ NANO = VARIANTS["nano"]
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three videos, two of one name, of 50, 33 and 7 frames."""
+    """Three videos of 50, 33 and 7 frames. Two have the same file name."""
     folder = tmp_path_factory.mktemp("videos")
     (folder / "sub dir").mkdir()
     numbered.write(folder / "a.mp4", 50)
@@ -55,7 +55,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(run: Run, videos: Path, small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An extraction with everything that can be written."""
+    """An output with all features."""
     out = tmp_path_factory.mktemp("plain") / "out.h5"
     done = run(
         "vswin-extract", videos, out, "--weights", small_weights, "--stride", 8, "--logits",
@@ -123,7 +123,7 @@ def test_the_schema_with_plain_h5py(plain: Path, videos: Path, small_weights: Pa
 
 
 def test_features_are_those_of_the_model_on_those_frames(plain: Path, small_weights: Path) -> None:
-    """Against drawn frames, which differ from decoded ones by what the codec does to flat cells."""
+    """Compare with features of the drawn frames. Decoded frames differ from them by the loss of the codec."""
     model = vswin_extract.load_model(str(small_weights), device="cpu")
     geometry = Geometry(32, 32)
     with open_features(plain) as features:
@@ -209,12 +209,12 @@ def test_decoder_processes_do_not_matter(run: Run, many: Path, small_weights: Pa
 
 
 def finished_parts(out: Path) -> dict[str, float]:
-    """Finished videos in the journal, with the time at which each was."""
+    """Return the entry files of finished videos in the journal, each with its time."""
     return {path.name: path.stat().st_mtime_ns for path in out.with_name(out.name + ".parts").glob("shard-*/*.json")}
 
 
 def kill_in_the_middle(command: list[str], environment: dict[str, str], out: Path, more: int) -> None:
-    """Start the command, and kill -9 it when that many more videos are finished."""
+    """Start the command, and kill it with SIGKILL when this many more videos are finished."""
     before = len(finished_parts(out))
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -235,7 +235,7 @@ def test_kill_9_and_the_same_command_again(
         kill_in_the_middle([script("vswin-extract"), arguments[0], str(out), *arguments[1:]], environment, out, more)
         assert not out.exists()
         now = finished_parts(out)
-        assert done.items() <= now.items()  # what was finished is not computed again
+        assert done.items() <= now.items()  # finished videos are not computed again
         assert len(now) > len(done)
         done = now
     early = run("vswin", "merge", out)
@@ -290,7 +290,7 @@ def test_a_changed_video_is_extracted_again(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
-def test_a_signal_lets_what_is_in_flight_get_through(
+def test_a_signal_lets_videos_in_flight_finish(
     run: Run,
     environment: dict[str, str],
     many: Path,
@@ -321,7 +321,7 @@ def test_a_signal_lets_what_is_in_flight_get_through(
     assert run("vswin-extract", many, out, "--weights", small_weights, "--stride", 2).returncode == 0
 
 
-def test_names_with_colons_are_said_as_they_are(run: Run, tmp_path: Path) -> None:
+def test_names_with_colons_are_printed_unchanged(run: Run, tmp_path: Path) -> None:
     (tmp_path / ":tv:.mp4").write_text("no video")
     done = run("vswin-extract", tmp_path / ":tv:.mp4", tmp_path / "out.h5")
     assert "failed: :tv:.mp4: VideoUnreadable" in done.stderr
@@ -347,10 +347,10 @@ def test_a_second_signal_or_the_end_of_grace_stops_at_once(
     assert process.returncode == 130, said
     assert time.monotonic() - begun < 10
     assert "Traceback" not in said
-    assert not out.with_name("out.h5.parts").exists()  # no video got through
+    assert not out.with_name("out.h5.parts").exists()  # no video was finished
 
 
-def test_a_stop_at_once_is_one_whatever_error_it_becomes_on_its_way() -> None:
+def test_interrupted_stays_interrupted_when_another_error_follows() -> None:
     said: list[str] = []
 
     def stopped(by: int) -> None:
@@ -367,7 +367,7 @@ def test_a_stop_at_once_is_one_whatever_error_it_becomes_on_its_way() -> None:
     with StopSignals(math.inf, said.append) as signals:
         signal.raise_signal(signal.SIGINT)
     assert signals.stopping.is_set()
-    with pytest.raises(RuntimeError, match="unlocked"):  # nobody wanted to stop
+    with pytest.raises(RuntimeError, match="unlocked"):  # no stop was asked for
         stopped(signal.SIGWINCH)
 
 
@@ -390,7 +390,7 @@ def test_two_runs_on_one_output(
     assert first.wait(timeout=60) == 0
 
 
-def test_videos_that_fail_are_recorded_and_the_rest_goes_on(
+def test_videos_that_fail_are_recorded_and_the_run_goes_on(
     run: Run, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
     mixed = tmp_path / "mixed"
@@ -435,7 +435,7 @@ def test_a_damaged_video_is_partial_or_fails(run: Run, small_weights: Path, tmp_
         assert [failure["error"] for failure in features.failures] == ["VideoDamaged"]
 
 
-def test_decoders_mutter_only_when_asked(shell: Run, small_weights: Path, tmp_path: Path) -> None:
+def test_messages_of_decoders_are_shown_only_with_verbose(shell: Run, small_weights: Path, tmp_path: Path) -> None:
     path = numbered.write(tmp_path / "a.ts", 100, size=(320, 256))
     content = bytearray(path.read_bytes())
     content[20_000:26_000] = bytes(6000)
@@ -451,7 +451,7 @@ def test_decoders_mutter_only_when_asked(shell: Run, small_weights: Path, tmp_pa
 def test_too_large_a_batch_is_halved(
     small_weights: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device's memory is simulated; what it raises is what CUDA raises."""
+    """The memory of the device is simulated. The error is the one that CUDA raises."""
     call = Backbone.__call__
 
     def limited(self: Backbone, clips: torch.Tensor, *arguments: object, **more: object) -> object:
@@ -487,7 +487,7 @@ backbone.Backbone.__call__ = failing
 def test_a_failed_device_starts_the_command_again_once(
     environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
 ) -> None:
-    """The device is simulated: it fails for good after four batches, in every process."""
+    """The device is simulated: in every process it fails after four batches."""
     (tmp_path / "failing.py").write_text(FAILING_DEVICE)
     starter = tmp_path / "start.py"
     starter.write_text("import failing\nfrom vswin_extract.cli.extract import extract\nextract()\n")
@@ -522,7 +522,7 @@ def test_a_video_that_changes_while_it_is_read(
         assert list(features) == ["b.mp4"]
 
 
-def test_nothing_but_failures_is_a_file_too(run: Run, small_weights: Path, tmp_path: Path) -> None:
+def test_a_run_in_which_every_video_fails_writes_a_file(run: Run, small_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_text("no video")
     done = run("vswin-extract", tmp_path / "bad.mp4", tmp_path / "out.h5", "--weights", small_weights)
     assert done.returncode == 3
@@ -689,7 +689,7 @@ def test_overwrite_replaces_when_the_new_one_is_complete(
         assert features.names == ["embedding"]
 
 
-def test_it_is_never_silent_about_the_bundled_model(run: Run, videos: Path, tmp_path: Path) -> None:
+def test_the_bundled_model_is_named_unless_it_was_chosen(run: Run, videos: Path, tmp_path: Path) -> None:
     done = run("vswin-extract", videos / "short.webm", tmp_path / "a.h5", "--size", 32)
     assert "nano is the small bundled model" in done.stderr
     quiet = run("vswin-extract", videos / "short.webm", tmp_path / "b.h5", "--size", 32, "--quiet")
@@ -714,7 +714,7 @@ def test_logits_of_weights_without_head(run: Run, videos: Path, small_weights: P
     assert "no classification head" in done.stderr
 
 
-def test_values_that_do_not_fit_are_a_failure(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+def test_values_that_do_not_fit_fail_their_video(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
     from vswin_extract.weights.checkpoints import save_checkpoint
     from vswin_extract.weights.load import read_checkpoint
 
@@ -745,7 +745,7 @@ def test_the_python_api(videos: Path, small_weights: Path, tmp_path: Path) -> No
         vswin_extract.extract(videos, tmp_path / "x.h5", sride=3)  # type: ignore[call-arg]
 
 
-def test_profile_says_where_the_time_went(run: Run, many: Path, small_weights: Path, tmp_path: Path) -> None:
+def test_profile_prints_where_the_time_went(run: Run, many: Path, small_weights: Path, tmp_path: Path) -> None:
     done = run("vswin-extract", many, tmp_path / "out.h5", "--weights", small_weights, "--profile")
     assert done.returncode == 0, done.stderr
     assert "waiting for decoders" in done.stdout
@@ -753,7 +753,7 @@ def test_profile_says_where_the_time_went(run: Run, many: Path, small_weights: P
 
 
 def test_the_verdict_names_the_bottleneck(many: Path, small_weights: Path, tmp_path: Path) -> None:
-    """Neither the run nor the device can be busy for longer than the run takes; each station can be the slow one."""
+    """No part of a run can be busy for longer than the run takes. Each part can be the slowest."""
     finished = vswin_extract.extract(many, tmp_path / "out.h5", weights=str(small_weights))
     profile = finished.profile
     own = profile.loaded + profile.waited + profile.held + profile.published

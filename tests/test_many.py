@@ -1,4 +1,4 @@
-"""Several devices, shards and merging: whatever the way, it is the file that a single run writes."""
+"""Several devices, shards and merging all give the file that a single run writes."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expect_equal(one: Path, other: Path) -> None:
-    """The same videos in the same order, the same clips, and features to 1e-6."""
+    """Assert the same videos in the same order, the same clips, and the same features to 1e-6."""
     assert verify_output(other).problems == ()
     with h5py.File(one) as a, h5py.File(other) as b:
         for name in ("id", "clips", "frames", "fps", "duration", "status", "message", "width", "size"):
@@ -90,7 +90,7 @@ def test_kill_9_of_the_whole_run_and_the_same_command(
         time.sleep(0.005)
     process.kill()
     process.wait()
-    again = run("vswin-extract", videos, out, *options)  # whoever continues it
+    again = run("vswin-extract", videos, out, *options)  # another kind of run continues it
     assert again.returncode == 3, again.stderr
     assert "of them done before" in again.stderr
     expect_equal(single, out)
@@ -126,7 +126,7 @@ def test_shards_are_merged_to_what_a_single_run_writes(
     assert (late.returncode, "nothing to do" in late.stdout) == (0, True)
 
 
-def test_outputs_are_merged_in_the_order_of_a_walk(
+def test_outputs_are_merged_in_the_order_of_ids(
     run: Run, videos: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:
     root, ids = videos, [video.id for video in find_videos([videos])]
@@ -153,8 +153,10 @@ def test_outputs_are_merged_in_the_order_of_a_walk(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_spans_are_the_clips_of_the_whole(videos: Path, small_weights: Path, single: Path, tmp_path: Path) -> None:
-    """A long video that is split at clip boundaries, by the engine's own plan."""
+def test_clip_ranges_give_the_clips_of_the_whole_video(
+    videos: Path, small_weights: Path, single: Path, tmp_path: Path
+) -> None:
+    """A long video is divided into clip ranges by the plan of the run."""
     with h5py.File(single) as file:
         whole = file["videos/b.mp4"]["embedding"].shape[0]
     job = Job(

@@ -1,4 +1,4 @@
-"""The Ray engine: on a real cluster of several raylets, one of them killed midway, the file of a single run."""
+"""The Ray engine on a real cluster of several raylets: it writes the file of a single run, also when a raylet dies."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ VIDEOS = 24
 
 
 class Cluster:
-    """A head and two more raylets with a CPU each, all of whose files are in one folder. `address`: HOST:PORT."""
+    """A head and two more raylets with a CPU each. All their files are in one folder. `address`: HOST:PORT."""
 
     def __init__(self, folder: str) -> None:
         os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0")
@@ -48,11 +48,11 @@ class Cluster:
         return self.raylets.add_node(num_cpus=1, object_store_memory=80 << 20, **options)
 
     def kill(self, node: Any) -> None:
-        """The raylet, by SIGKILL."""
+        """Kill the raylet with SIGKILL."""
         self.raylets.remove_node(node, allow_graceful=False)
 
     def processes(self, of: bytes = b"") -> list[int]:
-        """What is there of this cluster, by a part of the command line: raylets, actors, their decoders."""
+        """Return the processes of this cluster whose command line has this part: raylets, actors, decoders."""
         mark, found = f"RAY_TMPDIR={self.folder}".encode(), []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # another's, or gone
@@ -61,7 +61,7 @@ class Cluster:
         return found
 
     def workers(self) -> list[int]:
-        """Actors and their decoders."""
+        """Return the processes of actors and of their decoders."""
         return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.decoding.child")
 
 
@@ -199,12 +199,12 @@ def test_a_driver_that_is_killed_and_one_that_is_stopped(
         return len(list(parts.glob("shard-*/*.json")))
 
     def begin() -> subprocess.Popen[str]:
-        """The command, once it has got a video through."""
+        """Start the command and wait until a video is finished."""
         before = done()
         driver = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
         )
-        until(lambda: done() > before or driver.poll() is not None, "no video is through")
+        until(lambda: done() > before or driver.poll() is not None, "no video is finished")
         return driver
 
     with begin() as driver:
@@ -237,17 +237,15 @@ def test_a_driver_that_is_killed_and_one_that_is_stopped(
 
 
 @slow
-def test_what_keeps_actors_from_working_is_said_with_the_host(
-    cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path
-) -> None:
-    """The last node says that it has a GPU, and has none."""
+def test_errors_of_actors_name_the_host(cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    """The last node claims a GPU that it does not have."""
     with pytest.raises(DeviceError, match=r"^on .+: cuda was asked for, but PyTorch sees no CUDA device"):
         list(run_job(a_job(cluster, videos, tmp_path / "out.h5", small_weights, device="auto")))
     assert not (tmp_path / "out.h5.parts").exists()
 
 
 @slow
-def test_where_there_is_no_room_the_run_is_given_up(
+def test_without_room_for_actors_the_run_ends(
     cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
     from vswin_extract.pools.ray_pool import RayPool, Share
@@ -311,7 +309,7 @@ def test_without_a_cluster_it_says_how_to_start_one(run: Run, tmp_path: Path, mo
     ],
     ids=str,
 )
-def test_what_does_not_go_together(options: dict[str, Any], said: str) -> None:
+def test_options_that_exclude_each_other(options: dict[str, Any], said: str) -> None:
     from vswin_extract.job.shard import parse_shard
 
     shard = parse_shard(options.pop("shard")) if "shard" in options else None
@@ -336,7 +334,7 @@ def test_what_does_not_go_together(options: dict[str, Any], said: str) -> None:
         ([(0, 8)], "cuda", 1, (1, 0, 0)),
     ],
 )
-def test_a_cluster_is_cut_into_actors(
+def test_a_cluster_is_divided_among_actors(
     nodes: list[tuple[int, int]], device: str, actors: int, share: tuple[int, int, int]
 ) -> None:
     pytest.importorskip("ray", reason="needs vswin-extract[ray]")

@@ -1,4 +1,4 @@
-"""Who gets what: every clip once, evenly, and the same for everybody who asks."""
+"""Dividing work: every clip once, evenly, and in the same way for every shard."""
 
 import pytest
 from hypothesis import given
@@ -40,7 +40,7 @@ def test_shards_are_disjoint_and_all_of_it(counts: list[int], count: int) -> Non
 
 
 @given(BOUNDS, st.integers(1, 80))
-def test_what_is_done_and_what_is_left_are_everything(bounds: list[int], count: int) -> None:
+def test_done_and_remaining_ranges_cover_every_clip(bounds: list[int], count: int) -> None:
     done: list[ClipRange] = [(a, b) for a, b in zip(bounds[::2], bounds[1::2], strict=False)]
     left = without(WHOLE, done)
     covered = [clip for clip_range in [*done, *left] for clip in clips(clip_range, count)]
@@ -69,15 +69,14 @@ def test_shards_are_written_from_zero() -> None:
 
 @pytest.mark.parametrize(("devices", "rate"), [(8, 20.0), (8, 400.0), (64, 20.0), (64, 70.0)])
 def test_devices_end_together(devices: int, rate: float) -> None:
-    """The plan and the dispatcher, with devices that only let time pass: 500 videos each, of up to three hours,
-    which is more than the longest one alone takes a decoder."""
+    """Plan and dispatch with simulated devices: 500 videos for each, of up to three hours."""
     pool = Simulated(lengths(500 * devices, 0), devices, rate, converted=9.2, dropped=14.5)
     run(pool)
     assert pool.idle_tail() < 0.05
     assert pool.end < 1.05 * (pool.ideal() + STARTS)
 
 
-def test_films_are_shared_out_though_the_first_to_be_ready_could_take_them_all() -> None:
+def test_films_are_divided_although_the_first_worker_could_take_all() -> None:
     pool = Simulated([3000] * 16, 8, 20.0, converted=9.2, dropped=14.5)
     run(pool)
     assert pool.end < 2.1 * 3000 / 9.2 + STARTS

@@ -1,4 +1,4 @@
-"""Tasks of Slurm: which shard each is, the script that they run, and both on a real Slurm, with tasks lost midway."""
+"""Slurm: the shard of each task, the batch script, and both on a real Slurm where tasks are killed."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ EXAMPLE = ROOT / "examples" / "slurm" / "extract.sbatch"
 
 
 def array_task(task: int, count: int, least: int, most: int, step: int) -> dict[str, str]:
-    """What Slurm says to a task of an array, in the environment of its batch script."""
+    """The environment that Slurm gives the batch script of a task of an array."""
     facts = {"ID": task, "COUNT": count, "MIN": least, "MAX": most, "STEP": step}
     array = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in facts.items()}
     return {**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
@@ -48,7 +48,9 @@ def index_of(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 @given(st.integers(0, 1000), st.integers(1, 50), st.integers(1, 40), st.integers(1, 8))
-def test_every_task_has_a_shard_of_its_own_and_all_are_had(least: int, step: int, count: int, processes: int) -> None:
+def test_every_task_has_a_shard_of_its_own_and_no_shard_is_missing(
+    least: int, step: int, count: int, processes: int
+) -> None:
     most = least + (count - 1) * step
     shards = [
         index_of(array_task(task, count, least, most, step) | srun_task(process, processes))
@@ -59,8 +61,8 @@ def test_every_task_has_a_shard_of_its_own_and_all_are_had(least: int, step: int
 
 
 @given(st.sets(st.integers(0, 30), min_size=1), st.integers(1, 4))
-def test_a_list_of_indices_is_told_apart_from_a_range(indices: set[int], step: int) -> None:
-    """Whatever step is said of it: each task gets its own shard, or tasks are refused, and then the merge has none."""
+def test_a_list_of_indices_is_not_taken_for_a_range(indices: set[int], step: int) -> None:
+    """Each task gets its own shard or is refused, whatever step Slurm reports."""
     least, most, count = min(indices), max(indices), len(indices)
     found = []
     for task in sorted(indices):
@@ -87,12 +89,12 @@ def test_a_list_of_indices_is_told_apart_from_a_range(indices: set[int], step: i
         (array_task(1, 2, 0, 1, 1) | srun_task(1, 2), Shard(3, 4), "SLURM_ARRAY_TASK_ID and SLURM_PROCID"),
     ],
 )
-def test_what_slurm_says_in_each_case(environment: dict[str, str], shard: Shard | None, names: str) -> None:
+def test_shards_by_the_environment_of_slurm(environment: dict[str, str], shard: Shard | None, names: str) -> None:
     """As seen in Slurm 22.05."""
     assert own_shard(environment) == (shard and (shard, names))
 
 
-def test_what_cannot_be_told_is_refused() -> None:
+def test_an_environment_that_does_not_tell_the_shard_is_refused() -> None:
     with pytest.raises(UsageError, match=r"from 1 to 4, have no regular step, .* task 3's .*--shard I/N"):
         own_shard(array_task(3, 3, 1, 4, 1))
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT is not set in a task"):
@@ -103,7 +105,7 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """Two short videos in a folder whose name a shell would take apart."""
+    """Two short videos in a folder whose name must be quoted for a shell."""
     folder = tmp_path / "it's $HOME"
     folder.mkdir()
     for number in range(2):
@@ -111,7 +113,7 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_tasks_of_an_array_take_their_shards_by_themselves(
+def test_tasks_of_an_array_find_their_shards(
     environment: dict[str, str], run: Run, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
     usual = ["extract", str(videos), str(tmp_path / "out.h5"), "--weights", str(small_weights)]
@@ -149,7 +151,7 @@ def test_the_example_is_what_the_command_writes(videos: Path, tmp_path: Path, mo
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
-def test_shellcheck_has_nothing_to_say(run: Run, videos: Path, tmp_path: Path) -> None:
+def test_shellcheck_finds_nothing(run: Run, videos: Path, tmp_path: Path) -> None:
     path = tmp_path / "a b.sbatch"
     others = ["--partition", "a b", "--sbatch=--comment=it's"]
     assert run("vswin", "slurm", videos, tmp_path / "o.h5", "--tasks", 1, *others, "-o", path).returncode == 0
@@ -158,7 +160,7 @@ def test_shellcheck_has_nothing_to_say(run: Run, videos: Path, tmp_path: Path) -
         assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_names_and_options_reach_the_command_as_they_were_given(
+def test_names_and_options_reach_the_command_unchanged(
     run: Run, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "storage").mkdir()
@@ -182,7 +184,7 @@ def test_names_and_options_reach_the_command_as_they_were_given(
     assert f"merge {tmp_path}/out.h5 {tmp_path}/storage/out.h5.parts --overwrite" in done.stdout
 
 
-def test_what_cannot_work_is_said_before_anything_is_submitted(
+def test_errors_are_reported_before_anything_is_submitted(
     run: Run, environment: dict[str, str], videos: Path, tmp_path: Path
 ) -> None:
     usual = ("slurm", str(videos), str(tmp_path / "out.h5"), "--tasks", "2")
@@ -291,7 +293,7 @@ def test_an_array_with_a_task_out_of_time_and_a_task_killed(
 def test_tasks_of_srun_in_an_array(
     run: Run, slurm: SlurmCluster, many: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:
-    """By what the environment says alone: two tasks of an array, of two processes each."""
+    """Two tasks of an array with two processes each find their shards by the environment."""
     batch, out = tmp_path / "batch.sh", tmp_path / "out.h5"
     batch.write_text(f"#!/bin/sh\nsrun {script('vswin-extract')} '{many}' {out} {' '.join(options)} || test $? -eq 3\n")
     job = slurm.sbatch("--array=3-5:2", "--ntasks=2", f"--output={tmp_path}/%a.log", batch)

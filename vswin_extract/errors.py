@@ -1,21 +1,21 @@
-"""Everything this package raises on purpose.
+"""The errors of this package.
 
-VswinError                 what the command line turns into one line and an exit code
+VswinError                 the command line prints it as one line and ends with an exit code
 ├── UsageError             an argument that cannot work: a path, a number, a name
 ├── WeightsError           a checkpoint that is missing, not what it says, or does not fit
-├── DeviceError            a device or precision that this machine does not have
-├── OutputError            an output that is in the way, not ours, in use, or of other settings
+├── DeviceError            a device or a precision that this machine does not have
+├── OutputError            an output that exists, is in use, has other settings, or is not ours
 └── VideoError             one video; the run records it under /failures and goes on
     ├── VideoMissing       not there, or not a regular file
     ├── VideoUnreadable    no video stream, or nothing in it decodes
     ├── VideoDamaged       only a part of it decodes, and parts are not wanted
     ├── VideoChanged       its file changed while it was read
-    ├── VideoUnreachable   it could not be fetched from where it is
+    ├── VideoUnreachable   its file could not be fetched
     ├── VideoTimestamps    its time stamps cannot be resampled
     ├── DecoderTimeout     the decoder made no progress
     ├── DecoderCrash       the decoder's process died
     ├── NonFiniteFeatures  the network gave NaN or infinity for it
-    └── WorkerDied         the process that extracted it died, again and again
+    └── WorkerDied         the worker that extracted it died several times
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 
 
 class VswinError(Exception):
-    """Base of the family. Its text is one line: what is wrong, which value, what to do."""
+    """Base of all errors. The text is one line: what is wrong, which value, what to do."""
 
 
 class UsageError(VswinError, ValueError):
@@ -39,11 +39,11 @@ class DeviceError(VswinError):
 
 
 class OutputError(VswinError):
-    """An output that is in the way, not ours, in use, or of other settings."""
+    """An output that exists, is in use, has other settings, or is not ours."""
 
 
 class VideoError(VswinError):
-    """One video that could not be extracted. The class name and the text are what /failures keeps."""
+    """A video that could not be extracted. /failures keeps the name of the class and the text."""
 
 
 class VideoMissing(VideoError):
@@ -63,7 +63,7 @@ class VideoChanged(VideoError):
 
 
 class VideoUnreachable(VideoError):
-    """It could not be fetched from where it is."""
+    """Its file could not be fetched."""
 
 
 class VideoTimestamps(VideoError):
@@ -83,7 +83,7 @@ class NonFiniteFeatures(VideoError):
 
 
 class WorkerDied(VideoError):
-    """The process that extracted it died, again and again."""
+    """The worker that extracted it died several times."""
 
 
 VIDEO_ERRORS = {
@@ -101,18 +101,17 @@ VIDEO_ERRORS = {
         WorkerDied,
     )
 }
-"""By the name that a decoder process sends and /failures keeps."""
+"""Errors of videos by the name of their class."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line."""
+    """Return the first line of an error's text."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextmanager
 def needs(package: str, extra: str, who: str, error: type[VswinError] = UsageError) -> Iterator[None]:
-    """Around the import of a package that comes with one of our extras: where it is missing, an error that says how to
-    get it."""
+    """Around the import of a package of an extra: if it is missing, raise an error that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as missing:
