@@ -133,7 +133,8 @@ def test_outputs_are_merged_in_the_order_of_ids(
     for name, mine in (("one", ids[::2]), ("two", ids[1::2])):
         manifest = tmp_path / f"{name}.csv"
         manifest.write_text("path,id\n" + "".join(f"{root / each},{each}\n" for each in reversed(mine)))
-        run("vswin-extract", "--manifest", manifest, tmp_path / f"{name}.h5", *options)
+        done = run("vswin-extract", "--manifest", manifest, tmp_path / f"{name}.h5", *options)
+        assert done.returncode in (0, 3), done.stderr
     parts = [tmp_path / "one.h5", tmp_path / "two.h5"]
     assert run("vswin", "merge", tmp_path / "out.h5", *parts).returncode == 3
     expect_equal(single, tmp_path / "out.h5")
