@@ -298,7 +298,7 @@ def test_without_a_cluster_it_says_how_to_start_one(run: Run, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"engine": "ray", "shard": "0/2"}, "--shard and --engine ray are two ways"),
+        ({"engine": "ray", "shard": "0/2"}, "--shard and --engine ray"),
         ({"engine": "ray", "device": "cuda:0,1"}, "Ray chooses devices: --device cuda or cpu and --actors N"),
         ({"engine": "ray", "device": "cpu:2"}, "not cpu:2"),
         ({"engine": "ray", "ray_address": "ray://head:10001"}, "HOST:PORT"),

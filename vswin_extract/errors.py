@@ -13,7 +13,7 @@ VswinError                 the command line prints it as one line and ends with 
     ├── VideoUnreachable   its file could not be fetched
     ├── VideoTimestamps    its time stamps cannot be resampled
     ├── DecoderTimeout     the decoder made no progress
-    ├── DecoderCrash       the decoder's process died
+    ├── DecoderCrash       the decoder failed, or its process died
     ├── NonFiniteFeatures  the network gave NaN or infinity for it
     └── WorkerDied         the worker that extracted it died several times
 """
@@ -75,7 +75,7 @@ class DecoderTimeout(VideoError):
 
 
 class DecoderCrash(VideoError):
-    """The decoder's process died."""
+    """The decoder failed, or its process died."""
 
 
 class NonFiniteFeatures(VideoError):

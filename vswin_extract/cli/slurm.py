@@ -76,6 +76,7 @@ def slurm(
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
         job = make_job(**{name: value for name, value in asked.items() if name not in NOT_OF_JOB} | {"shard": "none"})
         find_weights(job.weights)
+        job.check_directories()
         check_output(job.output, job.overwrite)
         options = list(spelt(context))
     paths = [absolute(path) for path in (*asked["inputs"], asked["output"])]
