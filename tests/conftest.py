@@ -1,7 +1,11 @@
 """Fixtures of several test files: commands as a user calls them, and small weights."""
 
-import contextlib
 import os
+
+# Before torch is imported: several test processes with threads for all cores each would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
