@@ -29,7 +29,7 @@ from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.messages import Begin, Close, Message, Order, Ready, Stop, WorkerDone
+from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Begin, Close, Message, Order, Ready, Stop, WorkerDone
 
 FPS = 30
 SAMPLING = Sampling(clip_len=32, frame_interval=2)
@@ -114,8 +114,6 @@ class Device:
 class Simulated:
     """A `WorkerPool` of simulated devices. Its time is the time of the last received event."""
 
-    single = False
-
     def __init__(self, clips: Sequence[int], devices: int, rate: float, converted: float, dropped: float) -> None:
         self.clips = clips
         self.names = ["simulated"] * devices
@@ -140,6 +138,9 @@ class Simulated:
             case Close() | Stop():
                 device.closed = True
         self._expect(worker)
+
+    def capacity(self, ready: Ready) -> int | None:
+        return VIDEOS_PER_DECODER * ready.decoders
 
     def receive(self, seconds: float) -> tuple[int, Message] | None:
         while self.events:

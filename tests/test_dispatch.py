@@ -29,7 +29,7 @@ class FakePool:
 
     def __init__(self, workers: int, dies: Dies = lambda worker, video: False, fails: Sequence[str] = ()) -> None:
         self.names = [f"fake:{number}" for number in range(workers)]
-        self.single = False
+        self.limit: int | None = 8
         self.dies = dies
         self.fails = fails
         self.inbox: deque[tuple[int, Message]] = deque()
@@ -57,6 +57,9 @@ class FakePool:
                 self.inbox.append((worker, VideoDone(record, 1)))
             case Close() | Stop():
                 self.inbox.append((worker, WorkerDone(Profile(), False)))
+
+    def capacity(self, ready: Ready) -> int | None:
+        return self.limit
 
     def receive(self, seconds: float) -> tuple[int, Message] | None:
         return self.inbox.popleft() if self.inbox else None
@@ -166,9 +169,9 @@ def test_stopping_gives_no_further_video() -> None:
     assert [type(order) for _, order in pool.orders[-2:]] == [Stop, Stop]
 
 
-def test_a_single_worker_gets_everything_at_once() -> None:
+def test_a_worker_without_limit_gets_everything_at_once() -> None:
     pool = FakePool(1)
-    pool.single = True
+    pool.limit = None
     work = dispatch(pool, videos(50))
     assert len(list(work.run([], threading.Event()))) == 50
     assert [type(order) for _, order in pool.orders] == [Begin, *[Video] * 50, Close]

@@ -16,13 +16,12 @@ from conftest import ROOT, script
 from vswin_extract import backbone, errors
 from vswin_extract.cli import COMMANDS, vswin
 from vswin_extract.cli.extract import extract
-from vswin_extract.decoding import decoders as frames
+from vswin_extract.decoding import decoders
 from vswin_extract.job import job
 from vswin_extract.network.pooling import Pool
 from vswin_extract.store import layouts
 from vswin_extract.store.schema import Compression
-from vswin_extract.video import geometry as preprocess
-from vswin_extract.video import sampling as clips
+from vswin_extract.video import geometry, sampling
 
 PACKAGE = ROOT / "vswin_extract"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -229,10 +228,10 @@ def test_choices_of_the_command_line_are_those_of_the_library() -> None:
     literals: dict[str, Any] = {
         "pool": Pool,
         "precision": backbone.Precision,
-        "align": clips.Align,
-        "tail": clips.Tail,
-        "crop": preprocess.Crop,
-        "decoder": frames.DecoderName,
+        "align": sampling.Align,
+        "tail": sampling.Tail,
+        "crop": geometry.Crop,
+        "decoder": decoders.DecoderName,
         "dtype": job.Dtype,
         "compression": Compression,
         "layout": layouts.Layout,

@@ -1,4 +1,4 @@
-"""The three networks for inference, which one call computes, and the backbone that calls them."""
+"""The three networks for inference, which have the same interface, and the backbone that calls them."""
 
 import random
 import threading

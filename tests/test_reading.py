@@ -131,6 +131,7 @@ def test_forked_processes_have_files_of_their_own(output: Path) -> None:
     assert features.file.id.get_vfd_handle() == parents
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
 def test_dataset_in_workers(output: Path, method: str, workers: int) -> None:

@@ -179,8 +179,8 @@ def ridge(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
 def agreement(model: Embed, teacher: Callable[[Tensor], Tensor], real: Tensor, source: Source) -> tuple[float, float]:
     """Return how well a linear map, fitted on training clips, predicts the teacher's features from nano's embedding.
 
-    The first value is the mean cosine with the features of the middle frames of `real` clips; the second one is that of
-    a constant prediction, the mean of the features that the map was fitted to.
+    The first value is the mean cosine with the features of the middle frames of `real` clips; the second value is
+    the same for a constant prediction: the mean of the features that the map was fitted to.
     """
     drawn = [draw(Batch(16, SIDE, 8), source, Generator().manual_seed(1000 + i)) for i in range(40)]
     x = torch.cat([model(each.pixels[: len(each.frames)]) for each in drawn])

@@ -2,7 +2,7 @@
 
 VswinError                 the command line prints it as one line and ends with an exit code
 ├── UsageError             an argument that cannot work: a path, a number, a name
-├── WeightsError           a checkpoint that is missing, not what it says, or does not fit
+├── WeightsError           a checkpoint that is missing, has a wrong hash, or does not fit
 ├── DeviceError            a device or a precision that this machine does not have
 ├── OutputError            an output that exists, is in use, has other settings, or is not ours
 └── VideoError             one video; the run records it under /failures and goes on
@@ -31,7 +31,7 @@ class UsageError(VswinError, ValueError):
 
 
 class WeightsError(VswinError):
-    """A checkpoint that is missing, not what it says, or does not fit."""
+    """A checkpoint that is missing, has a wrong hash, or does not fit."""
 
 
 class DeviceError(VswinError):
@@ -111,7 +111,8 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def needs(package: str, extra: str, who: str, error: type[VswinError] = UsageError) -> Iterator[None]:
-    """Around the import of a package of an extra: if it is missing, raise an error that says how to install it."""
+    """Use this around the import of an optional package. If the package is missing, the error says how to install
+    it."""
     try:
         yield
     except ModuleNotFoundError as missing:

@@ -1,5 +1,8 @@
 """Numbers and names as people read them: the same in messages, tables and pages."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def human_bytes(count: float) -> str:
     """1536 -> 1.5 kB, in powers of 1000."""
@@ -29,3 +32,17 @@ def printable(text: str) -> str:
 def as_utf8(name: str) -> str:
     """A file name as text that UTF-8 can encode: bytes of it that are not UTF-8 become escapes as \\xff."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the settings that differ, each as "name was old, is new"."""
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            found.append(describe_difference(before, after, f"{prefix}{key}."))
+        else:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return "; ".join(found)

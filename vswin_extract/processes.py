@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 SIZE = struct.Struct("<Q")
 MOST_PARTS = 1 << 16
 MOST_BYTES = 1 << 32
-"""A message has at most this many buffers, each of at most this many bytes. What announces more is no message."""
+"""A message has at most this many buffers, each of at most this many bytes. A header with larger numbers is
+an error."""
 SEND_TIMEOUT = 30
 """Seconds after which a child that does not read its messages is ended."""
 KILL_TIMEOUT = 5.0

@@ -5,7 +5,8 @@ from click.shell_completion import CompletionItem
 
 
 def weights_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Return the bundled and the published weights that begin so, and the request for files."""
+    """Return the bundled and the published weights that start with `begun`, and tell the shell to complete files
+    too."""
     from vswin_extract.weights.registry import BUNDLED, manifest
 
     names = [name for name in (BUNDLED, *manifest()) if name.startswith(begun)]
@@ -13,7 +14,8 @@ def weights_names(context: click.Context, parameter: click.Parameter, begun: str
 
 
 def video_ids(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Return the videos of the file on the command line that begin so, and the request for files."""
+    """Return the videos of the file on the command line that start with `begun`, and tell the
+    shell to complete files too."""
     from vswin_extract.errors import VswinError
     from vswin_extract.store.features import open_features
 

@@ -65,8 +65,9 @@ def slurm(
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
-    from vswin_extract.journal.directory import check_output, journal_directory
+    from vswin_extract.journal.directory import journal_directory
     from vswin_extract.run import slurm as library
+    from vswin_extract.store.hdf5 import check_output
     from vswin_extract.weights.cache import find_weights
 
     with extract.make_context("vswin-extract", list(arguments)) as context:

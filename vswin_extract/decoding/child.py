@@ -33,9 +33,9 @@ from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.rows import ClipRow, ClipRows
 
 FRAMES_AT_ONCE = 16
-"""New frames are sent when there are so many, even where no clip is finished."""
+"""New frames are sent as soon as this many wait, even if no clip is finished."""
 MOST_MEMORY = 8 << 30
-"""Bytes of address space. A video that needs more, as one made to exhaust memory, fails alone."""
+"""Bytes of address space. If a video needs more, for example one made to exhaust memory, only that video fails."""
 PROGRESS_INTERVAL = 1.0
 """Seconds between two messages that there is progress."""
 
@@ -68,12 +68,12 @@ class ClipSender:
 
     def end(self, frames: int, seconds: float) -> None:
         """Send the clips that are left. The video has so many source frames; its last position ends at `seconds`."""
-        self._convert(self._newest)  # clips that reach over the end repeat it
+        self._convert(self._newest)  # clips that go past the end repeat the last frame
         for row in self.rows.end(frames, seconds):
             self._send(row)
 
     def _convert(self, frame: Shown) -> None:
-        if frame.index == self._converted:  # shown by the position before, too
+        if frame.index == self._converted:  # the previous position shows the same frame
             return
         rgb = frame.rgb()
         if self._converted < 0:
@@ -154,13 +154,13 @@ def progress_sender(send: Send, interval: float = PROGRESS_INTERVAL) -> Callable
 
 
 def run_task(task: Task, send: Send, fetch: Fetch | None = None) -> None:
-    """Decode one video and send all of it, and at last its end or why it failed. Any error is that video's failure."""
+    """Decode one video and send all of it, then its end or its error. Every exception fails only this video."""
     outcome: VideoEnd | VideoError
     try:
         outcome = decode_video(task, send, fetch)
     except VideoError as error:
         outcome = error
-    except Exception as error:  # a bug here or in a library; the next video may not meet it
+    except Exception as error:  # a bug here or in a library; the next video may still work
         traceback.print_exc()
         outcome = DecoderCrash(f"the decoder failed: {type(error).__name__}: {first_line(error)}")
     send(outcome)

@@ -11,9 +11,9 @@ from vswin_extract.errors import VideoTimestamps, VideoUnreadable
 from vswin_extract.video.sampling import Resampler
 
 LONGEST_STILL = 600.0
-"""Seconds that one frame may be shown where time stamps are resampled; behind a longer gap they are not trusted."""
+"""Seconds that one frame may be shown where time stamps are resampled; after a longer gap they are not trusted."""
 MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05
-"""A video counts as cut off where more than both of these are missing of the seconds that it declares."""
+"""A video counts as cut off if more seconds, and a larger share of its declared seconds, are missing than these."""
 
 
 class Positions:

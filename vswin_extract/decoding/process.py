@@ -47,7 +47,7 @@ class DecoderProcess:
         self.timeout = timeout
         self.ahead = ahead
         self._tasks: deque[Task] = deque()
-        self._frames: dict[int, Pixels] = {}  # of the video that `read` is at, what later clips may show
+        self._frames: dict[int, Pixels] = {}  # frames of the current video that later clips may show
         self._cache: Cache | None = None
         self._start()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SIDE = 7.0
 """Width of the picture in inches."""
 LONGEST = 60
-"""Characters of an id in the title; of a longer id, the end is shown."""
+"""Characters of an id in the title; only the end of a longer id is shown."""
 
 
 def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int = 150) -> list[float]:

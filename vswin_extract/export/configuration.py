@@ -27,7 +27,7 @@ class ExportFacts:
 def actionformer(facts: ExportFacts) -> Texts:
     """Return the dataset section of a YAML configuration."""
     if facts.grid is None:
-        time = "(k + 0.5) * duration / rows seconds; such features are read by dataset_name: anet"
+        time = "(k + 0.5) * duration / rows seconds; set dataset_name: anet to read these features"
         numbers: dict[str, Any] = {
             "feat_stride": -1, "num_frames": 1.0, "max_seq_len": facts.length, "force_upsampling": False,
             "default_fps": 30,
@@ -55,7 +55,7 @@ def actionformer(facts: ExportFacts) -> Texts:
 def opentad(facts: ExportFacts) -> Texts:
     """Return a part of a Python configuration."""
     if facts.grid is None:
-        time = "(k + 0.5) * duration / resize_length seconds; such features are read by AnetResizeDataset"
+        time = "(k + 0.5) * duration / resize_length seconds; AnetResizeDataset reads these features"
         numbers: dict[str, Any] = {"resize_length": facts.length}
     else:
         time = "(k * feature_stride * sample_stride + offset_frames) / fps seconds, where\n# fps is frame / duration"
@@ -76,7 +76,11 @@ def moment_detr(facts: ExportFacts) -> Texts:
     """Return options of its training and inference."""
     seconds = _clip_seconds(facts)
     whole = abs(seconds - round(seconds)) < 1e-9
-    note = "" if whole else "\n# Moment-DETR's own --clip_length takes whole seconds only; others' take fractions."
+    note = (
+        ""
+        if whole
+        else "\n# Moment-DETR itself accepts only whole seconds as --clip_length; other projects accept fractions."
+    )
     return {
         "moment-detr.txt": f"# Moment-DETR. Row k is seconds [k, k + 1) * clip_length.{note}\n"
         f"--v_feat_dirs {shlex.quote(facts.place)} --v_feat_dim {facts.shape[-1]} "

@@ -23,7 +23,7 @@ def installed_versions() -> dict[str, str]:
 
 def detailed_versions() -> Iterator[tuple[str, str]]:
     """Yield the name and version of Python, of PACKAGES and of click, with what they were built with. A library that
-    does not load is named with the reason, since that is what an issue must say."""
+    does not load is named with the reason, because a bug report needs it."""
     yield "vswin-extract", version("vswin-extract")
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     details = {"torch": _torch, "h5py": _hdf5, "av": _ffmpeg}

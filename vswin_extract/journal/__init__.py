@@ -17,6 +17,6 @@ makes, locks and removes the directory itself:
         *.tmp                unfinished files, worthless after a kill
 
 A video is finished when a .json file says so. That file is written last. If its .rows file is missing or has another
-sha256, the video is extracted again. Version 0.1 wrote the files of a shard directory into the journal directory
+sha256, the video is extracted again. Earlier versions wrote the files of a shard directory into the journal directory
 itself, or into branch-<id>/; they are still read.
 """

@@ -13,6 +13,7 @@ from typing import Any
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
 from vswin_extract.files import require_parent, write_json
+from vswin_extract.formatting import describe_difference
 from vswin_extract.journal.entries import writer_directories
 from vswin_extract.store.hdf5 import read_attributes
 from vswin_extract.store.schema import Arrays
@@ -20,26 +21,12 @@ from vswin_extract.store.schema import Arrays
 TOUCH_EVERY = 30.0
 """Seconds between two touches of a lock that is held."""
 DEAD_AFTER = 600.0
-"""Seconds after which the untouched lock of another host counts as that of a dead process."""
+"""Seconds after which a lock of another host that was not touched counts as abandoned."""
 
 
 def journal_directory(output: Path, storage: Path | None = None) -> Path:
     """Return where the journal of an output is: beside it, or in `storage`."""
     return (storage or output.parent) / f"{output.name}.parts"
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raise OutputError unless `output` can be written: it is not there, or is ours and may be overwritten."""
-    if output.is_dir():
-        raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
-    require_parent(output, OutputError)
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"cannot write into {output.parent.absolute()}")
-    if os.path.lexists(output):
-        if read_attributes(output) is None:
-            raise OutputError(f"{output} exists and was not written by vswin-extract; choose another name")
-        if not overwrite:
-            raise OutputError(f"{output} exists; add --overwrite to replace it")
 
 
 def make_directory(root: Path) -> None:
@@ -99,8 +86,8 @@ def read_job(root: Path) -> dict[str, Any] | None:
 
 
 def check_same_output(root: Path, begun: Mapping[str, Any], output: Path) -> None:
-    """Raise OutputError if the journal is that of another output: two of one name may be given one --storage. A journal
-    beside its output may have been moved with it."""
+    """Raise OutputError if the journal belongs to another output: two outputs with the same name may use the same
+    --storage. A journal beside its output may have been moved together with it."""
     before, now = begun["output"], os.path.abspath(output)
     if before not in (None, now) and root.parent != output.parent:
         raise OutputError(f"{root} holds a run for {before}, not for {now}; choose another name, or another --storage")
@@ -122,26 +109,12 @@ def write_list(root: Path, clips: Mapping[str, int | None]) -> None:
     write_json(root / "videos.json", {"ids": list(clips), "clips": list(clips.values())})
 
 
-def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the settings that differ, each as "name was old, is new"."""
-    found = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
-        if before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            found.append(describe_difference(before, after, f"{prefix}{key}."))
-        else:
-            found.append(f"{prefix}{key} was {before}, is {after}")
-    return "; ".join(found)
-
-
 def other_settings(
     root: Path, before: Mapping[str, Any], now: Mapping[str, Any], drop: str = "--overwrite"
 ) -> OutputError:
     return OutputError(
         f"{root} holds a run that was stopped, with other settings: {describe_difference(before, now)}; "
-        f"give the old ones to continue it, or {drop} to drop it"
+        f"use the old settings to continue it, or {drop} to drop it"
     )
 
 
@@ -185,8 +158,8 @@ def remove_if_empty(directory: Path) -> None:
 
 
 def remove_journal(root: Path) -> None:
-    """Remove a journal that this process has locked. job.json goes last but one, so that what a kill leaves can be
-    recognised, and the lock goes last."""
+    """Remove a journal that this process has locked. job.json is removed after all other files but the lock, so that a
+    journal whose removal was interrupted is still recognised."""
     empty(root, ("job.json", "lock"))
     (root / "job.json").unlink()
     (root / "lock").unlink(missing_ok=True)

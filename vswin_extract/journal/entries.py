@@ -52,7 +52,7 @@ def entry_files(root: Path) -> list[Path]:
 
 
 def writer_directories(root: Path) -> list[Path]:
-    """Return the directories of all writers. Version 0.1 called them branch-<id>."""
+    """Return the directories of all writers. Earlier versions called them branch-<id>."""
     return sorted([*root.glob("branch-*"), *root.glob("shard-*")])
 
 
@@ -84,7 +84,7 @@ def read_entry_file(path: Path, arrays: Arrays | None = None, verify: bool = Tru
 
 
 def _record(stored: dict[str, Any]) -> VideoRecord:
-    clips = stored.pop("span", None) or stored["clip_range"]  # "span" in journals of version 0.1
+    clips = stored.pop("span", None) or stored["clip_range"]  # "span" in journals of earlier versions
     return VideoRecord(**{**stored, "clip_range": tuple(clips)})
 
 

@@ -13,7 +13,6 @@ from vswin_extract.formatting import name_some
 from vswin_extract.journal.directory import (
     DEAD_AFTER,
     begin_job,
-    check_output,
     check_same_output,
     claim,
     empty,
@@ -39,6 +38,7 @@ from vswin_extract.journal.entries import (
 )
 from vswin_extract.journal.parts import SUFFIX, Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer
+from vswin_extract.store.hdf5 import check_output
 from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_output
 from vswin_extract.store.schema import Arrays, FileDescription
 from vswin_extract.video.ranges import ClipRange, without
@@ -116,7 +116,8 @@ class Journal:
         return without(video.clip_range, [entry.record.clip_range for entry in entries])
 
     def complete(self, video_id: str) -> Extracted | None:
-        """Return a video, or None if clips of it are missing. The version that `missing` was asked for goes first."""
+        """Return a video, or None if clips of it are missing. The version of
+        the file that was last passed to `missing` is preferred."""
         entries, wanted = self.entries.get(video_id, []), self.wanted.get(video_id)
         same = [entry for entry in entries if wanted and same_version(entry.record, wanted)]
         return assemble(same) or assemble(entries)

@@ -16,16 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from vswin_extract.errors import OutputError, UsageError
-from vswin_extract.formatting import name_some
-from vswin_extract.journal.directory import (
-    check_output,
-    claim,
-    describe_difference,
-    journal_directory,
-    remove_journal,
-)
+from vswin_extract.formatting import describe_difference, name_some
+from vswin_extract.journal.directory import claim, journal_directory, remove_journal
 from vswin_extract.journal.sources import Source, open_sources
 from vswin_extract.store.features import linked_files
+from vswin_extract.store.hdf5 import check_output
 from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output
 from vswin_extract.store.schema import FileDescription, RowBlock, VideoRecord, split_failed
 from vswin_extract.video.videos import walk_order

@@ -31,7 +31,7 @@ class Entry:
 
 
 class Part:
-    """The rows of a video while they are written. `digest` and `rows` are those of the rows so far."""
+    """The rows of a video while they are written. `digest`: sha256 of the rows so far. `rows`: their number."""
 
     def __init__(self, path: Path, arrays: Arrays) -> None:
         self.path = path

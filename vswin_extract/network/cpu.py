@@ -1,7 +1,8 @@
 """The network of `swin3d` on a CPU, a few windows at a time, so that the data in use stay in the processor's cache.
 
-Within a block, windows are independent of one another. So the tokens of some windows are gathered from the map, pass
-attention and MLP, and are put back: a block reads and writes the map once, and the values in between stay in the cache.
+Within a block, windows are independent of one another. So a block gathers the tokens of some windows
+from the map, computes attention and MLP, and puts the tokens back. It reads and writes the map once, and the values in
+between stay in the cache.
 
 Nothing is rolled or masked. In the published network, the roll joins both ends of the map in one window, and a mask
 keeps them apart. Here each of these parts is a smaller window, with its part of the bias:
@@ -46,8 +47,8 @@ class CpuSwin:
     Stage 1 is in float32 throughout, since all later stages amplify its rounding errors. With the weights of the parity
     fixtures, embeddings of real videos are off by up to 1.0 % in bfloat16 instead of 1.7 %, for 4 % of the time.
 
-    Each clip is computed by itself, so its features do not depend on its batch. The clips of a batch are shared out
-    among PyTorch's threads, which wait less for one another than if they shared each clip. Any number of threads may
+    Each clip is computed by itself, so its features do not depend on its batch. Each of PyTorch's
+    threads computes whole clips, which needs less waiting than several threads for each clip. Any number of threads may
     call it at once, with clips of any sizes.
     """
 
@@ -83,7 +84,7 @@ class CpuSwin:
                 maps = list(pool.map(self.compute, each_clip, repeat(stages)))
         return {stage: torch.cat([of_clip[stage] for of_clip in maps]) for stage in maps[0]}
 
-    @torch.inference_mode()  # here, since it counts for one thread only
+    @torch.inference_mode()  # set here, because inference mode is a setting of each thread
     def compute(self, clip: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
         """Return the maps of one clip, (1, T, H, W, 3)."""
         x = torch.stack([self.embed_frame(frame) for frame in self.normalised_patches(clip)])  # T' H' W' C
@@ -120,7 +121,7 @@ class CpuStage:
         self.blocks = [CpuBlock(block, dtype) for block in stage.blocks if isinstance(block, Block)]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x`: (T, H, W, C) float32. Stage 1, which merges nothing, overwrites it."""
+        """`x`: (T, H, W, C) float32. In stage 1, `x` is changed in place."""
         if self.merge is not None and self.reduction is not None:
             x = self.merge.norm(neighbours(x[None])[0])  # T H W 4C
             x = on_last_axis(self.reduction, x.to(self.dtype)).float()  # T H W 2C
@@ -147,7 +148,7 @@ class Tile(NamedTuple):
     """Some windows of one shape that are computed at once.
 
     `rows`: the rows of the map in which their tokens are, (windows * tokens). `real`: False for those tokens that are
-    padding, or None if there is no padding. `part`: the part of a whole window that each of them is.
+    padding, or None if there is no padding. `part`: which part of a full window each window is.
     """
 
     rows: Tensor
@@ -157,7 +158,7 @@ class Tile(NamedTuple):
 
 
 class CpuBlock:
-    """One block of a stage. The position biases that it has looked up in its table are kept."""
+    """One block of a stage. It caches the position biases of its windows."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -241,8 +242,8 @@ def packed_linear(
 ) -> Callable[[Tensor], Tensor]:
     """Return a linear layer, followed by GELU if `gelu`, on (rows, channels) of `dtype`.
 
-    It is oneDNN's own layer if there is one, as torch.compile takes it: F.linear lays out the weights anew at every
-    call, and in float32 goes to MKL, which on processors that are not Intel's runs at half the speed.
+    It is oneDNN's layer where there is one, as with torch.compile. F.linear reorders the weights at every call, and in
+    float32 it uses MKL, which has half the speed on processors that are not Intel's.
     """
     weight = weight.detach().to(dtype)
     bias = None if bias is None else bias.detach().to(dtype)
@@ -267,5 +268,5 @@ def has_bf16() -> bool:
 
 
 def on_last_axis(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return `layer` of the last axis of `x`."""
+    """Apply `layer` to the last axis of `x`."""
     return layer(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)

@@ -2,11 +2,10 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
-from vswin_extract.job.events import Event
 from vswin_extract.job.job import Job
-from vswin_extract.worker.messages import Begin, Message, Order, Ready, WorkerDone
+from vswin_extract.worker.messages import Begin, Message, Order, Ready
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.worker import Worker, follow_order
 
@@ -14,18 +13,15 @@ from vswin_extract.worker.worker import Worker, follow_order
 class InProcessPool:
     """A pool of one worker, which works while its messages are received."""
 
-    single = True
-
     def __init__(self, job: Job, device: str) -> None:
         self.names = [device]
         self._job = job
         self._queue = VideoQueue()
         self._stopping = threading.Event()
-        self._messages: Iterator[Ready | Event | WorkerDone] = iter(())
+        self._messages: Generator[Message, None, None] = self._load()
 
     def start(self, worker: int) -> None:
-        self._worker = Worker(self._job, self.names[worker], len(os.sched_getaffinity(0)))
-        self._messages = iter([self._worker.ready()])
+        self._messages = self._load()
 
     def send(self, worker: int, order: Order) -> None:
         if isinstance(order, Begin):
@@ -33,9 +29,15 @@ class InProcessPool:
         else:
             follow_order(order, self._queue, self._stopping)
 
+    def capacity(self, ready: Ready) -> int | None:
+        return None
+
     def receive(self, seconds: float) -> tuple[int, Message] | None:
         return 0, next(self._messages)
 
     def close(self) -> None:
-        if (close := getattr(self._messages, "close", None)) is not None:  # a generator: ends its decoders
-            close()
+        self._messages.close()  # ends the decoders
+
+    def _load(self) -> Generator[Message, None, None]:
+        self._worker = Worker(self._job, self.names[0], len(os.sched_getaffinity(0)))
+        yield self._worker.ready()

@@ -1,28 +1,31 @@
-"""The seam between a run and its workers: the protocol of a worker pool, and the pool that a job asks for."""
+"""What a run needs of its workers: the protocol of a worker pool, and the pool that a job asks for."""
 
 from typing import Protocol
 
 from vswin_extract.backbone import find_devices
 from vswin_extract.errors import DeviceError, needs
 from vswin_extract.job.job import Job
-from vswin_extract.worker.messages import Message, Order
+from vswin_extract.worker.messages import Message, Order, Ready
 
 
 class WorkerPool(Protocol):
     """Workers 0, 1, 2… A worker that was started says Ready; after Begin it takes videos.
 
-    `names`: the device of each worker. `single`: there is one worker, it cannot be lost, and it is given all videos at
-    once.
+    `names`: the device of each worker.
     """
 
     names: list[str]
-    single: bool
 
     def start(self, worker: int) -> None:
         """Start a worker, or start it again if it was lost."""
         ...
 
     def send(self, worker: int, order: Order) -> None: ...
+
+    def capacity(self, ready: Ready) -> int | None:
+        """Return how many videos a worker takes at a time. None: all videos at once, since no worker can be lost, and
+        nothing has to be given to another."""
+        ...
 
     def receive(self, seconds: float) -> tuple[int, Message] | None:
         """Return the next message of any worker with its number, or None if none comes within this time."""

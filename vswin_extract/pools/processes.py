@@ -7,14 +7,12 @@ from dataclasses import replace
 
 from vswin_extract.job.job import Job
 from vswin_extract.processes import Channel, ChildProcess, Ended, Inbox
-from vswin_extract.worker.messages import Message, Order, WorkerLost
+from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Message, Order, Ready, WorkerLost
 from vswin_extract.worker.worker import serve
 
 
 class ProcessPool:
     """A worker process for each device. Workers on one processor share its cores."""
-
-    single = False
 
     def __init__(self, job: Job, devices: Sequence[str]) -> None:
         self.names = list(devices)
@@ -31,6 +29,9 @@ class ProcessPool:
     def send(self, worker: int, order: Order) -> None:
         if (child := self.children.get(worker)) is not None:
             child.send(order)
+
+    def capacity(self, ready: Ready) -> int | None:
+        return VIDEOS_PER_DECODER * ready.decoders
 
     def receive(self, seconds: float) -> tuple[int, Message] | None:
         try:

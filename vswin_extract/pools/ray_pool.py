@@ -33,7 +33,7 @@ from vswin_extract.job.job import AUTO, Job
 from vswin_extract.pools.ray_actor import Extractor, Placed
 from vswin_extract.video.videos import Video
 from vswin_extract.weights.registry import BUNDLED
-from vswin_extract.worker.messages import Begin, Message, Order, WorkerLost
+from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Begin, Message, Order, Ready, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,6 @@ class RayPool:
     `places`: where the actors that have started run. `notice_after`, `patience` in seconds, see the constants.
     `divide`: chooses the share of each actor.
     """
-
-    single = False
 
     def __init__(
         self,
@@ -136,6 +134,9 @@ class RayPool:
                 order = replace(order, path=Path(os.path.abspath(path)))
         if (actor := self.actors.get(worker)) is not None:
             actor.order.options(concurrency_group="orders").remote(order)  # if it is dead `receive` finds out
+
+    def capacity(self, ready: Ready) -> int | None:
+        return VIDEOS_PER_DECODER * ready.decoders
 
     def receive(self, seconds: float) -> tuple[int, Message] | None:
         if self.received:

@@ -15,17 +15,15 @@ from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
 from vswin_extract.pools.pool import WorkerPool
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.messages import Begin, Close, Message, Ready, Stop, WorkerDone, WorkerLost
+from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Begin, Close, Message, Ready, Stop, WorkerDone, WorkerLost
 
 RETRIES = 2
 """How often a video is tried again after its worker died, and how often a worker that finished nothing is started
 again."""
-DEEP = 4
-"""Videos that a worker has at a time, for each of its decoders: with fewer, short videos would leave it waiting."""
 SHARE, AHEAD = 0.75, 0.25
-"""What a worker is given at a time, as shares of its part of all work that is left: for its decoders, and to wait
-behind these. With more, the first worker that is ready would take all the longest videos, and the others would wait for
-it at the end; `python -m benchmarks simulation` shows it."""
+"""How much a worker may hold, as shares of its fair part of the work that is left: while its decoders need videos, and
+when more videos would only wait. With larger shares, the first worker that is ready would take all the longest videos,
+and the others would wait for it at the end; `python -m benchmarks simulation` shows this."""
 
 PieceKey = tuple[str, int]
 """The id of a video, and the first clip of the clip range."""
@@ -61,13 +59,14 @@ class Dispatch:
         self._check = check
         self._give_up = give_up
         self._suspects: deque[Video] = deque()
-        self._room: dict[int, int] = {}  # videos that each running worker takes at a time
+        self._capacity: dict[int, int | None] = {}  # videos that each running worker takes at a time; None: all
         self._in_flight: dict[int, dict[PieceKey, Video]] = {worker: {} for worker in range(len(pool.names))}
         self._with_suspect: set[int] = set()  # workers that have a suspect, and nothing else
         self._tries: Counter[PieceKey] = Counter()
         self._deaths: Counter[int] = Counter()
         self._given_up: set[int] = set()  # workers that are not started again
         self._closed: set[int] = set()  # workers that know that nothing more will come
+        self._stopped: set[int] = set()  # workers that know that they shall begin nothing more
         self._pieces_left = Counter(video.id for video in self._queue)
         self._extracted: dict[str, VideoRecord] = {}  # of videos in several pieces, the sum of the finished ones
 
@@ -82,17 +81,22 @@ class Dispatch:
             yield from self._take(worker, message, ending=False)
         while True:
             ending = stopping.is_set() or not (self._queue or self._suspects or any(self._in_flight.values()))
-            if ending or (self._pool.single and not self._queue):
-                for worker in self._room.keys() - self._closed:
-                    self._closed.add(worker)
-                    self._pool.send(worker, Stop() if stopping.is_set() else Close())
-            if stopping.is_set() and self._pool.single:
-                self._pool.send(0, Stop())
-            if ending and not self._room.keys() - self.done.keys():
+            self._close_workers(ending, stopping.is_set())
+            if ending and not self._capacity.keys() - self.done.keys():
                 return
             came = self._pool.receive(1.0)
             if came is not None:
                 yield from self._take(*came, ending)
+
+    def _close_workers(self, ending: bool, stopping: bool) -> None:
+        """Tell workers that nothing more will come, or that they shall stop."""
+        for worker, capacity in self._capacity.items():
+            if stopping and worker not in self._stopped:
+                self._stopped.add(worker)
+                self._pool.send(worker, Stop())
+            elif worker not in self._closed | self._stopped and (ending or (capacity is None and not self._queue)):
+                self._closed.add(worker)
+                self._pool.send(worker, Close())
 
     def _take(self, worker: int, message: Message, ending: bool) -> Iterator[Event]:
         match message:
@@ -118,7 +122,7 @@ class Dispatch:
 
     def _welcome(self, worker: int, ready: Ready) -> None:
         self._check(ready)
-        self._room[worker] = len(self._queue) if self._pool.single else DEEP * ready.decoders
+        self._capacity[worker] = self._pool.capacity(ready)
         self._pool.send(worker, self._begin)
         self._fill(worker)
 
@@ -129,15 +133,16 @@ class Dispatch:
             self._with_suspect.add(worker)
         if worker in self._with_suspect:
             return
-        while self._queue and len(in_flight) < self._room[worker] and self._is_fair(worker):
+        capacity = self._capacity[worker]
+        while self._queue and (capacity is None or (len(in_flight) < capacity and self._is_fair(worker, capacity))):
             self._send(worker, self._queue.popleft())
 
-    def _is_fair(self, worker: int) -> bool:
+    def _is_fair(self, worker: int, capacity: int) -> bool:
         """Return True if the next piece leaves enough for the other workers, or this worker has nothing to do."""
         in_flight = self._in_flight[worker]
         cost = sum(self._costs.get(piece, 0.0) for piece in [*in_flight, piece_key(self._queue[0])])
         share = self._cost_left / (len(self._in_flight) - len(self._given_up))
-        return not in_flight or cost <= share * (SHARE if DEEP * len(in_flight) < self._room[worker] else AHEAD)
+        return not in_flight or cost <= share * (SHARE if VIDEOS_PER_DECODER * len(in_flight) < capacity else AHEAD)
 
     def _send(self, worker: int, video: Video) -> None:
         self._in_flight[worker][piece_key(video)] = video
@@ -148,7 +153,8 @@ class Dispatch:
         in_flight, self._in_flight[worker] = self._in_flight[worker], {}
         self._with_suspect.discard(worker)
         self._closed.discard(worker)
-        self._room.pop(worker, None)
+        self._stopped.discard(worker)
+        self._capacity.pop(worker, None)
         self._deaths[worker] += 1
         for piece, video in in_flight.items():
             self._tries[piece] += 1
@@ -165,7 +171,7 @@ class Dispatch:
             yield Notice(f"worker {worker} ({name}) is given up: it died {RETRIES + 1} times in a row: {reason}")
             if len(self._given_up) == len(self._pool.names):
                 raise DeviceError(f"no worker is left; the last one died: {reason}; finished videos are kept")
-            for other in self._room:  # a suspect may have waited for this worker
+            for other in self._capacity:  # a suspect may have waited for this worker
                 self._fill(other)
         else:
             again = f", with {len(in_flight)} videos in flight" if in_flight else ""

@@ -11,25 +11,22 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from vswin_extract.errors import DeviceError, OutputError, UsageError, WorkerDied
+from vswin_extract.formatting import describe_difference
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
-from vswin_extract.journal.directory import (
-    check_output,
-    describe_difference,
-    finish_interrupted_cleanup,
-    journal_directory,
-)
+from vswin_extract.journal.directory import finish_interrupted_cleanup, journal_directory
 from vswin_extract.journal.journal import Journal, join_journal, open_journal
 from vswin_extract.pools.pool import WorkerPool, make_pool
 from vswin_extract.run.clip_counts import clips_ahead
 from vswin_extract.run.dispatch import Dispatch
 from vswin_extract.run.work import RemainingWork, find_work
 from vswin_extract.store.features import open_features
+from vswin_extract.store.hdf5 import check_output
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
-from vswin_extract.worker.writer import InFlightVideo, make_record
+from vswin_extract.worker.writer import make_record
 
 SETTLE = 60.0
 """Seconds within which files that another host wrote must be seen here, on a network file system."""
@@ -96,10 +93,10 @@ def run(
 
 
 def first_arrivals(pool: WorkerPool, stopping: threading.Event) -> Generator[Event, None, Arrived]:
-    """Start all workers and wait until one is ready. Return the messages so far, which end with its Ready; none where
-    the run was stopped before.
+    """Start all workers and wait until one is ready. Return the messages so far, which end with its Ready; an empty
+    list if the run was stopped before.
 
-    Yields notices. Raises what kept a worker from being ready, and DeviceError where all workers died.
+    Yields notices. Raises the error of a worker that cannot work, and DeviceError if all workers died.
     """
     for worker in range(len(pool.names)):
         pool.start(worker)
@@ -209,7 +206,8 @@ def device_names(pool: WorkerPool, ready: Ready) -> str:
 
 
 def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardDone:
-    """A shard whose output was made before has nothing to do. Raises OutputError where the output is another one."""
+    """A shard whose output was made before has nothing to do. Raises OutputError if the output
+    has other settings or videos."""
     try:
         with open_features(job.output) as features:
             made = {name: features.info.get(name) for name in ready.settings}
@@ -234,8 +232,7 @@ def check_same(one: Ready, other: Ready) -> None:
 
 def give_up(journal: Journal, video: Video, error: WorkerDied) -> VideoRecord:
     """Record that a video failed because its workers died."""
-    in_flight = InFlightVideo(video, *fingerprint(video))
-    record = make_record(in_flight, status="failed", error="WorkerDied", message=str(error))
+    record = make_record(video, *fingerprint(video), status="failed", error="WorkerDied", message=str(error))
     journal.writer().commit(record)
     return record
 

@@ -8,9 +8,8 @@ from vswin_extract.decoding.messages import VideoEnd
 from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import VideoError
 from vswin_extract.job.job import Job
-from vswin_extract.journal.directory import check_output
-from vswin_extract.worker.settings import feature_arrays
-from vswin_extract.worker.worker import load, make_task
+from vswin_extract.store.hdf5 import check_output
+from vswin_extract.worker.settings import feature_arrays, load_backbone, make_task
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ def survey(job: Job) -> Survey:
     job.check_directories()
     check_output(job.output, job.overwrite)
     device = "cpu" if job.engine == "ray" else find_devices(job.device)[0]  # shapes are the same on all
-    backbone = load(job, device)
+    backbone = load_backbone(job, device)
     sampling, geometry = job.sampling(backbone.recipe), job.geometry(backbone.recipe)
     clips: dict[str, int] = {}
     unreadable: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What of a job is still to be done, and the order in which it is given to workers."""
+"""Which work of a job is left, and the order in which workers get it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +15,9 @@ from vswin_extract.worker.messages import Ready
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """Pieces of work: videos, or clip ranges of them. `assigned` are all pieces of this run or shard; `left` are those
-    that are not done yet, in the order in which they are given out. `costs` of pieces are needed by several workers."""
+    """Pieces of work: videos, or clip ranges of videos. `assigned`: all pieces of this run or shard. `left`: the pieces
+    that are not done yet, in the order in which workers get them. `costs`: the cost of each piece in clips; empty for
+    one worker without shards."""
 
     assigned: Sequence[Video]
     left: Sequence[Video]
@@ -44,8 +45,8 @@ def find_work(job: Job, journal: Journal, ready: Ready, workers: int) -> Remaini
 
 
 def _assigned(job: Job, journal: Journal, counts: Mapping[str, int], workers: int) -> list[Video]:
-    """Return the pieces of this run or shard. Those of a shard depend on the list of videos alone and not on what is
-    done, so that all shards divide the videos in the same way."""
+    """Return the pieces of this run or shard. The pieces of a shard depend only on the list of videos, and not on what
+    is done, so that all shards divide the videos in the same way."""
     shard = job.shard
     ranges: list[list[ClipRange]] = [[WHOLE] if shard else _missing(journal, video) for video in job.videos]
     clips = [counts[video.id] for video in job.videos]

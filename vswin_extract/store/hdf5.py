@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 from h5py import h5p, h5t
 
+from vswin_extract.errors import OutputError
+from vswin_extract.files import require_parent
 from vswin_extract.formatting import as_utf8
 
 
@@ -46,8 +48,22 @@ def write_texts(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
 
 
 def link_properties() -> h5p.PropLCID:
-    """Return how links are made by h5py's low-level interface: names are UTF-8, and groups on the way are made."""
+    """Return how links are made by h5py's low-level interface: names are UTF-8, and missing parent groups are made."""
     properties = h5p.create(h5p.LINK_CREATE)
     properties.set_char_encoding(h5t.CSET_UTF8)
     properties.set_create_intermediate_group(True)
     return properties
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise OutputError unless `output` can be written: it is not there, or is ours and may be overwritten."""
+    if output.is_dir():
+        raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
+    require_parent(output, OutputError)
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"cannot write into {output.parent.absolute()}")
+    if os.path.lexists(output):
+        if read_attributes(output) is None:
+            raise OutputError(f"{output} exists and was not written by vswin-extract; choose another name")
+        if not overwrite:
+            raise OutputError(f"{output} exists; add --overwrite to replace it")

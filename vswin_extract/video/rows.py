@@ -53,8 +53,8 @@ class ClipRows:
         self.first, self.last = clip_range
         self.seen = 0
         self._next = self.first
-        self._track: deque[_Position] = deque()  # those that later clips may show, and at last the end of the video
-        self._base = 0  # the number of the first of them
+        self._track: deque[_Position] = deque()  # positions that later clips may show; at last the end
+        self._base = 0  # the number of the first position in the track
 
     @property
     def clips(self) -> int:

@@ -29,7 +29,7 @@ from vswin_extract.video.remote import PATIENCE, WAITS, is_temporary, without_se
 from vswin_extract.weights.part import (
     BLOCK,
     PartOrigin,
-    Progress,
+    ProgressCallback,
     explain_disk_error,
     read_origin,
     remove_part,
@@ -80,7 +80,7 @@ class _TryFailed(Exception):
 def download(
     url: str,
     part: Path,
-    progress: Progress = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
     say: Say = lambda sentence: None,
     patience: Patience = PATIENT,
 ) -> bool:
@@ -119,7 +119,7 @@ def download(
             raise explain_disk_error(error, part, resumable_bytes(part, url)) from None
 
 
-def _try(url: str, part: Path, progress: Progress, silence: float) -> None:
+def _try(url: str, part: Path, progress: ProgressCallback, silence: float) -> None:
     origin, position = read_origin(part), resumable_bytes(part, url)
     if origin and position and position == origin.size:  # an earlier process ended before it could publish the file
         progress(position, position)

@@ -1,4 +1,4 @@
-"""An unfinished file, FILE.part, and what its bytes are from, FILE.part.json.
+"""An unfinished download, FILE.part, and the source of its bytes, FILE.part.json.
 
 FILE.part.json holds the address of the bytes and the validator of the file there: its ETag or Last-Modified, by which
 HTTP recognises one version of a file. A part without a validator cannot be continued.
@@ -22,13 +22,14 @@ BLOCK = 1 << 20
 """Bytes to read at once, at most."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes of the complete file, 0 if the latter are unknown."""
 
 
 @dataclass(frozen=True)
 class PartOrigin:
-    """The file that a part has bytes of: its address without secrets, its validator and its size, 0 if unknown."""
+    """The file that is downloaded into a part: its address without secrets, its validator, and its size (0 if
+    unknown)."""
 
     url: str
     validator: str
@@ -45,7 +46,7 @@ def read_origin(part: Path) -> PartOrigin | None:
 
 
 def resumable_bytes(part: Path, url: str) -> int:
-    """Return how many bytes of the file at this address an earlier download has left and a later one can continue."""
+    """Return how many bytes from an earlier download of this address can be used again."""
     origin = read_origin(part)
     return part.stat().st_size if origin and origin.url == without_secrets(url) and origin.validator else 0
 
@@ -53,9 +54,9 @@ def resumable_bytes(part: Path, url: str) -> int:
 def start_part(part: Path, origin: PartOrigin | None = None) -> FileIO:
     """Open an empty part for writing.
 
-    An older part and its origin are removed first, so that at no moment an origin lies beside bytes of another file.
+    An older part and its origin are removed first, so that the origin never describes bytes of another file.
     """
-    remove_part(part)  # not truncated: it may belong to another user
+    remove_part(part)  # removed instead of truncated, because it may belong to another user
     file = FileIO(part, "wb")
     if origin:
         _origin_file(part).write_text(json.dumps(asdict(origin)))
@@ -70,7 +71,7 @@ def write_block(file: FileIO, block: bytes) -> int:
     return file.tell()
 
 
-def copy_to_part(source: Path, part: Path, progress: Progress = lambda done, total: None) -> None:
+def copy_to_part(source: Path, part: Path, progress: ProgressCallback = lambda done, total: None) -> None:
     """Copy a file on a disk to `part`. Raise OSError."""
     with source.open("rb") as file, start_part(part) as target:
         size = os.fstat(file.fileno()).st_size

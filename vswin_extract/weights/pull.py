@@ -20,7 +20,7 @@ from vswin_extract.weights.cache import (
     require_writable_cache,
 )
 from vswin_extract.weights.download import PATIENT, Patience, Say, download
-from vswin_extract.weights.part import Progress, copy_to_part, publish_part, read_origin, remove_part
+from vswin_extract.weights.part import ProgressCallback, copy_to_part, publish_part, read_origin, remove_part
 from vswin_extract.weights.registry import Published, find_published
 
 MIRROR = "VSWIN_WEIGHTS_MIRROR"
@@ -33,7 +33,7 @@ POLL = 0.5
 
 def pull_weights(
     name: str,
-    progress: Progress = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
     say: Say = lambda sentence: None,
     source: str = "",
     patience: Patience = PATIENT,
@@ -81,7 +81,7 @@ def download_progress(row: Published) -> tuple[int, int]:
 
 
 def _fill_cache(
-    row: Published, target: Path, origin: str | Path, progress: Progress, say: Say, patience: Patience
+    row: Published, target: Path, origin: str | Path, progress: ProgressCallback, say: Say, patience: Patience
 ) -> str:
     """Write the file of a row to `target` and return its sha256. The caller holds the lock.
 

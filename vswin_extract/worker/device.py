@@ -15,11 +15,10 @@ MOST_THREADS = 8
 """Batches that a CPU computes at a time. With more threads they would wait for Python's lock; more cores share a
 batch."""
 
-Clip = Sequence[Pixels]
+ClipPixels = Sequence[Pixels]
 """T frames of (size, size, 3) uint8."""
 Timer = Callable[[], float]
-"""Started when it was made; a call waits for what was begun until then and returns the seconds that the device
-needed."""
+"""Made by `Stopwatch.stop`. A call waits for the device and returns the measured seconds."""
 
 
 class Device(Protocol):
@@ -31,7 +30,7 @@ class Device(Protocol):
         """Called by the thread that computes a batch, before it does."""
         ...
 
-    def load(self, clips: Sequence[Clip]) -> Tensor:
+    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
         """Stack clips to (N, T, size, size, 3) uint8 where the network takes them from."""
         ...
 
@@ -59,7 +58,7 @@ class CpuDevice:
     def prepare(self) -> None:
         torch.set_num_threads(next(self._cores))
 
-    def load(self, clips: Sequence[Clip]) -> Tensor:
+    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
         return _stack(clips, pin_memory=False)
 
     def start_timer(self) -> "Stopwatch":
@@ -81,7 +80,7 @@ class CudaDevice:
     def prepare(self) -> None:
         """Nothing to do."""
 
-    def load(self, clips: Sequence[Clip]) -> Tensor:
+    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
         pixels = _stack(clips, pin_memory=True)
         with torch.cuda.stream(self._copies):
             pixels = pixels.to(self._device, non_blocking=True)
@@ -130,7 +129,7 @@ class _CudaClock:
         return mark
 
 
-def _stack(clips: Sequence[Clip], pin_memory: bool) -> Tensor:
+def _stack(clips: Sequence[ClipPixels], pin_memory: bool) -> Tensor:
     shape = (len(clips), len(clips[0]), *clips[0][0].shape)
     pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
     for clip, into in zip(clips, pixels.numpy(), strict=True):

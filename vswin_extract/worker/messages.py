@@ -15,6 +15,9 @@ from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
 
+VIDEOS_PER_DECODER = 4
+"""Videos that a worker has at a time, for each of its decoders: with fewer, short videos would leave it waiting."""
+
 
 @dataclass(frozen=True)
 class Ready:

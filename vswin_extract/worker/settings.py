@@ -1,12 +1,32 @@
-"""What a worker computes, in words: for the attributes of the output, and to compare runs and workers."""
+"""What a job means for a worker: its model, the tasks of its decoders, its datasets, and its settings in words."""
 
 import json
 from dataclasses import asdict
 from typing import Any
 
-from vswin_extract.backbone import Backbone
+from vswin_extract.backbone import Backbone, load_model
+from vswin_extract.decoding.messages import Task
+from vswin_extract.errors import UsageError
 from vswin_extract.job.job import Job
 from vswin_extract.store.schema import Arrays
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.remote import Address
+from vswin_extract.video.sampling import Sampling
+from vswin_extract.video.videos import Video
+
+
+def load_backbone(job: Job, device: str) -> Backbone:
+    """Load the model of a job. Raises what `load_model` does, and UsageError for what the model cannot do."""
+    backbone = load_model(job.weights, variant=job.variant, device=device, precision=job.precision)
+    if job.compile == "on" and not backbone.compiles:
+        raise UsageError(
+            f"--compile on is for CUDA in bf16 or fp16; on {backbone.device.type} in {backbone.precision} the network "
+            "is faster as it is"
+        )
+    if job.logits and not backbone.num_classes:
+        why = "".join(f" ({note})" for note in backbone.notes)
+        raise UsageError(f"{backbone.name} has no classification head, so --logits has nothing to write{why}")
+    return backbone
 
 
 def describe_settings(job: Job, backbone: Backbone) -> dict[str, Any]:
@@ -49,3 +69,20 @@ def feature_arrays(job: Job, backbone: Backbone) -> Arrays:
     if job.logits:
         shapes["logits"] = (backbone.num_classes,)
     return Arrays(shapes, job.dtype, job.compression)
+
+
+def make_task(job: Job, video: Video, sampling: Sampling, geometry: Geometry, count: bool = False) -> Task:
+    """Return the task of a decoder: decode a video, or only `count` its clips."""
+    address = video.path if isinstance(video.path, Address) else None
+    return Task(
+        path=video.location,
+        decoder=job.decoder,
+        sampling=sampling,
+        geometry=geometry,
+        start=video.start,
+        end=video.end,
+        clip_range=video.clip_range,
+        count=count,
+        address=address,
+        cache=job.cache() if address else None,
+    )

@@ -4,28 +4,23 @@ another host; `serve` is the same everywhere."""
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 
-from vswin_extract.backbone import Backbone, load_model
-from vswin_extract.decoding.messages import Task
 from vswin_extract.decoding.process import DecoderProcess
-from vswin_extract.errors import DeviceError, UsageError, VswinError
-from vswin_extract.job.events import Event, Notice
+from vswin_extract.errors import DeviceError, VswinError
+from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.job.versions import installed_versions
 from vswin_extract.journal.writer import open_writer
-from vswin_extract.video.geometry import Geometry
-from vswin_extract.video.remote import Address
-from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
 from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import make_device
 from vswin_extract.worker.messages import Begin, Close, Message, Order, Ready, Stop, WorkerDone
 from vswin_extract.worker.pipeline import Pipeline
-from vswin_extract.worker.settings import describe_settings, feature_arrays
+from vswin_extract.worker.settings import describe_settings, feature_arrays, load_backbone, make_task
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import Writer
 
@@ -40,7 +35,7 @@ class Worker:
         begun = time.monotonic()
         self.job = job
         self.cores = cores
-        self.backbone = load(job, device)
+        self.backbone = load_backbone(job, device)
         self.sampling, self.geometry = job.sampling(self.backbone.recipe), job.geometry(self.backbone.recipe)
         cuda = self.backbone.device.type == "cuda"
         self.batch_size = job.batch_size or (8 if cuda else 1)
@@ -76,7 +71,7 @@ class Worker:
             decoders=self.decoders,
         )
 
-    def run(self, begin: Begin, queue: VideoQueue, stopping: threading.Event) -> Iterator[Event | WorkerDone]:
+    def run(self, begin: Begin, queue: VideoQueue, stopping: threading.Event) -> Generator[Message, None, None]:
         """Extract the videos of a queue into the journal."""
         compiled = False
         if self._should_compile(begin.clips):
@@ -158,34 +153,3 @@ def _follow_orders(receive: Callable[[], Order], queue: VideoQueue, stopping: th
         except (EOFError, OSError):
             os._exit(0)  # the run is gone
         follow_order(order, queue, stopping)
-
-
-def load(job: Job, device: str) -> Backbone:
-    """Load the model of a job. Raises what `load_model` does, and UsageError for what the model cannot do."""
-    backbone = load_model(job.weights, variant=job.variant, device=device, precision=job.precision)
-    if job.compile == "on" and not backbone.compiles:
-        raise UsageError(
-            f"--compile on is for CUDA in bf16 or fp16; on {backbone.device.type} in {backbone.precision} the network "
-            "is faster as it is"
-        )
-    if job.logits and not backbone.num_classes:
-        why = "".join(f" ({note})" for note in backbone.notes)
-        raise UsageError(f"{backbone.name} has no classification head, so --logits has nothing to write{why}")
-    return backbone
-
-
-def make_task(job: Job, video: Video, sampling: Sampling, geometry: Geometry, count: bool = False) -> Task:
-    """Return the task of a decoder: decode a video, or only `count` its clips."""
-    address = video.path if isinstance(video.path, Address) else None
-    return Task(
-        path=video.location,
-        decoder=job.decoder,
-        sampling=sampling,
-        geometry=geometry,
-        start=video.start,
-        end=video.end,
-        clip_range=video.clip_range,
-        count=count,
-        address=address,
-        cache=job.cache() if address else None,
-    )

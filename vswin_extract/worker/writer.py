@@ -58,7 +58,8 @@ class Writer:
         video.done = True
         if video.part is not None:
             video.part.discard()
-        record = make_record(video, status="failed", error=type(error).__name__, message=str(error))
+        fingerprint = (video.size, video.mtime, video.etag)
+        record = make_record(video.video, *fingerprint, status="failed", error=type(error).__name__, message=str(error))
         self._journal.commit(record)
         return [VideoDone(record, max(video.size, 0))]
 
@@ -88,10 +89,10 @@ class Writer:
         size, mtime, etag = end.file or (video.size, video.mtime, video.etag)
         first, last = video.video.clip_range
         record = make_record(
-            video,
-            size=size,
-            mtime=mtime,
-            etag=etag,
+            video.video,
+            size,
+            mtime,
+            etag,
             status="partial" if end.partial else "ok",
             clips=rows,
             clip_range=(first, None if end.last else last),
@@ -106,8 +107,7 @@ class Writer:
         return [VideoDone(record, max(video.size, 0))]
 
 
-def make_record(in_flight: InFlightVideo, **found: Any) -> VideoRecord:
+def make_record(video: Video, size: int, mtime: float, etag: str, **found: Any) -> VideoRecord:
     """Return the record of a video: what was asked for, the fingerprint of its file, and what was `found`."""
-    video = in_flight.video
-    known = {"size": in_flight.size, "mtime": in_flight.mtime, "etag": in_flight.etag, "clip_range": video.clip_range}
+    known = {"size": size, "mtime": mtime, "etag": etag, "clip_range": video.clip_range}
     return VideoRecord(id=video.id, path=video.location, start=video.start, end=video.end, **{**known, **found})
