@@ -77,7 +77,7 @@ class Ran:
 def run(command: list[str]) -> Ran:
     """Run a command to its end. Raises RuntimeError if it fails."""
     begun, memory = time.perf_counter(), 0
-    with TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+    with TemporaryFile() as errors, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors) as process:
         while process.poll() is None:  # `wait4` would count the memory that this process had when it forked
             with contextlib.suppress(OSError, StopIteration):
                 lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
@@ -85,6 +85,6 @@ def run(command: list[str]) -> Ran:
             time.sleep(0.02)
         seconds = time.perf_counter() - begun
         if process.returncode:
-            said.seek(0)
-            raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}: {said.read().decode()[-2000:]}")
+            errors.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}: {errors.read().decode()[-2000:]}")
     return Ran(seconds, memory)

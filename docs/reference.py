@@ -55,9 +55,9 @@ def tables(command: click.Command, context: click.Context) -> Iterator[str]:
     for each in command.params:
         record = each.get_help_record(context) if isinstance(each, click.Option) else None
         if record is not None:
-            names, said = (text.replace("|", "\\|") for text in record)
+            names, description = (text.replace("|", "\\|") for text in record)
             variable = f"`{each.envvar}`" if each.envvar else ""
-            groups.setdefault(getattr(each, "group", RUN), []).append(f"| `{names}` | {said} | {variable} |")
+            groups.setdefault(getattr(each, "group", RUN), []).append(f"| `{names}` | {description} | {variable} |")
     for title, rows in groups.items():
         yield "\n".join([f"| {title if len(groups) > 1 else 'option'} | | variable |", "|---|---|---|", *rows]) + "\n"
 

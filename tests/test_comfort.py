@@ -237,9 +237,9 @@ def test_mistakes_are_answered_by_what_was_meant(run: Run, videos: Path, tmp_pat
 
 
 def test_version_says_what_an_issue_needs(run: Run) -> None:
-    said = run("vswin", "--version")
-    assert said.returncode == 0
-    lines = dict(line.split(" ", 1) for line in said.stdout.splitlines())
+    done = run("vswin", "--version")
+    assert done.returncode == 0
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert lines["vswin-extract"] == version("vswin-extract")
     assert lines["Python"].startswith(".".join(map(str, sys.version_info[:3])))
     assert lines["torch"].startswith(torch.__version__)
@@ -248,7 +248,7 @@ def test_version_says_what_an_issue_needs(run: Run) -> None:
     assert "HDF5 " in lines["h5py"]
     assert "FFmpeg " in lines["av"]
     assert lines["decord2"] == version("decord2")
-    assert run("vswin-extract", "--version").stdout == said.stdout
+    assert run("vswin-extract", "--version").stdout == done.stdout
 
 
 @contextmanager

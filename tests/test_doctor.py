@@ -26,11 +26,11 @@ def test_this_machine_passes(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(VARIANTS, "t", VARIANTS["nano"])  # T takes much longer; test_golden computes it
     done = run("vswin", "doctor", tmp_path, "--json")
     assert done.returncode == 0, done.stdout
-    said = json.loads(done.stdout)
-    checks = {check["what"]: check for check in said["checks"]}
-    computed = [check for check in said["checks"] if check["what"] == "golden features, drawn nano"]
+    printed = json.loads(done.stdout)
+    checks = {check["what"]: check for check in printed["checks"]}
+    computed = [check for check in printed["checks"] if check["what"] == "golden features, drawn nano"]
     assert len(computed) >= 2  # nano, T, and T in another precision if the machine has one
-    assert said["ok"]
+    assert printed["ok"]
     assert list(checks) == [
         "versions", "extras", "cores", "memory", "shared memory", "open files",
         *(what for what in checks if what.startswith("device cuda")), "device cpu",

@@ -87,10 +87,10 @@ def names(directory: Path) -> list[str]:
 def test_pull_checks_and_publishes(offer: Offer, store: Path, sha256: str) -> None:
     offer(sha256)
     seen: list[tuple[int, int]] = []
-    path, said = pull_weights("there", lambda done, total: seen.append((done, total)))
+    path, notice = pull_weights("there", lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
-    assert SHA256 in said
+    assert SHA256 in notice
     assert names(store) == ["weights.pth"]
     assert path.stat().st_mode & 0o777 == 0o644
     assert find_weights("there") == path
@@ -98,9 +98,9 @@ def test_pull_checks_and_publishes(offer: Offer, store: Path, sha256: str) -> No
 
 def test_pull_records_the_first_hash_where_none_is_published(offer: Offer) -> None:
     row = offer("")
-    path, said = pull_weights("there")
-    assert SHA256 in said
-    assert "recorded" in said
+    path, notice = pull_weights("there")
+    assert SHA256 in notice
+    assert "recorded" in notice
     assert pull_weights("there")[0] == path
     path.write_bytes(b"changed later")
     with pytest.raises(WeightsError, match=SHA256):
@@ -136,13 +136,13 @@ def test_a_bad_download_leaves_nothing(offer: Offer, web: Web, store: Path, faul
 def test_a_server_that_stops_is_asked_for_the_rest(offer: Offer, web: Web, fault: str) -> None:
     offer()
     web.faults[PATH] = [fault, fault]
-    said: list[str] = []
-    path, _ = pull_weights("there", say=said.append, patience=HASTY)
+    messages: list[str] = []
+    path, _ = pull_weights("there", say=messages.append, patience=HASTY)
     assert path.read_bytes() == CONTENT
     if fault in ("cut", "hang"):
         assert web.gets(PATH) == [None, HALF, HALF + HALF // 2]
         reason = "stopped after" if fault == "cut" else "silent for 0.3 s"
-        assert [reason in sentence for sentence in said] == [True, True]
+        assert [reason in sentence for sentence in messages] == [True, True]
     else:
         assert web.gets(PATH) == [None]
 
@@ -184,14 +184,14 @@ def test_a_file_that_became_shorter_is_downloaded_again(offer: Offer, web: Web) 
     offer()
     web.files[PATH] = CONTENT * 3
     web.faults[PATH] = ["cut", "416"]
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(sentence: str) -> None:
-        said.append(sentence)
+        messages.append(sentence)
         web.files[PATH] = CONTENT
 
     assert pull_weights("there", say=say, patience=QUICK)[0].read_bytes() == CONTENT
-    assert "shorter" in said[1]
+    assert "shorter" in messages[1]
 
 
 def test_without_a_strong_validator_nothing_is_continued(offer: Offer, web: Web, store: Path) -> None:
@@ -204,7 +204,7 @@ def test_without_a_strong_validator_nothing_is_continued(offer: Offer, web: Web,
     web.headers[PATH] = {"ETag": 'W/"weak"', "Last-Modified": "Tue, 04 Feb 2025 10:00:00 GMT"}
     web.faults[PATH] = ["cut"]
     pull_weights("there", patience=QUICK)
-    assert web.said[-1]["If-Range"] == "Tue, 04 Feb 2025 10:00:00 GMT"
+    assert web.headers_seen[-1]["If-Range"] == "Tue, 04 Feb 2025 10:00:00 GMT"
 
 
 def test_a_damaged_part_is_downloaded_again(offer: Offer, web: Web, store: Path) -> None:
@@ -265,11 +265,11 @@ def test_redirects(offer: Offer, web: Web) -> None:
 def test_the_pause_that_a_server_asks_for(offer: Offer, web: Web) -> None:
     offer()
     web.headers[PATH], web.faults[PATH] = {"Retry-After": "1"}, ["429"]
-    said: list[str] = []
+    messages: list[str] = []
     begun = time.monotonic()
-    pull_weights("there", say=said.append, patience=QUICK)
+    pull_weights("there", say=messages.append, patience=QUICK)
     assert time.monotonic() - begun > 1
-    assert "429 Too Many Requests; trying again in 1 s" in said[0]
+    assert "429 Too Many Requests; trying again in 1 s" in messages[0]
     find_weights("there").unlink()
     for after, says in (("86400", "86400 s"), ("Fri, 31 Dec 2100 10:00:00 GMT", r"\d{9,} s")):
         web.headers[PATH], web.faults[PATH] = {"Retry-After": after}, ["503"]
@@ -281,12 +281,12 @@ def test_the_pause_that_a_server_asks_for(offer: Offer, web: Web) -> None:
 
 def test_no_network(offer: Offer, store: Path) -> None:
     offer(url="http://127.0.0.1:9/weights.pth")
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(WeightsError) as raised:
-        pull_weights("there", say=said.append, patience=QUICK)
+        pull_weights("there", say=messages.append, patience=QUICK)
     for part in ("http://127.0.0.1:9/weights.pth", "Connection refused", "there --from DIRECTORY", str(store)):
         assert part in str(raised.value)
-    assert len(said) == 1  # so it was tried twice
+    assert len(messages) == 1  # so it was tried twice
     with socket.socket() as silent:  # accepts connections and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -340,11 +340,11 @@ def test_the_password_of_a_mirror_is_sent_to_no_other_server(offer: Offer, web: 
         pull_weights("there", source=secret, patience=QUICK)
     assert "ss@" not in str(raised.value)
     assert "ss@" not in (store / "weights.pth.part.json").read_text()
-    assert web.said[-1]["Authorization"] == "Basic bWU6cEBzcw=="
+    assert web.headers_seen[-1]["Authorization"] == "Basic bWU6cEBzcw=="
     with serve(Web(files={"/there": CONTENT})) as other:
         web.headers[PATH], web.always[PATH] = {"Location": f"{other.url}/there"}, "302"
         pull_weights("there", source=secret, patience=QUICK)
-        assert "Authorization" not in other.said[-1]
+        assert "Authorization" not in other.headers_seen[-1]
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
@@ -517,9 +517,9 @@ def test_another_process_continues_after_a_kill(web: Web, mirror: str, start: An
     killed = start("pull", NAME)
     wait_for(lambda: part.is_file() and part.stat().st_size == 750)
     waiting = start("pull", NAME)
-    said = waiting.stderr.readline()
+    line = waiting.stderr.readline()
     killed.send_signal(number)
-    assert f"process {killed.pid} on {os.uname().nodename}" in said
+    assert f"process {killed.pid} on {os.uname().nodename}" in line
     out, err = waiting.communicate(timeout=60)
     assert (waiting.returncode, out) == (0, f"{store}{mirror}\n"), err
     assert web.gets(mirror) == [None, 750]
@@ -535,16 +535,16 @@ def test_a_lock_of_another_host(offer: Offer, store: Path) -> None:
     store.mkdir()
     lock = store / "weights.pth.lock"
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(sentence: str) -> None:
-        said.append(sentence)
+        messages.append(sentence)
         os.utime(lock, (time.time() - 130,) * 2)  # as if its process had ended
 
     pull_weights("there", say=say, poll=0.05)
-    assert len(said) == 1
-    assert "process 1 on elsewhere" in said[0]
-    assert str(lock) in said[0]
+    assert len(messages) == 1
+    assert "process 1 on elsewhere" in messages[0]
+    assert str(lock) in messages[0]
     assert names(store) == ["weights.pth"]
 
 
@@ -638,24 +638,24 @@ def test_shared_caches_that_cannot_be_written(web: Web, mirror: str, start: Any,
     shared.chmod(0o555)
     empty.chmod(0o555)
 
-    def said(*arguments: str, directories: tuple[Path, ...]) -> tuple[int, str, str]:
+    def weights_command(*arguments: str, directories: tuple[Path, ...]) -> tuple[int, str, str]:
         process = start(*arguments, before=NOT_AS_ROOT, VSWIN_WEIGHTS_DIR=os.pathsep.join(map(str, directories)))
         out, err = process.communicate(timeout=60)
         return process.returncode, out.strip(), err.strip()
 
     both = (empty, shared)
-    assert said("path", "t-k400", directories=both)[:2] == (0, str(shared / manifest()["t-k400"].filename))
-    code, _, err = said("pull", NAME, directories=both)
+    assert weights_command("path", "t-k400", directories=both)[:2] == (0, str(shared / manifest()["t-k400"].filename))
+    code, _, err = weights_command("pull", NAME, directories=both)
     assert code == 2
     assert f"VSWIN_WEIGHTS_DIR={empty}:{shared}:$HOME/weights" in err
     all_three = (*both, own)
-    code, out, err = said("path", NAME, directories=all_three)
+    code, out, err = weights_command("path", NAME, directories=all_three)
     assert (code, out) == (2, "")
     assert f"{empty}:{shared}:{own}" in err
     assert f"vswin weights pull {NAME}" in err
-    code, out, err = said("pull", NAME, directories=all_three)
+    code, out, err = weights_command("pull", NAME, directories=all_three)
     assert (code, out) == (0, f"{own}{mirror}"), err
-    assert said("path", NAME, directories=all_three)[1] == out
+    assert weights_command("path", NAME, directories=all_three)[1] == out
     assert names(empty) == []
 
 

@@ -315,11 +315,11 @@ def test_a_signal_lets_videos_in_flight_finish(
     while len(finished_parts(out)) < 3:
         time.sleep(0.002)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, printed = process.communicate(timeout=30)
     assert process.returncode == code
-    assert "finishing the videos in flight" in said
-    assert "the same command continues" in said
-    assert "Traceback" not in said
+    assert "finishing the videos in flight" in printed
+    assert "the same command continues" in printed
+    assert "Traceback" not in printed
     assert not list(out.with_name("out.h5.parts").rglob("*.tmp"))
     assert not out.with_name("out.h5.parts").joinpath("lock").exists()
     found = verify_output(out)
@@ -352,18 +352,18 @@ def test_a_second_signal_or_the_end_of_grace_stops_at_once(
     if grace == "20":
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130, said
+    _, printed = process.communicate(timeout=30)
+    assert process.returncode == 130, printed
     assert time.monotonic() - begun < 10
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
     assert not out.with_name("out.h5.parts").exists()  # no video was finished
 
 
 def test_interrupted_stays_interrupted_when_another_error_follows() -> None:
-    said: list[str] = []
+    messages: list[str] = []
 
     def stopped(by: int) -> None:
-        with StopSignals(0, said.append):
+        with StopSignals(0, messages.append):
             try:
                 signal.raise_signal(by)
                 time.sleep(1)
@@ -372,8 +372,8 @@ def test_interrupted_stays_interrupted_when_another_error_follows() -> None:
 
     with pytest.raises(Interrupted):
         stopped(signal.SIGINT)
-    assert len(said) == 1
-    with StopSignals(math.inf, said.append) as signals:
+    assert len(messages) == 1
+    with StopSignals(math.inf, messages.append) as signals:
         signal.raise_signal(signal.SIGINT)
     assert signals.stopping.is_set()
     with pytest.raises(RuntimeError, match="unlocked"):  # no stop was asked for
@@ -528,9 +528,9 @@ def test_a_video_that_changes_while_it_is_read(
         time.sleep(0.002)
     with path.open("ab") as file:
         file.write(b"more")
-    _, said = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "failed: a.mp4: VideoChanged" in said
+    assert "failed: a.mp4: VideoChanged" in printed
     with open_features(out) as features:
         assert list(features) == ["b.mp4"]
 

@@ -86,8 +86,8 @@ def test_golden_features_of_other_weights_are_recorded_once(
     compared = run("vswin", "weights", "verify", small_weights, "--record")
     assert (compared.returncode, "warning" in compared.stdout, "recorded" in compared.stdout) == (0, False, False)
 
-    said = json.loads(kept.read_text())
-    kept.write_text(json.dumps({key: [value + 1e-3 for value in values] for key, values in said.items()}))
+    stored = json.loads(kept.read_text())
+    kept.write_text(json.dumps({key: [value + 1e-3 for value in values] for key, values in stored.items()}))
     wrong = run("vswin", "weights", "verify", small_weights)
     assert (wrong.returncode, "failed golden features" in wrong.stdout) == (4, True)
     kept.unlink()
@@ -138,14 +138,14 @@ def test_show_of_a_file(run: Run, small_weights: Path) -> None:
     assert shown["sha256"] == file_sha256(small_weights)
     assert (shown["recipe"]["clip_len"], shown["accuracy"], shown["licence"]) == (8, None, None)
     text = run("vswin", "weights", "show", small_weights).stdout
-    for said in ("3: one, two, three", "8 frames 2 apart, short side 32", "accuracy   not known"):
-        assert said in text
+    for line in ("3: one, two, three", "8 frames 2 apart, short side 32", "accuracy   not known"):
+        assert line in text
 
 
 def test_show_of_weights_that_are_not_in_the_cache(run: Run) -> None:
     text = run("vswin", "weights", "show", "t-k400").stdout
-    for said in ("vswin weights pull t-k400", "top-1 78.8 %", "400: abseiling, air drumming", "MIT", "9950e3be6b0b"):
-        assert said in text
+    for line in ("vswin weights pull t-k400", "top-1 78.8 %", "400: abseiling, air drumming", "MIT", "9950e3be6b0b"):
+        assert line in text
     text = run("vswin", "weights", "show", "b-ssv2").stdout
     assert "174; their names are not known" in text
     assert "in the order of the training labels" in text

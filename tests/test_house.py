@@ -141,9 +141,9 @@ def test_every_room_says_what_it_is(name: str) -> None:
     folder = PACKAGE / name
     if not folder.is_dir():
         return
-    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
     for path in room_files(name):
-        assert path.name in said or path.stem in said, path.name
+        assert path.name in docstring or path.stem in docstring, path.name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
@@ -167,8 +167,8 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):
         found = f"import sys, {module}; print([m for m in {without} if m in sys.modules])"
-        said = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True, cwd=ROOT)
-        assert said.stdout.strip() == "[]", module
+        done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout.strip() == "[]", module
 
 
 def defined(module: Path) -> set[str]:

@@ -214,19 +214,19 @@ def test_a_driver_that_is_killed_and_one_that_is_stopped(
 
     with begin() as driver:
         driver.send_signal(signal.SIGTERM)  # which Ray would handle itself
-        said = driver.communicate(timeout=60)
-    assert driver.returncode == 143, said
-    assert "stopping: finishing the videos in flight" in said[1]
-    assert "the same command continues" in said[1]
+        printed = driver.communicate(timeout=60)
+    assert driver.returncode == 143, printed
+    assert "stopping: finishing the videos in flight" in printed[1]
+    assert "the same command continues" in printed[1]
     until(lambda: not cluster.workers(), "actors or decoders are left")
 
     with begin() as driver:
         driver.send_signal(signal.SIGINT)
         assert "stopping" in next(line for line in driver.stderr or () if "stopping" in line)
         driver.send_signal(signal.SIGINT)
-        said = driver.communicate(timeout=20)
-    assert driver.returncode == 130, said
-    assert "stopped at once" in said[1]
+        printed = driver.communicate(timeout=20)
+    assert driver.returncode == 130, printed
+    assert "stopped at once" in printed[1]
     until(lambda: not cluster.workers(), "actors or decoders are left")
 
     last = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
@@ -254,11 +254,11 @@ def test_without_room_for_actors_the_run_ends(
         return RayPool(job, notice_after=0.5, patience=3.0, divide=lambda *_: Share(0, 4, 1))
 
     job = a_job(cluster, videos, tmp_path / "out.h5", small_weights)
-    said: list[Event] = []
+    events: list[Event] = []
     with pytest.raises(DeviceError, match="Ray found no room for an actor of 4 CPUs"):
-        said.extend(run_job(job, make_pool=full))
+        events.extend(run_job(job, make_pool=full))
     waits = "1 of 1 actors have not started yet; each needs a node with 4 CPUs; free now: 1 of 1 GPUs, 3 of 3 CPUs"
-    assert said == [Notice(waits)]
+    assert events == [Notice(waits)]
     stopping = threading.Event()
     stopping.set()
     assert list(run_job(job, stopping, full)) == [Stopped(VIDEOS)]
@@ -296,7 +296,7 @@ def test_without_a_cluster_it_says_how_to_start_one(run: Run, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         ({"engine": "ray", "shard": "0/2"}, "--shard and --engine ray"),
         ({"engine": "ray", "device": "cuda:0,1"}, "Ray chooses devices: --device cuda or cpu and --actors N"),
@@ -309,11 +309,11 @@ def test_without_a_cluster_it_says_how_to_start_one(run: Run, tmp_path: Path, mo
     ],
     ids=str,
 )
-def test_options_that_exclude_each_other(options: dict[str, Any], said: str) -> None:
+def test_options_that_exclude_each_other(options: dict[str, Any], reason: str) -> None:
     from vswin_extract.job.shard import parse_shard
 
     shard = parse_shard(options.pop("shard")) if "shard" in options else None
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=reason):
         Job((Video("a", Path("a")),), Path("out.h5"), shard=shard, **options)
 
 

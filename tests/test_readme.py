@@ -133,8 +133,8 @@ def test_failure_classes_are_those_of_the_code() -> None:
     table = dict(re.findall(r"^\| ([A-Z]\w+) \| (.*) \|$", PROSE, re.MULTILINE))
     assert table.keys() == VIDEO_ERRORS.keys()
     for name, meaning in table.items():
-        said = (VIDEO_ERRORS[name].__doc__ or "").rstrip(".").lower()
-        assert meaning.lower().startswith(said[:30]), name
+        first_line = (VIDEO_ERRORS[name].__doc__ or "").rstrip(".").lower()
+        assert meaning.lower().startswith(first_line[:30]), name
 
 
 def test_variants_are_those_of_the_code() -> None:
@@ -168,7 +168,7 @@ def test_no_playlist_or_image_format_is_opened() -> None:
 
 def test_the_model_of_a_run_is_what_the_benchmark_says() -> None:
     """Every number of the first table of docs/scale.md, to the digits that it has there."""
-    said = {row["what"]: list(row.values())[1:] for row in model()}
+    measured = {row["what"]: list(row.values())[1:] for row in model()}
     rows = re.findall(
         r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs/scale.md").read_text(), re.MULTILINE
     )
@@ -184,7 +184,7 @@ def test_the_model_of_a_run_is_what_the_benchmark_says() -> None:
         ("file-system calls", "M file operations", 1e6),
         ("shards of 10,000 videos", "shards", 1),
     ):
-        for cell, value in zip(table[name], said[what], strict=True):
+        for cell, value in zip(table[name], measured[what], strict=True):
             assert number(cell) == pytest.approx(value * unit, rel=0.03), (name, cell)
 
 

@@ -223,11 +223,11 @@ def test_files_without_embedding_or_videos(tmp_path: Path) -> None:
     with h5py.File(whole, "r+") as file:
         del file["embedding"]
     make_output(none, [], Sampling(8, 2), failed=["text.mp4"])
-    for path, said in ((whole, "--no-embedding"), (none, "1 VideoUnreadable")):
+    for path, text in ((whole, "--no-embedding"), (none, "1 VideoUnreadable")):
         with open_features(path) as features:
             write_report(features, tmp_path / "x.html")
         page = Page((tmp_path / "x.html").read_text())
-        assert said in page.text
+        assert text in page.text
         assert "Bokeh" not in "".join(page.scripts)
         assert page.tags.count("section") == (path == whole)
 
@@ -379,11 +379,11 @@ def test_the_map_shows_the_frame_under_the_pointer(folder: Path, browse: Callabl
             tip = browser.execute_script(TIP)
             if tip and tip[1].startswith(name):
                 break
-        wide, said, elements = tip
+        wide, label, elements = tip
         assert wide == 160
         assert elements == 1
-        assert re.search(r"\d\.\d\d s$", said.strip())
-        assert said.splitlines()[0] == name
+        assert re.search(r"\d\.\d\d s$", label.strip())
+        assert label.splitlines()[0] == name
     assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
 
 

@@ -224,13 +224,13 @@ def test_a_video_file_is_extracted_as_the_file_was(extracted: Path, run: Run, sm
     path = VIDEOS / "astronaut-pan.mp4"
     done = run("vswin", "search", extracted, path, "--weights", small_weights, "--json", "--index", "exact")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    best = said["results"][0]
+    printed = json.loads(done.stdout)
+    best = printed["results"][0]
     assert best["run"]["video"] == "astronaut-pan.mp4"
     assert best["score"] == 1.0  # the same weights, clips and pixels
     with open_features(extracted) as features:
         times = features["astronaut-pan.mp4"].times[:]
-        assert [(moment["start"], moment["end"]) for moment in said["query"]] == [tuple(row) for row in times]
+        assert [(moment["start"], moment["end"]) for moment in printed["query"]] == [tuple(row) for row in times]
     clip = run("vswin", "search", extracted, f"{path}@1.5", "--weights", small_weights)
     assert clip.returncode == 0, clip.stderr
     assert re.match(r"video +seconds +best clip +cosine\nastronaut-pan.mp4 .* 1\.0000\n", clip.stdout)
@@ -254,9 +254,9 @@ def test_the_commands(extracted: Path, run: Run, tmp_path: Path) -> None:
     assert [each.stdout for each in by_index] == [done.stdout] * 2
     assert [f"{extracted}.faiss" in each.stderr for each in by_index] == [True, False]  # built by the first command
     copies = run("vswin", "search", extracted, "--duplicates", "--threshold", 0, "-k", 1, "--json")
-    said = json.loads(copies.stdout)
-    assert said["threshold"] == 0
-    assert len(said["duplicates"]) == 1 <= said["found"]
+    printed = json.loads(copies.stdout)
+    assert printed["threshold"] == 0
+    assert len(printed["duplicates"]) == 1 <= printed["found"]
     assert f"[default: {THRESHOLD}]" in run("vswin", "search", "--help").stdout
     drawn_ = run("vswin", "plot", extracted, "shapes.mkv", "-o", tmp_path / "x.png")
     assert drawn_.returncode == 0, drawn_.stderr

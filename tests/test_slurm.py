@@ -170,17 +170,17 @@ def test_names_and_options_reach_the_command_unchanged(
     done = run("vswin", "slurm", videos.name, "out.h5", "--tasks", 3, "--", *options, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith(script("vswin-extract")))
-    said = subprocess.run(  # bash takes it apart, and the command itself reads it
+    words = subprocess.run(  # bash takes it apart, and the command itself reads it
         ["bash", "-c", f"printf '%s\\n' {line.removesuffix('&')}"],
         capture_output=True, text=True, env={"SLURM_ARRAY_TASK_ID": "2"},
     ).stdout.splitlines()  # fmt: skip
-    assert said[1:3] == [str(videos), str(tmp_path / "out.h5")]
+    assert words[1:3] == [str(videos), str(tmp_path / "out.h5")]
     for pair in (
         f"--weights {tmp_path}/mine.safetensors", f"--storage {tmp_path}/storage", "--stage 1 --stage 4",
         "--workers 3", "--fps 30000/1001", "--shard 2/3",
     ):  # fmt: skip
-        assert pair in " ".join(said)
-    assert {"--no-embedding", "--quiet", "--overwrite"} <= set(said)
+        assert pair in " ".join(words)
+    assert {"--no-embedding", "--quiet", "--overwrite"} <= set(words)
     assert f"merge {tmp_path}/out.h5 {tmp_path}/storage/out.h5.parts --overwrite" in done.stdout
 
 
@@ -188,7 +188,7 @@ def test_errors_are_reported_before_anything_is_submitted(
     run: Run, environment: dict[str, str], videos: Path, tmp_path: Path
 ) -> None:
     usual = ("slurm", str(videos), str(tmp_path / "out.h5"), "--tasks", "2")
-    for options, said in (
+    for options, reason in (
         (["--pool", "some"], "Invalid value for '--pool'"),
         (["--stage", "5"], "stages are 1 to 4"),
         (["--stride"], "requires an argument"),
@@ -200,7 +200,7 @@ def test_errors_are_reported_before_anything_is_submitted(
         ([str(tmp_path / "third.h5")], "no such file"),
     ):
         done = run("vswin", *usual, "--submit", "--", *options)
-        assert (done.returncode, said in done.stderr, done.stdout) == (2, True, ""), done.stderr
+        assert (done.returncode, reason in done.stderr, done.stdout) == (2, True, ""), done.stderr
     (tmp_path / "out.h5").write_text("something else")
     there = run("vswin", *usual)
     assert (there.returncode, "was not written by vswin-extract" in there.stderr) == (2, True)
@@ -329,8 +329,8 @@ def test_both_jobs_are_submitted_or_none(
         assert (done.returncode, done.stdout) == (2, "")
         return done.stderr
 
-    assert "nothing is submitted: " in (said := submit("--partition=nowhere"))
-    assert "invalid partition specified: nowhere" in said
+    assert "nothing is submitted: " in (printed := submit("--partition=nowhere"))
+    assert "invalid partition specified: nowhere" in printed
     picky = tmp_path / "bin" / "sbatch"  # as a site that demands of each job what the merge lacks
     picky.parent.mkdir()
     picky.write_text(

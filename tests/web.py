@@ -27,7 +27,7 @@ class Web:
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     """Headers of all answers for a path, in addition to the usual ones or instead of them."""
     asked: list[tuple[str, str, int | None]] = field(default_factory=list)
-    said: list[dict[str, str]] = field(default_factory=list)
+    headers_seen: list[dict[str, str]] = field(default_factory=list)
     """The headers of all requests."""
     hang: float = 1.5
     """Seconds that the fault "hang" lasts."""
@@ -69,7 +69,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else None
         web.asked.append((self.command, path, begin))
-        web.said.append(dict(self.headers))
+        web.headers_seen.append(dict(self.headers))
         self.extra = web.headers.get(path, {})
         head = self.command == "HEAD"
         fault = web.always.get(path, "")

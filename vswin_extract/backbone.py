@@ -91,8 +91,8 @@ class Backbone:
             self(clips, **wanted)
         except Exception as error:  # compilers raise many kinds
             self._compile(0)
-            said = first_line(error)
-            raise DeviceError(f"the network cannot be compiled here: {said}; use --compile off") from error
+            reason = first_line(error)
+            raise DeviceError(f"the network cannot be compiled here: {reason}; use --compile off") from error
 
     def limit_batch(self, clips: int) -> None:
         """Announce that batches will have at most `clips` clips, for example after one of more did not fit in memory.

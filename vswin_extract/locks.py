@@ -113,10 +113,10 @@ def _living_holder(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
     except FileNotFoundError:
         return None
     try:
-        said = json.loads(content)
-        found = Holder(said["host"], said["pid"])
+        stored = json.loads(content)
+        found = Holder(stored["host"], stored["pid"])
         here = found.host == socket.gethostname()
-        alive = _started(found.pid) == said["started"] if here else idle < dead_after
+        alive = _started(found.pid) == stored["started"] if here else idle < dead_after
     except (ValueError, KeyError, TypeError):  # damaged by a disk
         alive = False
     if alive:

@@ -75,7 +75,7 @@ class QuietProgress:
 class LogProgress(QuietProgress):
     """Prints a line every LOG_EVERY seconds."""
 
-    said = 0.0
+    printed_at = 0.0
 
     def show(self, event: Event) -> None:
         super().show(event)
@@ -85,12 +85,12 @@ class LogProgress(QuietProgress):
         if isinstance(event, VideoDone):
             self.done += event.bytes
         now = time.monotonic()
-        if isinstance(event, ClipsDone | VideoDone) and now - self.said > LOG_EVERY:
-            if self.said:
+        if isinstance(event, ClipsDone | VideoDone) and now - self.printed_at > LOG_EVERY:
+            if self.printed_at:
                 left = (now - self.begun) * (self.bytes / self.done - 1) if self.done else None
                 when = f", about {max(left, 0):.0f} s left" if left is not None else ""
                 self.say(f"{self.videos}/{self.total} videos, {self.clips} clips, {self.rate:.1f} clips/s{when}")
-            self.said = now
+            self.printed_at = now
 
 
 class RateColumn(ProgressColumn):

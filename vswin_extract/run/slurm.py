@@ -103,9 +103,9 @@ def _step_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
 def _number(environment: Mapping[str, str], name: str) -> int:
     value = environment.get(name)
     if value is None or not value.isdecimal():
-        said = "is not set" if value is None else f"is {value!r}"
+        state = "is not set" if value is None else f"is {value!r}"
         raise UsageError(
-            f"{name} {said} in a task of Slurm; name the shard by --shard I/N, or --shard none to extract everything"
+            f"{name} {state} in a task of Slurm; name the shard by --shard I/N, or --shard none to extract everything"
         )
     return int(value)
 
@@ -165,6 +165,6 @@ def _sbatch(arguments: Sequence[str], script: str = "") -> str:
     except FileNotFoundError as error:
         raise UsageError("no sbatch on the PATH: submit on a machine that has Slurm") from error
     if done.returncode:
-        said = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
-        raise UsageError(f"sbatch refused, and nothing is submitted: {said}")
+        reason = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
+        raise UsageError(f"sbatch refused, and nothing is submitted: {reason}")
     return done.stdout.strip().partition(";")[0]  # the name of the cluster follows, where there are several

@@ -179,8 +179,8 @@ def failure_of(error: BaseException, last: bool) -> VideoError | None:
         denied = not is_temporary(status)
     if not (denied or last):
         return None
-    said = f"the server answers with status {status}" if status else _scrubbed(error)
-    return VideoUnreachable(f"it could not be fetched: {said}")
+    reason = f"the server answers with status {status}" if status else _scrubbed(error)
+    return VideoUnreachable(f"it could not be fetched: {reason}")
 
 
 def is_temporary(status: int) -> bool:
