@@ -339,5 +339,5 @@ def test_both_jobs_are_submitted_or_none(
     )
     picky.chmod(0o755)
     environment["PATH"] = f"{picky.parent}{os.pathsep}{environment['PATH']}"
-    assert submit() == "Error: sbatch has refused, and nothing is submitted: no merges here\n"
+    assert "nothing is submitted: no merges here" in submit()
     assert slurm.waiting() == []
