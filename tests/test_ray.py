@@ -348,7 +348,7 @@ def test_a_host_that_does_not_see_the_videos_ends_the_run(tmp_path: Path) -> Non
     from vswin_extract.pools.ray_actor import Placed
     from vswin_extract.pools.ray_pool import check_seen
 
-    missing = make_record(Video("a", tmp_path / "a.mp4"), -1, 0.0, "", status="failed", error="VideoMissing")
+    missing = make_record(Video("a", tmp_path / "a.mp4"), (-1, 0.0, ""), status="failed", error="VideoMissing")
     assert check_seen(VideoDone(missing, 0), Placed("node", 1)) == VideoDone(missing, 0)
     (tmp_path / "a.mp4").touch()
     ended = check_seen(VideoDone(missing, 0), Placed("node", 1))

@@ -116,8 +116,8 @@ class Journal:
         return without(video.clip_range, [entry.record.clip_range for entry in entries])
 
     def complete(self, video_id: str) -> Extracted | None:
-        """Return a video, or None if clips of it are missing. The version of
-        the file that was last passed to `missing` is preferred."""
+        """Return a video, or None if clips of it are missing. The version of the file that was last passed to `missing`
+        is preferred."""
         entries, wanted = self.entries.get(video_id, []), self.wanted.get(video_id)
         same = [entry for entry in entries if wanted and same_version(entry.record, wanted)]
         return assemble(same) or assemble(entries)

@@ -26,7 +26,7 @@ from vswin_extract.store.hdf5 import check_output
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
-from vswin_extract.worker.writer import make_record
+from vswin_extract.worker.writer import failed_record
 
 SETTLE = 60.0
 """Seconds within which files that another host wrote must be seen here, on a network file system."""
@@ -74,7 +74,7 @@ def run(
         if job.shard is None and finish_interrupted_cleanup(job.output, root) == ready.settings:
             yield finished(job, begun)
             return
-        with begin_journal(job, ready) as journal, closing(pool):
+        with begin_journal(job, ready) as journal, closing(pool):  # workers end before the journal is given up
             work = find_work(job, journal, ready, len(pool.names))
             yield describe_start(job, work, pool, ready, journal)
             outcome = yield from extract_work(pool, work, arrived, ready, journal, stopping)
@@ -206,8 +206,8 @@ def device_names(pool: WorkerPool, ready: Ready) -> str:
 
 
 def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardDone:
-    """A shard whose output was made before has nothing to do. Raises OutputError if the output
-    has other settings or videos."""
+    """A shard whose output was made before has nothing to do. Raises OutputError if the output has other settings or
+    videos."""
     try:
         with open_features(job.output) as features:
             made = {name: features.info.get(name) for name in ready.settings}
@@ -232,7 +232,7 @@ def check_same(one: Ready, other: Ready) -> None:
 
 def give_up(journal: Journal, video: Video, error: WorkerDied) -> VideoRecord:
     """Record that a video failed because its workers died."""
-    record = make_record(video, *fingerprint(video), status="failed", error="WorkerDied", message=str(error))
+    record = failed_record(video, fingerprint(video), error)
     journal.writer().commit(record)
     return record
 

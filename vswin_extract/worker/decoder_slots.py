@@ -99,7 +99,7 @@ class DecoderSlots:
     def _fill(self, slot: DecoderSlot) -> None:
         """Give a decoder the next video, if there is one."""
         if (video := self._queue.take()) is not None:
-            slot.videos.append(InFlightVideo(video, *fingerprint(video)))
+            slot.videos.append(InFlightVideo(video, fingerprint(video)))
             slot.decoder.submit(self._make_task(video))
 
     def _wait(self, decoder: Decoding) -> DecodedClip | VideoEnd | VideoError:

@@ -22,9 +22,7 @@ class InFlightVideo:
     that its rows go to, and its end once that is decoded. What still arrives after it is `done` is dropped."""
 
     video: Video
-    size: int
-    mtime: float
-    etag: str = ""
+    fingerprint: tuple[int, float, str]
     part: Part | None = None
     end: VideoEnd | None = None
     done: bool = False
@@ -58,10 +56,9 @@ class Writer:
         video.done = True
         if video.part is not None:
             video.part.discard()
-        fingerprint = (video.size, video.mtime, video.etag)
-        record = make_record(video.video, *fingerprint, status="failed", error=type(error).__name__, message=str(error))
+        record = failed_record(video.video, video.fingerprint, error)
         self._journal.commit(record)
-        return [VideoDone(record, max(video.size, 0))]
+        return [VideoDone(record, max(video.fingerprint[0], 0))]
 
     def _append(self, video: InFlightVideo, rows: Mapping[str, NDArray[Any]]) -> list[VideoDone]:
         if video.done:
@@ -83,16 +80,13 @@ class Writer:
         rows = 0 if part is None else part.rows
         if video.done or end is None or rows < end.clips:
             return []
-        if end.file is None and fingerprint(video.video) != (video.size, video.mtime, video.etag):
+        if end.file is None and fingerprint(video.video) != video.fingerprint:
             return self.fail(video, VideoChanged("its file changed while it was read"))
         video.done = True
-        size, mtime, etag = end.file or (video.size, video.mtime, video.etag)
         first, last = video.video.clip_range
         record = make_record(
             video.video,
-            size,
-            mtime,
-            etag,
+            end.file or video.fingerprint,
             status="partial" if end.partial else "ok",
             clips=rows,
             clip_range=(first, None if end.last else last),
@@ -104,10 +98,16 @@ class Writer:
             message=end.trouble + (f" ({end.damaged} damaged packets)" if end.damaged else ""),
         )
         self._journal.commit(record, part)
-        return [VideoDone(record, max(video.size, 0))]
+        return [VideoDone(record, max(video.fingerprint[0], 0))]
 
 
-def make_record(video: Video, size: int, mtime: float, etag: str, **found: Any) -> VideoRecord:
+def failed_record(video: Video, fingerprint: tuple[int, float, str], error: VideoError) -> VideoRecord:
+    """Return the record of a video that failed."""
+    return make_record(video, fingerprint, status="failed", error=type(error).__name__, message=str(error))
+
+
+def make_record(video: Video, fingerprint: tuple[int, float, str], **found: Any) -> VideoRecord:
     """Return the record of a video: what was asked for, the fingerprint of its file, and what was `found`."""
+    size, mtime, etag = fingerprint
     known = {"size": size, "mtime": mtime, "etag": etag, "clip_range": video.clip_range}
     return VideoRecord(id=video.id, path=video.location, start=video.start, end=video.end, **{**known, **found})
