@@ -95,3 +95,10 @@ def write(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def write_folder(folder: Path, count: int) -> None:
+    """Write `count` videos of different lengths, 00.mp4 and so on, and bad.mp4, which is no video."""
+    for number in range(count):
+        write(folder / f"{number:02}.mp4", 200 + number, first=100 * number)
+    (folder / "bad.mp4").write_text("no video")

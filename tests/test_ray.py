@@ -90,9 +90,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    for number in range(VIDEOS - 1):
-        numbered.write(folder / f"{number:02}.mp4", 200 + number, first=100 * number)
-    (folder / "bad.mp4").write_text("no video")
+    numbered.write_folder(folder, VIDEOS - 1)
     return folder
 
 

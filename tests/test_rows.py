@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,19 +11,7 @@ from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.rows import ClipRow, ClipRows
 from vswin_extract.video.sampling import Sampling
 
-samplings = st.builds(
-    Sampling,
-    clip_len=st.integers(1, 12),
-    frame_interval=st.integers(1, 5),
-    stride=st.none() | st.integers(1, 70),
-    tail=st.sampled_from(["pad", "drop", "shift"]),
-) | st.builds(
-    Sampling,
-    clip_len=st.integers(1, 12),
-    frame_interval=st.integers(1, 5),
-    stride=st.none() | st.integers(1, 70),
-    align=st.just("center"),
-)
+samplings = strategies.samplings(12, 5, 70)
 clip_ranges = st.tuples(st.integers(0, 6), st.none() | st.integers(1, 5)).map(
     lambda pair: (pair[0], None if pair[1] is None else pair[0] + pair[1])
 )

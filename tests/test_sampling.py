@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,19 +13,7 @@ from vswin_extract.errors import UsageError
 from vswin_extract.video.sampling import Clip, Resampler, Sampling
 
 lengths = st.integers(1, 400)
-samplings = st.builds(
-    Sampling,
-    clip_len=st.integers(1, 20),
-    frame_interval=st.integers(1, 6),
-    stride=st.none() | st.integers(1, 90),
-    tail=st.sampled_from(["pad", "drop", "shift"]),
-) | st.builds(
-    Sampling,
-    clip_len=st.integers(1, 20),
-    frame_interval=st.integers(1, 6),
-    stride=st.none() | st.integers(1, 90),
-    align=st.just("center"),
-)
+samplings = strategies.samplings(20, 6, 90)
 
 
 def all_clips(sampling: Sampling, n: int) -> list[Clip]:

@@ -224,9 +224,7 @@ def slurm() -> Iterator[SlurmCluster]:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many") / "so many"
     folder.mkdir()
-    for number in range(24):
-        numbered.write(folder / f"{number:02}.mp4", 200 + number, first=100 * number)
-    (folder / "bad.mp4").write_text("no video")
+    numbered.write_folder(folder, 24)
     return folder
 
 
