@@ -97,7 +97,7 @@ def extract(
         say(console, f"note: {why}")
     if not quiet:
         if isinstance(finished, ShardDone):
-            show_shard(finished)
+            show_shard(finished, job.layout)
         else:
             show_summary(finished)
     if profile:
