@@ -149,7 +149,7 @@ def make_job(
             f"the last argument is the file to write, on this machine, as out.h5, not {without_secrets(output)}"
         )
     file = output_path(output)
-    listed = read_paths(sys.stdin.buffer) if "-" in inputs else []
+    listed = read_paths(sys.stdin.buffer if sys.stdin else ()) if "-" in inputs else []
     videos = find_videos([path for path in inputs if path != "-"], manifest, listed)
 
     from vswin_extract.job.job import Job, parse_fps, parse_stages  # imports torch, which takes a second

@@ -1,6 +1,7 @@
 """What a file is that cannot be a video, by how it begins."""
 
 import re
+import shlex
 from pathlib import Path
 
 BEGINNINGS = {
@@ -41,9 +42,10 @@ def other_kind(path: Path) -> str:
 
 def where_it_goes(path: Path) -> str:
     """Return how a file that is no video may have been meant."""
+    name = shlex.quote(str(path))
     if path.suffix.lower() in TABLES:
-        return f"; a table of videos is given by --manifest {path}, and a list of them on standard input, by -"
-    return f"; a list of videos is given on standard input, by - and < {path}, and a .csv or .tsv by --manifest"
+        return f"; a table of videos is given by --manifest {name}, and a list of them on standard input, by -"
+    return f"; a list of videos is given on standard input, by - and < {name}, and a .csv or .tsv by --manifest"
 
 
 def _is_text(first: bytes) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vswin_extract.errors import UsageError
+from vswin_extract.files import names_path
 from vswin_extract.formatting import as_utf8
 from vswin_extract.video import remote
 from vswin_extract.video.file_kinds import UTF16, other_kind, where_it_goes
@@ -83,12 +84,14 @@ def find_videos(
 
 
 def read_paths(lines: Iterable[bytes]) -> Iterator[str]:
-    """Yield the paths of a list, one of each line. Raises UsageError for UTF-16, and for NUL between paths."""
-    for number, line in enumerate(lines):
-        if b"\0" in line:
-            kind = "UTF-16" if line.startswith(UTF16) else "UTF-16, or has NUL between paths"
-            raise UsageError(f"line {number + 1} on standard input is {kind}; give a path in each line, in UTF-8")
-        yield os.fsdecode(line.removeprefix(codecs.BOM_UTF8) if number == 0 else line)
+    """Yield the paths of a list on standard input, one of each line. Raises UsageError for UTF-16, and for NUL between
+    paths."""
+    with names_path(Path("standard input")):
+        for number, line in enumerate(lines):
+            if b"\0" in line:
+                kind = "UTF-16" if line.startswith(UTF16) else "UTF-16, or has NUL between paths"
+                raise UsageError(f"line {number + 1} on standard input is {kind}; give a path in each line, in UTF-8")
+            yield os.fsdecode(line.removeprefix(codecs.BOM_UTF8) if number == 0 else line)
 
 
 def walk_order(video_id: str) -> list[bytes]:
