@@ -56,7 +56,7 @@ def test_a_run_by_a_file_and_again_by_what_it_wrote(run: Run, config: Path, tmp_
     done = run("vswin-extract", "--config", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(config) in done.stderr
-    written = (tmp_path / "out.toml").read_text()
+    written = (tmp_path / "out.h5.toml").read_text()
     assert written.startswith(f"# Written by vswin-extract {version('vswin-extract')}")
     used = tomllib.loads(written)
     assert (used["stage"], used["clip-len"], used["fps"], used["tail"]) == ([4, 2], 4, "15", "pad")
@@ -66,9 +66,9 @@ def test_a_run_by_a_file_and_again_by_what_it_wrote(run: Run, config: Path, tmp_
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    again = run("vswin-extract", "--config", tmp_path / "out.toml", "--quiet", elsewhere / "again.h5", cwd=elsewhere)
+    again = run("vswin-extract", "--config", tmp_path / "out.h5.toml", "--quiet", elsewhere / "again.h5", cwd=elsewhere)
     assert again.returncode == 0, again.stderr
-    rewritten = tomllib.loads((elsewhere / "again.toml").read_text())
+    rewritten = tomllib.loads((elsewhere / "again.h5.toml").read_text())
     assert rewritten == {**used, "output": str(elsewhere / "again.h5"), "quiet": True}
     with open_features(tmp_path / "out.h5") as one, open_features(elsewhere / "again.h5") as other:
         assert one.names == other.names == ["embedding", "logits", "stage2", "stage4"]
@@ -134,7 +134,7 @@ def written(out: Path, *words: object) -> str:
 
 
 def test_a_file_that_is_not_ours_stays(config: Path, tmp_path: Path) -> None:
-    mine = config.rename(tmp_path / "out.toml")
+    mine = config.rename(tmp_path / "out.h5.toml")
     before = mine.read_text()
     assert str(mine) in written(tmp_path / "out.h5", "--config", mine)
     assert mine.read_text() == before
@@ -144,17 +144,20 @@ def test_shards_write_what_the_whole_run_writes(config: Path, tmp_path: Path) ->
     texts = []
     for shard in ("0/2", "1/2", "none"):
         assert written(tmp_path / "out.h5", "--config", config, "--shard", shard) == ""
-        texts.append((tmp_path / "out.toml").read_text())
+        texts.append((tmp_path / "out.h5.toml").read_text())
     assert texts[0] == texts[1]
     assert "shard" not in tomllib.loads(texts[0])
     assert tomllib.loads(texts[2]) == {**tomllib.loads(texts[0]), "shard": "none"}
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["out.toml", "run.toml"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["out.h5.toml", "run.toml"]
 
 
 def test_queries_of_addresses_are_not_written(tmp_path: Path) -> None:
     words = ["https://user:secret@host/a.mp4?token=secret", "s3://bucket/b.mp4", tmp_path / "out.h5"]
     assert written(tmp_path / "out.h5", *words) == ""
-    assert tomllib.loads((tmp_path / "out.toml").read_text())["videos"] == ["https://host/a.mp4", "s3://bucket/b.mp4"]
+    assert tomllib.loads((tmp_path / "out.h5.toml").read_text())["videos"] == [
+        "https://host/a.mp4",
+        "s3://bucket/b.mp4",
+    ]
 
 
 def test_variables_of_all_commands(run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

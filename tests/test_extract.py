@@ -208,10 +208,10 @@ def test_two_runs_give_identical_bytes_and_batches_do_not_matter(
 
 
 def test_decoder_processes_do_not_matter(run: Run, many: Path, small_weights: Path, tmp_path: Path) -> None:
-    for name, count in (("a", 1), ("b", 3), ("c", 3)):
+    for name, count in (("a.h5", 1), ("b.h5", 3), ("c.h5", 3)):
         done = run("vswin-extract", many, tmp_path / name, "--weights", small_weights, "--workers", count)
         assert done.returncode == 0, done.stderr
-    one, other, again = (embeddings(tmp_path / name) for name in "abc")
+    one, other, again = (embeddings(tmp_path / f"{name}.h5") for name in "abc")
     assert np.linalg.norm(one - other) <= 1e-6 * np.linalg.norm(one)
     assert other.tobytes() == again.tobytes()
 

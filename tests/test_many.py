@@ -53,7 +53,7 @@ def test_two_workers_write_what_one_does(
     assert done.returncode == 3, done.stderr
     assert "on cpu x 2" in done.stderr
     expect_equal(single, tmp_path / "out.h5")
-    assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.toml"]
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.h5.toml"]
 
 
 def test_a_worker_that_is_killed_is_started_again(
@@ -121,7 +121,7 @@ def test_shards_are_merged_to_what_a_single_run_writes(
     merged = run("vswin", "merge", out)
     assert merged.returncode == 3, merged.stderr  # one video failed
     expect_equal(single, out)
-    assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.toml"]
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.h5.toml"]
     late = run("vswin-extract", videos, out, *options, "--shard", "1/3")
     assert (late.returncode, "nothing to do" in late.stdout) == (0, True)
 

@@ -181,7 +181,7 @@ def test_names_and_options_reach_the_command_unchanged(
     ):  # fmt: skip
         assert pair in " ".join(words)
     assert {"--no-embedding", "--quiet", "--overwrite"} <= set(words)
-    assert f"merge {tmp_path}/out.h5 {tmp_path}/storage/out.h5.parts --overwrite" in done.stdout
+    assert f"merge -o {tmp_path}/out.h5 {tmp_path}/storage/out.h5.parts --overwrite" in done.stdout
 
 
 def test_errors_are_reported_before_anything_is_submitted(

@@ -17,11 +17,25 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def names_path(path: Path, unfinished: Path | None = None) -> Iterator[None]:
+    """Make errors of the system name `path` if they name no path, or `unfinished` or a file in it."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        inside = unfinished and isinstance(named, str) and Path(named).is_relative_to(unfinished)
+        if error.errno is not None and (named is None or inside):
+            error.filename = str(path)
+        raise
+
+
 def publish(unfinished: Path, path: Path) -> None:
     """Rename a finished file to its own name, so that it survives a power cut."""
-    sync(unfinished)
-    unfinished.replace(path)
-    sync(path.parent)
+    with names_path(path, unfinished):
+        sync(unfinished)
+        unfinished.replace(path)
+        sync(path.parent)
 
 
 @contextmanager
@@ -30,8 +44,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     raises, it is removed and `path` stays as it was. The new name ends in .tmp, and no other process uses it."""
     unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        yield unfinished
-        publish(unfinished, path)
+        with names_path(path, unfinished):
+            yield unfinished
+            publish(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -36,7 +36,7 @@ def check_file_system(directory: Path) -> Iterator[Check]:
         own.mkdir()
     except OSError as error:
         advice = "name the directory where the output is to be: vswin doctor DIR"
-        yield Check("file system", "failed", f"cannot be written: {error.strerror}", advice)
+        yield Check("file system", "failed", f"{directory} cannot be written: {error.strerror}", advice)
         return
     try:
         for what, attempt, advice in (

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from vswin_extract.errors import UsageError
-from vswin_extract.journal.directory import journal_directory, read_job
+from vswin_extract.journal.directory import journal_directory, read_job, read_list
 from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
 from vswin_extract.journal.parts import SUFFIX, Entry
 from vswin_extract.store.features import FeatureFile, feature_names, open_features
@@ -32,13 +32,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """How much was checked, and what is wrong with it. `finished`: False for the journal of a run."""
+    """How much was checked, and what is wrong with it. `finished`: False for the journal of a run. `mergeable`: the
+    journal, if every video of the run is finished, else None; `output`: the file to make of it."""
 
     videos: int
     clips: int
     failures: int
     finished: bool
     problems: tuple[Problem, ...]
+    mergeable: Path | None = None
+    output: Path | None = None
 
 
 def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
@@ -47,9 +50,14 @@ def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
     directory = output if output.suffix == ".parts" and output.is_dir() else journal_directory(output)
     if output.is_file():
         return _verify_finished(output, directory, against)
-    if read_job(directory) is None:
+    begun = read_job(directory)
+    if begun is None:
         raise UsageError(f"there is neither {output} nor an unfinished run in {directory}")
-    return _verify_journal(directory, against)
+    found = _verify_journal(directory, against)
+    if output == directory:
+        begun_for = Path(begun["output"] or "")
+        output = begun_for if begun_for.name and begun_for.parent.is_dir() else directory.with_suffix("")
+    return replace(found, output=output)
 
 
 def _verify_finished(output: Path, directory: Path, against: Sequence[Video]) -> OutputCheck:
@@ -82,8 +90,10 @@ def _verify_journal(directory: Path, against: Sequence[Video]) -> OutputCheck:
             files[video_id] = (found.record.size, found.record.mtime, found.record.etag)
             clips += found.record.clips
             failures += found.record.status == "failed"
-    differences = _compare(files, against, complete=False)
-    return OutputCheck(len(files) - failures, clips, failures, False, (*problems, *differences))
+    problems += _compare(files, against, complete=False)
+    asked = read_list(directory)
+    mergeable = directory if asked and not problems and files.keys() >= asked.keys() else None
+    return OutputCheck(len(files) - failures, clips, failures, False, tuple(problems), mergeable)
 
 
 def check_structure(file: h5py.File) -> Iterator[Problem]:

@@ -1,11 +1,14 @@
 """`vswin check`: verify an output."""
 
+import os
+import shlex
 import sys
 
 import click
 
-from vswin_extract.cli.console import stdout, table
+from vswin_extract.cli.console import say, stdout, table
 from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.merge import merge_command
 from vswin_extract.cli.options import HELP, file_argument
 
 
@@ -36,4 +39,10 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     if found.problems:
         out.print(table([(problem.where, problem.what) for problem in found.problems], ("where", "what is wrong")))
         sys.exit(4)
-    out.print("nothing wrong" if found.finished else "nothing wrong so far; the command that was stopped continues it")
+    if found.finished:
+        out.print("nothing wrong")
+    elif found.mergeable and found.output:
+        command = merge_command(found.output, found.mergeable, overwrite=os.path.lexists(found.output))
+        say(out, f"nothing wrong; every video is finished, and this makes the file: {shlex.join(['vswin', *command])}")
+    else:
+        say(out, "nothing wrong so far; the command that was stopped continues it")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vswin_extract.cli.options import suggest
+from vswin_extract.cli.options import Stages, suggest
 from vswin_extract.cli.origins import CONFIG, option_key
 
 HEADER = "# Written by vswin-extract"
@@ -26,7 +26,7 @@ def read_config(context: click.Context, parameter: click.Parameter, path: str | 
     import tomllib
 
     try:
-        found = tomllib.loads(Path(path).read_text("utf-8"))
+        found = tomllib.loads(Path(path).read_text("utf-8-sig"))
     except OSError as error:
         raise click.BadParameter(f"cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -42,7 +42,8 @@ def read_config(context: click.Context, parameter: click.Parameter, path: str | 
         several = option.nargs == -1 or getattr(option, "multiple", False)
         values = value if several and isinstance(value, list) else [value]
         kinds, what = _accepted(option.type)
-        if not all(isinstance(each, kinds) and (kinds == (bool,) or not isinstance(each, bool)) for each in values):
+        fits = all(isinstance(each, kinds) and (kinds == (bool,) or not isinstance(each, bool)) for each in values)
+        if not fits or (isinstance(option.type, Stages) and not all(map(option.type.parse, values))):
             raise click.BadParameter(f"{path}: {name} must be {what}{', or a list of such' * several}, not {value!r}")
         context.default_map[str(option.name)] = tuple(values) if several else value
 
@@ -54,6 +55,8 @@ def _accepted(kind: object) -> tuple[tuple[type, ...], str]:
         return (bool,), "true or false"
     if isinstance(kind, click.types.IntParamType):
         return (int,), "a whole number"
+    if isinstance(kind, Stages):
+        return (int, str), 'a stage from 1 to 4, or "all"'
     if isinstance(kind, click.types.FloatParamType):
         return (int, float), "a number"
     if isinstance(kind, click.Path | click.Choice):
@@ -83,8 +86,8 @@ def settings(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
 
 
 def write_config(context: click.Context, output: Path) -> str:
-    """Write the options of a run beside its output, so that --config does the same again. Return why the file is not
-    written, "" if it is.
+    """Write the options of a run to OUT.h5.toml beside its output, so that --config does the same again. Return why the
+    file is not written, "" if it is.
 
     Options without a value follow from the weights or the device, and are left out. So is the number of the shard,
     since all shards write the same file.
@@ -95,7 +98,7 @@ def write_config(context: click.Context, output: Path) -> str:
     from vswin_extract.files import atomic_write
     from vswin_extract.video.remote import is_remote, without_secrets
 
-    path = output.with_suffix(".toml")
+    path = output.with_name(f"{output.name}.toml")
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(HEADER.encode())):
         return f"{path} was not written by vswin-extract, so the options of this run are not saved there"
     options: dict[str, Any] = {}

@@ -1,7 +1,9 @@
 """How commands end: exit codes, and errors as one line."""
 
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec
@@ -22,6 +24,11 @@ EXIT_CODES = {
     130: "stopped by Ctrl-C; the same command continues",
     143: "stopped by SIGTERM or SIGUSR1; the same command continues",
 }
+HDF5_ERROR = re.compile(r"\berrno = (\d+)")
+HDF5_FILE = re.compile(r"name = '(.*?)'")
+"""What HDF5 says of an error of the system, in a text of many lines."""
+WRITTEN = ("output", "destination", "script", "html", "paths")
+"""Parameters of commands that name what is written."""
 RESTARTED = "VSWIN_RESTARTED"
 """The variable that is set for a command that was started again after its device failed."""
 
@@ -39,6 +46,7 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
         from vswin_extract.errors import VswinError, first_line
 
+        _expect_working_directory()
         try:
             return command(*args, **kwargs)
         except VswinError as error:
@@ -51,16 +59,57 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
             sys.exit(0)
         except (MemoryError, RuntimeError) as error:
             message = first_line(error)
+            if HDF5_ERROR.search(str(error)):
+                fail(describe_system_error(error), 1)
             if "CUDA error" in message or "CUBLAS" in message or "CUDNN" in message:
                 _start_again(message)
             if not isinstance(error, MemoryError) and "memory" not in message:
                 raise
             fail(f"out of memory: {message}; try a smaller --batch-size", 1)
         except OSError as error:
-            where = f" ({printable(str(error.filename))})" if error.filename else ""
-            fail(f"{error.strerror or error}{where}", 1)
+            fail(describe_system_error(error), 1)
 
     return wrapped
+
+
+def _expect_working_directory() -> None:
+    """Exit if the working directory was removed: libraries that are loaded later would end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        fail("the working directory was removed; go to one that is there, and give the command again", 2)
+
+
+def describe_system_error(error: Exception) -> str:
+    """Return what an error of the system is, with the path that it is about."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    path = getattr(error, "filename", None)
+    if number := HDF5_ERROR.search(text):
+        named = HDF5_FILE.search(text)
+        path = path or (named and named[1])
+        text = os.strerror(int(number[1]))
+        if isinstance(error, OSError):
+            from vswin_extract.store.hdf5 import is_locked, why_not_opened
+
+            text = why_not_opened(error) if is_locked(error) else text
+    where = os.fsdecode(path) if isinstance(path, str | bytes) else _guess_path(error, text)
+    return printable(f"{text} ({where})" if where else text)
+
+
+def _guess_path(error: Exception, text: str) -> str:
+    """Return what was being read or written when an error came that names no path; "" if that is not known."""
+    frames = traceback.walk_tb(error.__traceback__)
+    if any(str(frame.f_globals.get("__name__")).startswith(("click.utils", "rich.")) for frame, _ in frames):
+        return "standard output"
+    context = click.get_current_context(silent=True)
+    parameters = context.params if context else {}
+    if "read data" in text and "file" in parameters:  # by HDF5
+        return f"while reading {parameters['file']}"
+    for name in WRITTEN:
+        if value := parameters.get(name):
+            written = str(value[0] if isinstance(value, tuple) else value)
+            return "" if written in text else f"while writing {written}"
+    return ""
 
 
 def _start_again(message: str) -> NoReturn:

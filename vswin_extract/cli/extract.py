@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 import sys
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vswin_extract.job.events import Finished, ShardDone
     from vswin_extract.job.job import Job
 
+STAGE_WORD = re.compile(r"[1-4](,[1-4])*|all")
 ABOUT_NANO = (
     "nano is the small bundled model, for trying things out; a full-size one: vswin weights pull t-k400, then "
     "--weights t-k400"
@@ -95,7 +97,7 @@ def extract(
         say(console, f"note: {why}")
     if not quiet:
         if isinstance(finished, ShardDone):
-            show_shard(finished)
+            show_shard(finished, job.layout)
         else:
             show_summary(finished)
     if profile:
@@ -135,16 +137,19 @@ def make_job(
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
+    from vswin_extract.store.hdf5 import SUFFIXES, output_path
     from vswin_extract.video.remote import is_remote, without_secrets
-    from vswin_extract.video.videos import find_videos
+    from vswin_extract.video.videos import find_videos, read_paths
 
-    if not inputs and manifest is None and os.path.exists(output):
+    check_stage_words(stages, inputs, output)
+    if not inputs and manifest is None and os.path.exists(output) and Path(output).suffix.lower() not in SUFFIXES:
         raise UsageError(f"the last argument is the file to write: vswin-extract {output} out.h5")
     if is_remote(output):
         raise UsageError(
             f"the last argument is the file to write, on this machine, as out.h5, not {without_secrets(output)}"
         )
-    listed = [os.fsdecode(line) for line in sys.stdin.buffer] if "-" in inputs else []
+    file = output_path(output)
+    listed = read_paths(sys.stdin.buffer if sys.stdin else ()) if "-" in inputs else []
     videos = find_videos([path for path in inputs if path != "-"], manifest, listed)
 
     from vswin_extract.job.job import Job, parse_fps, parse_stages  # imports torch, which takes a second
@@ -152,7 +157,7 @@ def make_job(
 
     return Job(
         videos=videos,
-        output=Path(os.path.realpath(output)) if output else Path(),  # a link stays, and its target is written
+        output=file,
         stages=parse_stages(stages),
         fps=parse_fps(fps),
         variant=variant and variant.lower(),
@@ -160,6 +165,17 @@ def make_job(
         storage=None if storage is None else Path(os.path.realpath(storage)),
         **options,
     )
+
+
+def check_stage_words(stages: tuple[int, ...], inputs: tuple[str, ...], output: str) -> None:
+    """Raise UsageError where a word after a stage was meant as another stage, as in --stage 3 4."""
+    from vswin_extract.errors import UsageError
+
+    lost = [word for word in inputs if STAGE_WORD.fullmatch(word) and not os.path.exists(word)]
+    lost += [output] if STAGE_WORD.fullmatch(output) else []
+    if stages and lost:
+        wanted = "all" if "all" in lost else ",".join(dict.fromkeys([*map(str, stages), *",".join(lost).split(",")]))
+        raise UsageError(f"{lost[-1]} is not read as a stage: give several stages in one word, --stage {wanted}")
 
 
 def keep_memory() -> None:

@@ -8,6 +8,7 @@ from vswin_extract.cli.config import read_config
 from vswin_extract.cli.options import (
     RUN,
     Choice,
+    Stages,
     device_option,
     layout_option,
     option,
@@ -40,10 +41,12 @@ output_options = together(
         OUTPUT,
         "--stage",
         "stages",
-        type=int,
+        type=Stages(),
         multiple=True,
-        metavar="1-4",
-        help="Write the map of this stage, per clip: 1 to 3 before patch merging, 4 after the final norm. Repeatable.",
+        metavar="1-4|all",
+        callback=lambda context, parameter, values: tuple(stage for stages in values for stage in stages),
+        help="Write the map of this stage, per clip: 1 to 3 before patch merging, 4 after the final norm. Several: 3,4 "
+        "or all. Repeatable.",
     ),
     option(
         OUTPUT,
@@ -302,7 +305,8 @@ run_options = together(
         expose_value=False,
         callback=read_config,
         help="Take what the command line and the environment leave open from this file: `stage = [4]`, `videos = "
-        '["a.mp4"]`, `output = "out.h5"`, paths from the working directory. A run writes what it used to OUT.toml.',
+        '["a.mp4"]`, `output = "out.h5"`, paths from the working directory. A run writes what it used to '
+        "OUT.h5.toml.",
     ),
     option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing."),
     option(

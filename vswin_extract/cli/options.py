@@ -38,6 +38,29 @@ class Choice(click.Choice[str]):
         return f"{message} {hint[0].upper()}{hint[1:]}" if hint else message
 
 
+class Stages(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 takes no argument here
+    """Stages in one word: 4, or 3,4, or all."""
+
+    name = "stages"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = self.parse(value)
+        if not found:
+            self.fail(f"{value!r} is no stage; stages are 1 to 4, several as 3,4, or all", param, ctx)
+        return found
+
+    def parse(self, value: str | int) -> tuple[int, ...]:
+        """Return the stages that a word names; none if it is no such word."""
+        if value == "all":
+            return (1, 2, 3, 4)
+        try:
+            return tuple(int(stage) for stage in str(value).removesuffix(",").split(","))
+        except ValueError:
+            return ()
+
+
 class GroupedCommand(click.Command):
     """A command whose --help shows its options under the headings that `option` gives them."""
 

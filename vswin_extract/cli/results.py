@@ -1,8 +1,11 @@
 """How the results of `vswin extract` are printed."""
 
+import os
+import shlex
 from typing import TYPE_CHECKING
 
 from vswin_extract.cli.console import say, stdout, table
+from vswin_extract.cli.merge import merge_command
 from vswin_extract.formatting import human_bytes, plural
 
 if TYPE_CHECKING:
@@ -35,13 +38,12 @@ def show_summary(finished: "Finished") -> None:
     stdout().print(table(rows))
 
 
-def show_shard(done: "ShardDone") -> None:
-    """Print what a shard has done, and how all shards become one file."""
+def show_shard(done: "ShardDone", layout: str) -> None:
+    """Print what a shard has done, and how all shards become one output of this layout."""
     if done.merged:
         say(stdout(), f"shard {done.shard}: nothing to do, {done.output} is complete")
         return
-    inside = done.journal.parent == done.output.parent
-    command = f"vswin merge {done.output}" + ("" if inside else f" {done.journal}")
+    command = shlex.join(["vswin", *merge_command(done.output, done.journal, layout, os.path.lexists(done.output))])
     rows = [
         ("shard", f"{done.shard}, complete; when all shards are: {command}"),
         ("videos", f"{done.videos}, or clip ranges of them"),

@@ -11,6 +11,7 @@ from vswin_extract.cli.config import absolute, check_environment, settings
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.extract import extract, make_job
 from vswin_extract.cli.extract_options import NOT_OF_JOB
+from vswin_extract.cli.merge import merge_command
 from vswin_extract.cli.options import HELP
 from vswin_extract.cli.origins import is_given
 from vswin_extract.formatting import printable
@@ -65,6 +66,7 @@ def slurm(
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
+    from vswin_extract.files import names_path
     from vswin_extract.journal.directory import journal_directory
     from vswin_extract.run import slurm as library
     from vswin_extract.store.hdf5 import check_output
@@ -82,10 +84,9 @@ def slurm(
         options = list(spelt(context))
     paths = [absolute(path) for path in (*asked["inputs"], asked["output"])]
     shared = [*directives(account=account, partition=partition)]
-    merge = [console_script("vswin"), "merge", paths[-1]]
-    merge += [str(journal_directory(job.output, job.storage))] if job.storage else []
-    merge += ["--overwrite"] if job.overwrite else []
-    merging = library.merge_job(merge, shared)
+    journal = journal_directory(job.output, job.storage)
+    merge = merge_command(Path(paths[-1]), journal, job.layout, job.overwrite)
+    merging = library.merge_job([console_script("vswin"), *merge], shared)
     grace = [f"--grace={library.WARNING - 30}"]  # a later --grace in the options counts
     text = library.array_script(
         [console_script("vswin-extract"), *paths, *grace, *options],
@@ -96,7 +97,8 @@ def slurm(
         os.path.basename(script or "extract.sbatch"),
     )
     if script:
-        Path(script).write_bytes(os.fsencode(text))
+        with names_path(Path(script)):
+            Path(script).write_bytes(os.fsencode(text))
     elif not submit:
         click.echo(os.fsencode(text), nl=False)
     if submit:

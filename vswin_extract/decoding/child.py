@@ -134,9 +134,9 @@ def file_of(task: Task, on_progress: Callable[[], None], fetch: Fetch | None) ->
     try:
         regular = stat.S_ISREG(path.stat().st_mode)  # opening a FIFO would wait for ever
     except OSError as error:
-        raise VideoMissing(f"cannot be opened: {error.strerror}") from error
+        raise VideoMissing(f"{path} cannot be opened: {error.strerror}") from error
     if not regular:
-        raise VideoMissing("is not a regular file")
+        raise VideoMissing(f"{path} is not a regular file")
     yield path
 
 

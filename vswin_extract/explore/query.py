@@ -13,6 +13,7 @@ from vswin_extract.errors import UsageError, VswinError, WeightsError
 from vswin_extract.explore.similarity import Floats, embeddings, unit
 from vswin_extract.files import file_sha256
 from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
+from vswin_extract.video.file_kinds import other_kind
 
 if TYPE_CHECKING:
     from vswin_extract.job.events import Event
@@ -105,6 +106,8 @@ def extract_like(
     sampling, pixels, precision and decoder. Raises what a run raises, and UsageError if the video fails."""
     from vswin_extract.run.api import extract
 
+    if kind := other_kind(Path(path)):
+        raise UsageError(f"{path} cannot be searched for: VideoUnreadable: it is {kind}, not a video")
     info = features.info
     sampling, pixels = info["sampling"], info["preprocessing"]
     output = folder / "query.h5"

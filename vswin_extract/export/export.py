@@ -16,6 +16,7 @@ from vswin_extract.export import configuration, formats
 from vswin_extract.export.configuration import ExportFacts, Texts
 from vswin_extract.export.formats import Item
 from vswin_extract.export.grid import Grid, find_grid
+from vswin_extract.files import names_path
 from vswin_extract.store.features import FeatureFile, open_features
 from vswin_extract.store.sequences import Feature
 from vswin_extract.video.videos import EXTENSIONS
@@ -111,8 +112,9 @@ def _new_folder(destination: Path) -> Iterator[Path]:
     unfinished = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
     unfinished.mkdir()
     try:
-        yield unfinished
-        unfinished.replace(destination)
+        with names_path(destination, unfinished):
+            yield unfinished
+            unfinished.replace(destination)
     except BaseException:
         shutil.rmtree(unfinished)
         raise

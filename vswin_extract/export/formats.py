@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import needs
 from vswin_extract.store.features import VideoFeatures
-from vswin_extract.store.hdf5 import disk_errors
+from vswin_extract.store.hdf5 import disk_errors, expect_room
+from vswin_extract.store.schema import VIDEO_BYTES
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Item:
 
 def write_npy(folder: Path, items: Iterable[Item]) -> None:
     for item in items:
-        np.save(_file(folder, f"{item.name}.npy"), item.values)
+        _save(_file(folder, f"{item.name}.npy"), item.values)
 
 
 def write_npy_and_times(folder: Path, items: Iterable[Item]) -> None:
     for item in items:
-        np.save(_file(folder, f"{item.name}.npy"), item.values)
-        np.save(_file(folder, f"{item.name}.times.npy"), item.times)
+        _save(_file(folder, f"{item.name}.npy"), item.values)
+        _save(_file(folder, f"{item.name}.times.npy"), item.times)
 
 
 def write_npz(folder: Path, items: Iterable[Item]) -> None:
@@ -50,6 +52,7 @@ def write_hdf5(folder: Path, items: Iterable[Item]) -> None:
     path = folder / "features.h5"
     with disk_errors(path), h5py.File(path, "w") as file:
         for item in items:
+            expect_room(path, item.values.nbytes + VIDEO_BYTES)
             file[item.name] = item.values
 
 
@@ -60,7 +63,7 @@ def write_clip_retrieval(folder: Path, items: Iterable[Item], rows: int, rows_pe
         (folder / name).mkdir()
     digits = len(str((rows - 1) // rows_per_file))  # readers take the files in the order of their names
     for part, (values, times, names) in enumerate(_parts(items, rows_per_file)):
-        np.save(folder / "img_emb" / f"img_emb_{part:0{digits}}.npy", values)
+        _save(folder / "img_emb" / f"img_emb_{part:0{digits}}.npy", values)
         columns = {"image_path": names, "start": times[:, 0], "end": times[:, 1]}
         parquet.write_table(arrow.table(columns), folder / "metadata" / f"metadata_{part:0{digits}}.parquet")
 
@@ -148,6 +151,12 @@ def _arrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     return pyarrow, parquet
+
+
+def _save(path: Path, values: NDArray[Any]) -> None:
+    """Write a .npy file. Of a file, np.save would write the array by C, whose errors do not say that a disk is full."""
+    with path.open("wb") as file:
+        np.save(SimpleNamespace(write=file.write), values)
 
 
 def _npy(values: NDArray[Any]) -> bytes:

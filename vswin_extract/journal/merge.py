@@ -20,8 +20,8 @@ from vswin_extract.formatting import describe_difference, name_some
 from vswin_extract.journal.directory import claim, journal_directory, remove_journal
 from vswin_extract.journal.sources import Source, open_sources
 from vswin_extract.store.features import linked_files
-from vswin_extract.store.hdf5 import check_output
-from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output
+from vswin_extract.store.hdf5 import check_output, output_path
+from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output, shards_directory
 from vswin_extract.store.schema import FileDescription, RowBlock, VideoRecord, split_failed
 from vswin_extract.video.videos import walk_order
 
@@ -42,7 +42,7 @@ class Merged:
 
 
 def merge(
-    output: Path,
+    output: str | os.PathLike[str],
     parts: Sequence[Path] = (),
     *,
     layout: Layout | Literal["linked"] = "single",
@@ -59,16 +59,22 @@ def merge(
     `layout`: one file; or shards of bounded size and an index of them; or an index of the parts ("linked"), which are
     finished outputs and stay where they are. `on_duplicate`: what to do if a video is in several parts; a part in which
     it failed does not count if it did not fail in another. Raises OutputError if the parts differ in what features
-    depend on, if videos are missing or duplicate, or if a part is damaged, and UsageError for what cannot be merged.
+    depend on, if videos are missing or duplicate, or if a part is damaged, and UsageError for what cannot be merged,
+    also for an output that is one of the parts.
     """
     begun = time.monotonic()
+    output = output_path(output)
     own = journal_directory(output)
     paths = [Path(part) for part in parts] or [own]
+    ours = any(os.path.abspath(path) == os.path.abspath(own) for path in paths)
+    if ours and not own.is_dir():
+        raise UsageError(
+            f"no unfinished run {own} to make {output.name} of; to merge finished files, name the output by -o: "
+            "vswin merge -o OUT.h5 PART..."
+        )
+    check_apart(output, paths)
     check_output(output, overwrite)
     with ExitStack() as stack:
-        ours = any(os.path.abspath(path) == os.path.abspath(own) for path in paths)
-        if ours and not own.is_dir():
-            raise UsageError(f"no unfinished run {own} to make {output.name} of; name the files to merge after it")
         if ours:
             stack.enter_context(claim(own / "lock", output))
         sources = open_sources(paths, stack)
@@ -88,6 +94,18 @@ def merge(
     clips = sum(record.clips for record in records)
     nbytes = sum(path.stat().st_size for path in (output, *linked_files(output)))
     return Merged(output, len(sources), len(videos), clips, len(failed), nbytes, time.monotonic() - begun)
+
+
+def check_apart(output: Path, paths: Sequence[Path]) -> None:
+    """Raise UsageError if writing the output would replace or remove one of the parts."""
+    shards = os.path.realpath(shards_directory(output))
+    for path in paths:
+        for file in (path, *linked_files(path)):
+            place = os.path.realpath(file)
+            if place == os.path.realpath(output):
+                raise UsageError(f"{output} is also one of the parts, and would be replaced; name another output by -o")
+            if os.path.dirname(place) == shards:
+                raise UsageError(f"{file} is a shard of {output}, and would be removed; name another output by -o")
 
 
 def check_alike(sources: Sequence[Source]) -> None:

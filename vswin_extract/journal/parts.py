@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import OutputError
-from vswin_extract.files import publish
+from vswin_extract.files import names_path, publish
 from vswin_extract.store.schema import BLOCK_BYTES, Arrays, RowBlock, VideoRecord, row_types
 
 SUFFIX = ".rows"
@@ -50,13 +50,15 @@ class Part:
 
     def write(self, records: bytes, count: int) -> None:
         """Add so many records as they are."""
-        self.file.write(records)
+        with names_path(self.path):
+            self.file.write(records)
         self.digest.update(records)
         self.rows += count
 
     def finish(self) -> None:
         """Make the rows durable, under their own name."""
-        self.file.close()
+        with names_path(self.path):
+            self.file.close()
         publish(self.unfinished, self.path)
 
     def discard(self) -> None:

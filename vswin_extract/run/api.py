@@ -11,6 +11,7 @@ from vswin_extract.job.events import Event, Finished
 from vswin_extract.job.job import AUTO, Compile, Dtype, Engine, Job, Partial, parse_fps, parse_stages
 from vswin_extract.network.pooling import Pool
 from vswin_extract.run.run import run
+from vswin_extract.store.hdf5 import output_path
 from vswin_extract.store.layouts import Layout
 from vswin_extract.store.schema import Compression
 from vswin_extract.video.fetch import CACHE_SIZE
@@ -71,10 +72,11 @@ def extract(
 
         >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
     """
+    file = output_path(output)
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     job = Job(
         videos=find_videos(paths, manifest),
-        output=Path(os.path.realpath(output)),
+        output=file,
         weights=os.fspath(weights),
         variant=variant,
         stages=parse_stages(stages),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from vswin_extract.errors import DeviceError, OutputError, UsageError, WorkerDied
+from vswin_extract.errors import DeviceError, OutputError, WorkerDied
 from vswin_extract.formatting import describe_difference
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
@@ -22,7 +22,7 @@ from vswin_extract.run.clip_counts import clips_ahead
 from vswin_extract.run.dispatch import Dispatch
 from vswin_extract.run.work import RemainingWork, find_work
 from vswin_extract.store.features import open_features
-from vswin_extract.store.hdf5 import check_output
+from vswin_extract.store.hdf5 import check_output, read_attributes
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
@@ -59,7 +59,7 @@ def run(
     stopping = stopping or threading.Event()
     job.check_directories()
     root = journal_directory(job.output, job.storage)
-    if not root.is_dir() and job.shard is None:
+    if job.overwrite or (job.shard is None and not root.is_dir()):
         check_output(job.output, job.overwrite)  # before the model is loaded, which takes seconds
     pool = make_pool(job)
     with closing(pool):
@@ -208,12 +208,11 @@ def device_names(pool: WorkerPool, ready: Ready) -> str:
 def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardDone:
     """A shard whose output was made before has nothing to do. Raises OutputError if the output has other settings or
     videos."""
-    try:
-        with open_features(job.output) as features:
-            made = {name: features.info.get(name) for name in ready.settings}
-            known = {*features, *(failure["id"] for failure in features.failures)}
-    except UsageError as error:
-        raise OutputError(f"{job.output} exists and was not written by vswin-extract; choose another name") from error
+    if read_attributes(job.output) is None:
+        raise OutputError(f"{job.output} exists and was not written by vswin-extract; choose another name")
+    with open_features(job.output) as features:
+        made = {name: features.info.get(name) for name in ready.settings}
+        known = {*features, *(failure["id"] for failure in features.failures)}
     if made != ready.settings or not known.issuperset(video.id for video in job.videos):
         raise OutputError(f"{job.output} exists, of other settings or videos; add --overwrite to have it replaced")
     root = journal_directory(job.output, job.storage)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from h5py import h5f
 from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError
-from vswin_extract.store.hdf5 import is_output
+from vswin_extract.store.hdf5 import is_locked, is_output, why_not_opened
 from vswin_extract.store.schema import VIEWED
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ def read_links(path: str | os.PathLike[str]) -> list[Path]:
 def _linked(file: h5py.File, path: Path) -> list[Path]:
     base = Path(os.path.realpath(path)).parent
     return [base / name for name in file["linked/path"].asstr()[:]]
+
+
+def _expect_unlocked(file: Path) -> None:
+    """Raise UsageError if a file of an index cannot be opened because a program writes to it: HDF5 would invent its
+    rows, as it does for a file that is not there."""
+    try:
+        h5f.open(os.fsencode(file), h5f.ACC_RDONLY).close()  # unlike h5py.File, in a tenth of a millisecond
+    except OSError as error:
+        if is_locked(error):
+            raise UsageError(f"cannot read {file}: {why_not_opened(error)}") from error
 
 
 class VideoRows:
@@ -167,7 +178,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
             self._open(path)
         except OSError as error:
             if os.path.exists(path):
-                reason = "not an HDF5 file, or not a whole one"
+                reason = why_not_opened(error)
             elif os.path.isdir(f"{os.fspath(path)}.parts"):
                 reason = "it is not complete yet; see what is done with: vswin check"
             else:
@@ -189,6 +200,12 @@ class FeatureFile(Mapping[str, VideoFeatures]):
             raise UsageError(
                 f"{os.fspath(path)} links to {lost[0]}, which is not there; both have to be moved together"
             )
+        try:
+            for file in self.linked:
+                _expect_unlocked(file)
+        except UsageError:
+            self.file.close()
+            raise
         self._videos = {
             str(video_id): (row, int(first), int(count))
             for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))

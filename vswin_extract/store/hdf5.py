@@ -1,5 +1,6 @@
-"""How this package uses HDF5: errors of the disk, the attributes of a file, columns of text, links."""
+"""How this package uses HDF5: names of outputs, errors of files, the attributes of a file, columns of text, links."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -11,21 +12,81 @@ import h5py
 import numpy as np
 from h5py import h5p, h5t
 
-from vswin_extract.errors import OutputError
-from vswin_extract.files import require_parent
-from vswin_extract.formatting import as_utf8
+from vswin_extract.errors import OutputError, UsageError
+from vswin_extract.files import names_path, require_parent
+from vswin_extract.formatting import as_utf8, human_bytes
+
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
+"""Endings of HDF5 files, in lower case. The name of an output has one of them."""
+
+
+def output_path(given: str | os.PathLike[str]) -> Path:
+    """Return the file that the name of an output means: a link is followed, so that its target is written. Raises
+    UsageError for a name that does not end as those of HDF5 files do."""
+    name = os.fspath(given)
+    if Path(name).suffix.lower() not in SUFFIXES or name.endswith("/"):
+        raise UsageError(_wrong_name(name))
+    return Path(os.path.realpath(name))
+
+
+def _wrong_name(name: str) -> str:
+    """Return why a name cannot be that of an output, and which one can."""
+    if name in ("", "-"):
+        return f"{name!r} cannot be the output: name a file that ends in .h5, as out.h5"
+    if os.path.isdir(name) and not name.endswith(".parts"):
+        return f"{name} is a directory; name the file to write, as {os.path.join(name, 'out.h5')}"
+    path = Path(name)
+    foreign = path.suffix == ".parts" or re.fullmatch(
+        r"\.[a-zA-Z]{2,6}\d?", path.suffix
+    )  # not run.1, which gets .h5 too
+    stem = path.with_suffix("") if foreign else path
+    better = stem if stem.suffix.lower() in SUFFIXES else f"{stem}.h5"
+    if os.path.isfile(name) and read_attributes(path) is None:
+        return f"{name} exists and was not written by vswin-extract; name the file to write, as {better}"
+    unfinished = (
+        f"; to continue its run, rename {name}.parts to {better}.parts" if os.path.isdir(f"{name}.parts") else ""
+    )
+    return f"{name} cannot be the output: its name must end in .h5 or .hdf5, as {better}{unfinished}"
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raise OSError if the disk is full. HDF5 itself raises a RuntimeError of many lines."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    """Raise OSError with the path if the disk is full. HDF5 itself raises a RuntimeError of many lines."""
+    with names_path(path):
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            number = re.search(r"errno = (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def expect_room(path: Path, needed: int) -> None:
+    """Raise OSError unless the disk has room for so many bytes. HDF5 does not survive a disk that fills up."""
+    disk = os.statvfs(path.parent)
+    if disk.f_bavail * disk.f_frsize < needed:
+        reason = f"{os.strerror(errno.ENOSPC)}: the output needs {human_bytes(needed)}"
+        raise OSError(errno.ENOSPC, reason, str(path))
+
+
+def is_locked(error: OSError) -> bool:
+    """True if HDF5 could not open a file because a program writes to it, or locks do not work there."""
+    return "unable to lock file" in str(error) or "already open for" in str(error)
+
+
+def why_not_opened(error: OSError) -> str:
+    """Return why HDF5 could not open a file that is there."""
+    if is_locked(error):
+        if error.errno not in (None, errno.EAGAIN, errno.EACCES):  # "already open" comes without a number
+            return "its file system has no locks; set HDF5_USE_FILE_LOCKING=FALSE"
+        return (
+            "another program has it open for writing, or ended without closing it; close it there, or if no program "
+            "has it open: h5clear -s"
+            if error.errno is None
+            else "another program has it open for writing; close it there"
+        )
+    return "not an HDF5 file, or not a whole one" if error.errno is None else os.strerror(error.errno)
 
 
 def is_output(file: h5py.File) -> bool:
@@ -34,12 +95,15 @@ def is_output(file: h5py.File) -> bool:
 
 
 def read_attributes(path: Path) -> dict[str, Any] | None:
-    """Return the root attributes of an output as they are stored, or None if there is no output at `path`."""
+    """Return the root attributes of an output as they are stored, or None if there is no output at `path`. Raises
+    OutputError if there is a file that cannot be opened now."""
     try:
         with h5py.File(path, "r") as file:
             return dict(file.attrs) if is_output(file) else None
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EISDIR) or not (error.errno or is_locked(error)):
+            return None
+        raise OutputError(f"cannot open {path}: {why_not_opened(error)}") from error
 
 
 def write_texts(group: h5py.Group, name: str, texts: Sequence[str]) -> None:

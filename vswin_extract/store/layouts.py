@@ -15,10 +15,10 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from vswin_extract.files import publish
+from vswin_extract.files import names_path, publish
 from vswin_extract.formatting import as_utf8
 from vswin_extract.store.features import read_links
-from vswin_extract.store.hdf5 import disk_errors, link_properties, write_texts
+from vswin_extract.store.hdf5 import disk_errors, expect_room, link_properties, write_texts
 from vswin_extract.store.schema import Arrays, FileDescription, RowBlock, VideoRecord, row_types, split_failed
 from vswin_extract.store.write import write_attributes, write_output, write_tables
 
@@ -34,6 +34,8 @@ class ShardLimit:
 
 
 SHARD_LIMIT = ShardLimit()
+INDEX_BYTES = 256
+"""About how many bytes a video takes in an index."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def make_output(
         if layout == "single":
             write_output(unfinished, rows(split_failed(records)[0]), records, description)
         else:
-            directory = _shards_directory(output)
+            directory = shards_directory(output)
             directory.mkdir(exist_ok=True)
             shards: list[LinkedFile] = []
             for number, mine in enumerate(split(records, description.arrays, shard_limit)):
@@ -109,12 +111,13 @@ def replacing(output: Path, unfinished: Path) -> Iterator[None]:
     """Publish what the block writes to `unfinished` as the output, and remove the shards of the output before. If the
     block raises, the output stays as it was, and the new shards go."""
     try:
-        yield
-        publish(unfinished, output)
+        with names_path(output, unfinished):
+            yield
+            publish(unfinished, output)
     finally:
         unfinished.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # if the output cannot be read now, its shards are not known, and stay
-            _remove_other_shards(_shards_directory(output), read_links(output))
+            _remove_other_shards(shards_directory(output), read_links(output))
 
 
 def split(
@@ -145,6 +148,7 @@ def _write_index(
     names = [_relative(file.path, base) for file in files]
     records = [record for file in files for record, _ in file.videos]
     clips = [record.clips for record in records]
+    expect_room(path, len(records) * INDEX_BYTES)
     with disk_errors(path), h5py.File(path, "w") as index, contextlib.ExitStack() as stack:
         write_attributes(index, description.attributes)
         opened = [stack.enter_context(h5py.File(file.path, "r")) for file in files]
@@ -172,7 +176,8 @@ def _write_index(
         index.attrs["complete"] = True
 
 
-def _shards_directory(output: Path) -> Path:
+def shards_directory(output: Path) -> Path:
+    """Return where the files of an index are."""
     return output.with_name(f"{output.name}.shards")
 
 

@@ -1,6 +1,5 @@
 """Writing an output from the rows of its videos. The schema is described in README, "The file"."""
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,9 +13,9 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s
 
-from vswin_extract.formatting import as_utf8, human_bytes
+from vswin_extract.formatting import as_utf8
 from vswin_extract.store.columns import ColumnWriter
-from vswin_extract.store.hdf5 import disk_errors, link_properties, write_texts
+from vswin_extract.store.hdf5 import disk_errors, expect_room, link_properties, write_texts
 from vswin_extract.store.schema import (
     GROUPED,
     SCHEMA,
@@ -43,7 +42,8 @@ def write_output(
     extracted, failed = split_failed(records)
     arrays = description.arrays
     clips = [record.clips for record in extracted]
-    _expect_room(path, sum(clips), len(extracted), arrays)
+    packed = 1 if arrays.compression == "none" else 2
+    expect_room(path, sum(clips) * arrays.bytes_per_clip() // packed + len(extracted) * VIDEO_BYTES)
     with (
         disk_errors(path),
         h5py.File(path, "w", rdcc_nbytes=0) as file,  # no chunks are cached, since they are written whole
@@ -85,15 +85,6 @@ def _writing_back(file: h5py.File) -> Iterator[Callable[[], None]]:
         yield write_back
         if pending is not None:
             pending.result()
-
-
-def _expect_room(path: Path, clips: int, videos: int, arrays: Arrays) -> None:
-    """Raise OSError if the disk has no room. HDF5 does not survive a disk that fills up."""
-    disk = os.statvfs(path.parent)
-    needed = clips * arrays.bytes_per_clip() // (1 if arrays.compression == "none" else 2) + videos * VIDEO_BYTES
-    if disk.f_bavail * disk.f_frsize < needed:
-        reason = f"{os.strerror(errno.ENOSPC)}: the output needs {human_bytes(needed)}"
-        raise OSError(errno.ENOSPC, reason, str(path))
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Video: from what the user names to the clips of each video. Nothing is decoded here, and nothing imports torch.
 
-Paths, directories, manifests and addresses come in. `videos` makes them a list of `Video`, each with its id; `remote`
-lists and describes files at addresses, and `fetch` copies them into a bounded cache on this machine before they are
-decoded. The room `decoding` then reads frames with their times. `sampling` says which frames make which clip, `rows`
-applies that to frames as they arrive, `geometry` makes a frame the pixels that the network sees, and `ranges` computes
-with parts of a video's clips, into which long videos are split.
+Paths, directories, manifests and addresses come in. `videos` makes them a list of `Video`, each with its id;
+`file_kinds` knows files that cannot be videos, `remote` lists and describes files at addresses, and `fetch` copies
+them into a bounded cache on this machine before they are decoded. The room `decoding` then reads frames with their
+times. `sampling` says which frames make which clip, `rows` applies that to frames as they arrive, `geometry` makes a
+frame the pixels that the network sees, and `ranges` computes with parts of a video's clips, into which long videos are
+split.
 """

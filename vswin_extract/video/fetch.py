@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vswin_extract.errors import UsageError, VideoChanged, VideoError, VideoUnreachable
+from vswin_extract.files import names_path
 from vswin_extract.video.remote import (
     WAITS,
     Address,
@@ -191,7 +192,7 @@ class Fetch(threading.Thread):
 
     def _claim(self, total: int, wanted: bool) -> bool:
         """Make the file this long if there is room. Return False if there is none."""
-        with _alone(self.cache.directory):
+        with names_path(Path(self.cache.directory)), _alone(self.cache.directory):
             length = os.fstat(self.file).st_size
             if not wanted and _sweep(Path(self.cache.directory)) - length + total > self.cache.size:
                 return False

@@ -1,5 +1,6 @@
 """Which videos a run covers, and their ids: from directories, files, manifests and lists, here or at addresses."""
 
+import codecs
 import csv
 import io
 import os
@@ -8,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vswin_extract.errors import UsageError
+from vswin_extract.files import names_path
 from vswin_extract.formatting import as_utf8
 from vswin_extract.video import remote
+from vswin_extract.video.file_kinds import UTF16, other_kind, where_it_goes
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import Address, is_remote
 
@@ -19,7 +22,7 @@ EXTENSIONS = frozenset(
         ".mpeg .mpg .mts .mxf .ogm .ogv .ts .vob .webm .wmv"
     ).split()
 )
-"""Endings of the videos in a directory. A file that is given by itself may have any name."""
+"""Endings of the videos in a directory. A video that is given by itself may have any name."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ def find_videos(
     return tuple(unique.values())
 
 
+def read_paths(lines: Iterable[bytes]) -> Iterator[str]:
+    """Yield the paths of a list on standard input, one of each line. Raises UsageError for UTF-16, and for NUL between
+    paths."""
+    with names_path(Path("standard input")):
+        for number, line in enumerate(lines):
+            if b"\0" in line:
+                kind = "UTF-16" if line.startswith(UTF16) else "UTF-16, or has NUL between paths"
+                raise UsageError(f"line {number + 1} on standard input is {kind}; give a path in each line, in UTF-8")
+            yield os.fsdecode(line.removeprefix(codecs.BOM_UTF8) if number == 0 else line)
+
+
 def walk_order(video_id: str) -> list[bytes]:
     """Return a key that sorts ids in the order in which directories are walked: name by name, files and directories
     together."""
@@ -102,6 +116,9 @@ def _from_input(given: str) -> Iterator[Video]:
             raise UsageError(f"no videos in {path}: looked for {' '.join(sorted(EXTENSIONS))}")
         yield from found
     elif os.path.lexists(path):
+        known = path.suffix.lower() in EXTENSIONS
+        if not known and path.is_file() and (kind := other_kind(path)):  # opening a FIFO would wait for ever
+            raise UsageError(f"{path} is no video: it is {kind}" + where_it_goes(path) * (kind in ("text", "empty")))
         yield Video(path.name, path)
     else:
         raise UsageError(f"no such file or directory: {path}")
@@ -149,9 +166,17 @@ def _from_manifest(manifest: Path) -> Iterator[Video]:
     if delimiter is None:
         raise UsageError(f"manifest {manifest} must end in .csv or .tsv")
     try:
-        text = manifest.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the manifest {manifest}: {getattr(error, 'strerror', None) or error}") from error
+        content = manifest.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read the manifest {manifest}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if content.startswith(UTF16) else f"another encoding ({error})"
+        raise UsageError(f"cannot read the manifest {manifest}: it must be UTF-8, and is {kind}") from error
+    before, found, _ = text.partition("\0")
+    if found:
+        line = before.count("\n") + 1
+        raise UsageError(f"manifest {manifest}, line {line}: has a NUL; it must be text in UTF-8, and may be UTF-16")
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = set(rows.fieldnames or ())

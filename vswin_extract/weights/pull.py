@@ -8,7 +8,7 @@ from urllib.request import url2pathname
 
 from vswin_extract import locks
 from vswin_extract.errors import UsageError, WeightsError
-from vswin_extract.files import file_sha256
+from vswin_extract.files import file_sha256, names_path
 from vswin_extract.video.remote import without_secrets
 from vswin_extract.weights.cache import (
     DEAD_AFTER,
@@ -62,7 +62,7 @@ def pull_weights(
             announced = holder
             time.sleep(poll)
             continue
-        with locks.held(lock, TOUCH_EVERY):
+        with locks.held(lock, TOUCH_EVERY), names_path(target):
             if not target.is_file():
                 try:
                     sha256 = _fill_cache(row, target, origin, progress, say, patience)
