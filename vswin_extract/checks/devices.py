@@ -1,7 +1,6 @@
 """Check of the devices, and of what the network computes on the usual one."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -11,6 +10,7 @@ from vswin_extract.checks.result import Check
 from vswin_extract.errors import VswinError, first_line
 from vswin_extract.formatting import human_bytes
 from vswin_extract.network.variants import VARIANTS
+from vswin_extract.system import has_nvidia_driver
 
 
 def check_devices() -> Iterator[Check]:
@@ -29,7 +29,7 @@ def check_devices() -> Iterator[Check]:
         found = f"{device.name}, compute capability {device.major}.{device.minor}, {memory}"
         precision = find_precision("auto", torch.device("cuda", index))
         yield Check(what, "ok", f"{found}; --precision auto is {precision}")
-    if not count and Path("/proc/driver/nvidia/version").exists():
+    if not count and has_nvidia_driver():
         reason = "is built without CUDA" if torch.version.cuda is None else "sees no GPU"
         advice = "install a PyTorch for your CUDA driver, and see what nvidia-smi says"
         yield Check("device cuda", "warning", f"there is an NVIDIA driver, but this PyTorch {reason}", advice)

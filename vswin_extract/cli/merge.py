@@ -42,15 +42,14 @@ def merge(
     PARTs, of OUT.h5.parts, which then goes. Videos come in the order of their ids; those of one run in the run's; with
     --link part by part."""
     import os
-    import resource
     from pathlib import Path
 
     from vswin_extract.journal.merge import merge as merge_parts
+    from vswin_extract.system import allow_open_files
 
     if link and layout == "sharded":
         raise click.UsageError("--link leaves the files as they are; use it without --layout")
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all parts are open at the same time
+    allow_open_files()  # all parts are open at the same time
     console = stderr()
     merged = merge_parts(
         Path(os.path.realpath(output)),
