@@ -12,6 +12,8 @@ from vswin_extract.errors import DeviceError, UsageError, first_line
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.inference import inference_network
 from vswin_extract.network.pooling import Pool, pool_map
+from vswin_extract.system import home_directory
+from vswin_extract.video.fetch import cache_directory
 from vswin_extract.weights.cache import COMPILED, writable_cache
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.fit import build_network
@@ -53,6 +55,8 @@ class Backbone:
         self.source = checkpoint.source
         self.license = checkpoint.license
         self.precision = precision
+        if device.type == "cuda" and "TRITON_HOME" not in os.environ and not _can_write_home():
+            name_compiler_cache("TRITON_CACHE_DIR")  # which is below the home directory by default
         self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
         self.network, notes = inference_network(
             build_network(checkpoint.state, checkpoint.variant, checkpoint.num_classes).requires_grad_(False),
@@ -84,8 +88,7 @@ class Backbone:
             raise DeviceError(
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
-        if cache := writable_cache():
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / COMPILED))
+        name_compiler_cache("TORCHINDUCTOR_CACHE_DIR")
         self._compile(len(clips))
         try:
             self(clips, **wanted)
@@ -140,6 +143,24 @@ class Backbone:
             stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
             logits=head(pooled) if logits and head is not None else None,
         )
+
+
+def name_compiler_cache(variable: str) -> None:
+    """Set TORCHINDUCTOR_CACHE_DIR or TRITON_CACHE_DIR, where PyTorch and Triton keep what they compile, unless it is
+    set: to a directory in the weights cache, or, if no cache can be written, in the one for temporary files. Raises
+    DeviceError."""
+    if variable in os.environ:
+        return
+    try:
+        directory = writable_cache() or cache_directory(None)
+    except UsageError as error:
+        raise DeviceError(f"there is no directory for what is compiled; set {variable} to one of your own") from error
+    os.environ[variable] = str(directory / COMPILED)
+
+
+def _can_write_home() -> bool:
+    home = home_directory()
+    return home is not None and os.access(home, os.W_OK | os.X_OK)
 
 
 def load_model(
