@@ -22,6 +22,8 @@ from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DEVICES = "auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1, cuda:all or mps"
+"""What --device can be, for messages."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -174,8 +176,8 @@ def load_model(
 
     `weights`: "nano" (bundled), a name that `vswin weights list` shows, or a checkpoint file of any published layout.
     `variant`: replaces the one that follows from the shapes. `device`: "auto" (CUDA if there is one), "cpu", "cuda",
-    "cuda:1". `precision`: "auto" is bf16 if the device has instructions for it, else fp32 on a CPU, fp16 on CUDA.
-    Raises UsageError, WeightsError, DeviceError.
+    "cuda:1", "mps" (Apple's GPUs, in fp32 only). `precision`: "auto" is bf16 if the device has instructions for it,
+    else fp32 on a CPU and mps, fp16 on CUDA. Raises UsageError, WeightsError, DeviceError.
 
         >>> import torch, vswin_extract
         >>> model = vswin_extract.load_model("nano", device="cpu")
@@ -211,17 +213,21 @@ def find_devices(name: str) -> list[str]:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of a name. Raises DeviceError if this machine has no such device."""
+    """Return the device of a name. "auto" is CUDA if there is one, else the CPU, and never mps, because nobody has
+    measured it. Raises DeviceError if this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(
-            f"unknown device {name!r}; use auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1 or cuda:all"
-        ) from error
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name} is not supported; use auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1 or cuda:all")
+        raise DeviceError(f"unknown device {name!r}; use {DEVICES}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"device {name} is not supported; use {DEVICES}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        built = "" if torch.backends.mps.is_built() else " (this PyTorch is built without it)"
+        raise DeviceError(f"{name} was asked for, but PyTorch sees no Metal device here{built}; use --device cpu")
+    if device.type == "mps" and device.index:
+        raise DeviceError(f"{name} was asked for, but there is one Metal device, mps")
     if device.type == "cuda" and not torch.cuda.is_available():
         built = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
         raise DeviceError(f"{name} was asked for, but PyTorch sees no CUDA device here{built}; use --device cpu")
@@ -231,11 +237,16 @@ def find_device(name: str) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """Return fp32, bf16 or fp16. Raises UsageError for other names, and DeviceError if the device has no bf16."""
+    """Return fp32, bf16 or fp16. Raises UsageError for other names, and DeviceError if the device does not compute in
+    it."""
     if name not in get_args(Precision):
         raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, not {name!r}")
     if device.type == "cpu":
         return ("bf16" if has_bf16() else "fp32") if name == "auto" else name
+    if device.type == "mps":
+        if name not in ("auto", "fp32"):
+            raise DeviceError(f"mps computes in fp32 only; use --precision fp32, not {name}")
+        return "fp32"
     with torch.cuda.device(device):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and not bf16:
