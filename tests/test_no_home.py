@@ -61,7 +61,6 @@ def test_what_needs_a_cache_names_the_variable(folder: Path, home: str | None) -
         ["vswin-extract", "videos", "out.h5", "--weights", "t-k400"],
         ["vswin", "weights", "path", "t-k400"],
         ["vswin", "weights", "pull", "t-k400", "--from", "."],
-        ["vswin", "weights", "verify", "t-k400"],
     ):
         (folder / "videos").mkdir(exist_ok=True)
         (folder / "videos" / "a.mp4").touch()

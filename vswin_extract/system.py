@@ -72,16 +72,15 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def memory() -> tuple[int, int]:
-    """Return the available and the total bytes of memory; all count as available if the system does not tell, and 0 in
-    total means that it tells neither."""
-    total = 0
+def memory() -> tuple[int | None, int | None]:
+    """Return the available and the total bytes of memory, each None if the system does not tell."""
+    total = None
     with contextlib.suppress(OSError, ValueError):
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError):
         if match := re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE):
             return int(match[1]) * 1024, total
-    return total, total
+    return None, total
 
 
 def container_memory() -> tuple[int, int] | None:

@@ -34,7 +34,7 @@ sys.modules["_scproxy"] = proxies = ModuleType("_scproxy")  # the standard libra
 proxies._get_proxies = proxies._get_proxy_settings = dict  # type: ignore[attr-defined]
 fcntl.F_FULLFSYNC = 51  # type: ignore[attr-defined]  # no file system here knows it, as some on macOS do not
 
-open_file, open_descriptor, load_library, limits = io.open, os.open, ctypes.CDLL, resource.getrlimit
+open_file, open_descriptor, limits = io.open, os.open, resource.getrlimit
 
 
 def refuse(path: object) -> None:
@@ -52,7 +52,7 @@ def descriptor_without_proc(path: Any, *arguments: Any, **options: Any) -> int:
     return open_descriptor(path, *arguments, **options)
 
 
-class LibraryWithoutGlibc(load_library):
+class LibraryWithoutGlibc(ctypes.CDLL):
     def __init__(self, name: str | None, *arguments: Any, **options: Any) -> None:
         if name and os.path.basename(name).startswith("libc.so"):
             raise OSError(f"{name}: image not found")
@@ -64,7 +64,7 @@ def limits_without_end(kind: int) -> tuple[int, int]:
     return (256, resource.RLIM_INFINITY) if kind == resource.RLIMIT_NOFILE else (soft, hard)
 
 
-builtins.open = io.open = open_without_proc  # type: ignore[assignment]
+builtins.open = io.open = open_without_proc
 os.open = descriptor_without_proc
 ctypes.CDLL = LibraryWithoutGlibc  # type: ignore[misc]
 resource.getrlimit = limits_without_end

@@ -86,12 +86,13 @@ def check_cores() -> Check:
 def check_memory() -> Check:
     """Return how much memory is free, of the machine and of the container."""
     free, total = system.memory()
-    found = f"{human_bytes(free)} of {human_bytes(total)} available"
+    available, in_all = ("an unknown amount" if size is None else human_bytes(size) for size in (free, total))
+    found = f"{available} of {in_all} available"
     if limited := system.container_memory():
         left, limit = limited
         found += f"; {human_bytes(left)} of the container's {human_bytes(limit)}"
-        free = min(free, left)
-    if free < LITTLE_MEMORY:
+        free = left if free is None else min(free, left)
+    if free is not None and free < LITTLE_MEMORY:
         advice = "B and L need 1 to 3 GB; use --workers 1 and --batch-size 1"
         return Check("memory", "warning", found, advice)
     return Check("memory", "ok", found)
