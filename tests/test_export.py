@@ -339,6 +339,10 @@ def test_names(tmp_path: Path) -> None:
     export("npy", twice, tmp_path / "both")
     with pytest.raises(UsageError, match="without --stem"):
         export("npy", twice, tmp_path / "one", stem=True)
+    times = make_output(tmp_path / "times.h5", [("a", 9, 25.0), ("a.times", 9, 25.0)], SAMPLING)
+    with pytest.raises(UsageError, match=r"a\.times\.npy"):  # as of A and a, where a file system takes them for one
+        export("npy", times, tmp_path / "times")
+    assert not (tmp_path / "times").exists()
     outside = make_output(tmp_path / "outside.h5", [("../a.mp4", 9, 25.0)], SAMPLING)
     with pytest.raises(UsageError, match=r"\.\./a\.mp4"):
         export("npy", outside, tmp_path / "inside")

@@ -45,7 +45,7 @@ ROOMS = (
     "cli",  # parse, call, render
 )
 """From the ground up. A module imports from its own room and from rooms before it."""
-GROUND = ("__init__", "errors", "files", "formatting", "locks", "processes")
+GROUND = ("__init__", "errors", "files", "formatting", "locks", "processes", "system")
 """Modules of the package's root, on which all rooms stand."""
 
 

@@ -12,6 +12,8 @@ from vswin_extract.errors import DeviceError, UsageError, first_line
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.inference import inference_network
 from vswin_extract.network.pooling import Pool, pool_map
+from vswin_extract.system import home_directory
+from vswin_extract.video.fetch import cache_directory
 from vswin_extract.weights.cache import COMPILED, writable_cache
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.fit import build_network
@@ -20,6 +22,8 @@ from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DEVICES = "auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1, cuda:all or mps"
+"""What --device can be, for messages."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -53,6 +57,8 @@ class Backbone:
         self.source = checkpoint.source
         self.license = checkpoint.license
         self.precision = precision
+        if device.type == "cuda" and "TRITON_HOME" not in os.environ and not _can_write_home():
+            name_compiler_cache("TRITON_CACHE_DIR")  # which is below the home directory by default
         self.parameter_count = sum(value.numel() for value in checkpoint.state.values())
         self.network, notes = inference_network(
             build_network(checkpoint.state, checkpoint.variant, checkpoint.num_classes).requires_grad_(False),
@@ -84,8 +90,7 @@ class Backbone:
             raise DeviceError(
                 f"the network is not compiled on {self.device.type} in {self.precision}; use --compile off"
             )
-        if cache := writable_cache():
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / COMPILED))
+        name_compiler_cache("TORCHINDUCTOR_CACHE_DIR")
         self._compile(len(clips))
         try:
             self(clips, **wanted)
@@ -142,6 +147,24 @@ class Backbone:
         )
 
 
+def name_compiler_cache(variable: str) -> None:
+    """Set TORCHINDUCTOR_CACHE_DIR or TRITON_CACHE_DIR, where PyTorch and Triton keep what they compile, unless it is
+    set: to a directory in the weights cache, or, if no cache can be written, in the one for temporary files. Raises
+    DeviceError."""
+    if variable in os.environ:
+        return
+    try:
+        directory = writable_cache() or cache_directory(None)
+    except UsageError as error:
+        raise DeviceError(f"there is no directory for what is compiled; set {variable} to one of your own") from error
+    os.environ[variable] = str(directory / COMPILED)
+
+
+def _can_write_home() -> bool:
+    home = home_directory()
+    return home is not None and os.access(home, os.W_OK | os.X_OK)
+
+
 def load_model(
     weights: str | os.PathLike[str] = BUNDLED,
     *,
@@ -153,8 +176,8 @@ def load_model(
 
     `weights`: "nano" (bundled), a name that `vswin weights list` shows, or a checkpoint file of any published layout.
     `variant`: replaces the one that follows from the shapes. `device`: "auto" (CUDA if there is one), "cpu", "cuda",
-    "cuda:1". `precision`: "auto" is bf16 if the device has instructions for it, else fp32 on a CPU, fp16 on CUDA.
-    Raises UsageError, WeightsError, DeviceError.
+    "cuda:1", "mps" (Apple's GPUs, in fp32 only). `precision`: "auto" is bf16 if the device has instructions for it,
+    else fp32 on a CPU and mps, fp16 on CUDA. Raises UsageError, WeightsError, DeviceError.
 
         >>> import torch, vswin_extract
         >>> model = vswin_extract.load_model("nano", device="cpu")
@@ -190,17 +213,21 @@ def find_devices(name: str) -> list[str]:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of a name. Raises DeviceError if this machine has no such device."""
+    """Return the device of a name. "auto" is CUDA if there is one, else the CPU, and never mps, because nobody has
+    measured it. Raises DeviceError if this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(
-            f"unknown device {name!r}; use auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1 or cuda:all"
-        ) from error
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name} is not supported; use auto, cpu, cpu:2, cuda, cuda:0, cuda:0,1 or cuda:all")
+        raise DeviceError(f"unknown device {name!r}; use {DEVICES}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"device {name} is not supported; use {DEVICES}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        built = "" if torch.backends.mps.is_built() else " (this PyTorch is built without it)"
+        raise DeviceError(f"{name} was asked for, but PyTorch sees no Metal device here{built}; use --device cpu")
+    if device.type == "mps" and device.index:
+        raise DeviceError(f"{name} was asked for, but there is one Metal device, mps")
     if device.type == "cuda" and not torch.cuda.is_available():
         built = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
         raise DeviceError(f"{name} was asked for, but PyTorch sees no CUDA device here{built}; use --device cpu")
@@ -210,11 +237,16 @@ def find_device(name: str) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """Return fp32, bf16 or fp16. Raises UsageError for other names, and DeviceError if the device has no bf16."""
+    """Return fp32, bf16 or fp16. Raises UsageError for other names, and DeviceError if the device does not compute in
+    it."""
     if name not in get_args(Precision):
         raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, not {name!r}")
     if device.type == "cpu":
         return ("bf16" if has_bf16() else "fp32") if name == "auto" else name
+    if device.type == "mps":
+        if name not in ("auto", "fp32"):
+            raise DeviceError(f"mps computes in fp32 only; use --precision fp32, not {name}")
+        return "fp32"
     with torch.cuda.device(device):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and not bf16:

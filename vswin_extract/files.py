@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vswin_extract import system
 from vswin_extract.errors import UsageError, VswinError
 
 
@@ -67,6 +68,6 @@ def sync(path: Path) -> None:
     """Make a file survive a power cut, or the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        system.flush(descriptor)
     finally:
         os.close(descriptor)

@@ -19,7 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+from vswin_extract import system
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Errors of file systems without hard links."""
 
 
@@ -93,7 +95,7 @@ def create(candidate: Path, file: Path) -> None:
 @contextmanager
 def _candidate(lock: Path) -> Iterator[Path]:
     """Give a file beside the lock that names this process and was written just now."""
-    content = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    content = {"host": socket.gethostname(), "pid": os.getpid(), "started": system.started(os.getpid())}
     candidate = lock.with_name(f"{lock.name}.{uuid.uuid4().hex}.tmp")
     candidate.write_text(json.dumps(content))
     try:
@@ -116,7 +118,7 @@ def _living_holder(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
         stored = json.loads(content)
         found = Holder(stored["host"], stored["pid"])
         here = found.host == socket.gethostname()
-        alive = _started(found.pid) == stored["started"] if here else idle < dead_after
+        alive = system.is_alive(found.pid, stored["started"]) if here else idle < dead_after
     except (ValueError, KeyError, TypeError):  # damaged by a disk
         alive = False
     if alive:
@@ -130,18 +132,3 @@ def _living_holder(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
         create(taken, lock)
     taken.unlink()
     return None
-
-
-def _started(pid: int) -> str | None:
-    """Return when a process of this host began, or None if there is none. It tells two processes with one pid apart."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except FileNotFoundError:  # systems without /proc
-        return "?"
-    return fields[18] if state not in "ZX" else None  # dead, but its parent has not collected it

@@ -1,7 +1,6 @@
 """Check of the file system of a directory: everything that a run does with files, done there."""
 
 import contextlib
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from vswin_extract.errors import OutputError
 from vswin_extract.files import publish
 from vswin_extract.formatting import human_bytes
 from vswin_extract.journal.directory import claim
+from vswin_extract.system import mounts
 
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "pvfs2", "smb3", "smbfs",
@@ -92,11 +92,8 @@ def file_system_type(directory: Path) -> str:
     """Return the type that a directory's file system is mounted with, as ext4, nfs4 or lustre; "unknown" if the system
     has no list of mounts."""
     here, longest, kind = str(directory.resolve()), "", "unknown"
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mounts").read_text("utf-8", "surrogateescape").splitlines():
-            escaped, found = line.split()[1:3]
-            mounted = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), escaped)
-            below = here == mounted or here.startswith(mounted.rstrip("/") + "/")
-            if below and len(mounted) >= len(longest):  # of two mounts at one place, the later hides the earlier
-                longest, kind = mounted, found
+    for mounted, found in mounts():
+        below = here == mounted or here.startswith(mounted.rstrip("/") + "/")
+        if below and len(mounted) >= len(longest):  # of two mounts at one place, the later hides the earlier
+            longest, kind = mounted, found
     return kind

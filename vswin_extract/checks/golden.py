@@ -10,6 +10,7 @@ weights are stored in the weights cache by `vswin weights verify --record`.
 """
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -110,7 +111,7 @@ def of_variant(variant: Variant) -> GoldenValues | None:
 def of_weights(sha256: str) -> GoldenValues | None:
     """Return the stored values of weights by the sha256 of their file, or None if they are not stored."""
     candidates = [directory / GOLDEN / f"{sha256}.json" for directory in cache_dirs()]
-    recorded = next((file.read_text("utf-8") for file in candidates if file.is_file()), "{}")
+    recorded = next((file.read_text("utf-8") for file in candidates if os.path.isfile(file)), "{}")
     return _find_values({**json.loads(recorded), **_read_table()["weights"]}, sha256)
 
 

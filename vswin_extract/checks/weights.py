@@ -1,6 +1,5 @@
 """What is known of weights, whether they are what they should be, and whether the files in the cache are complete."""
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +14,16 @@ from vswin_extract.checks.result import Check
 from vswin_extract.errors import WeightsError
 from vswin_extract.files import file_sha256
 from vswin_extract.formatting import name_some
-from vswin_extract.weights.cache import cache_dirs, cached_file, check_hash, find_weights, writable_cache
+from vswin_extract.system import home_directory
+from vswin_extract.weights.cache import (
+    DIRECTORIES,
+    cache_dirs,
+    cached_file,
+    check_hash,
+    find_weights,
+    is_cached,
+    writable_cache,
+)
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.load import load_checkpoint, read_checkpoint
 from vswin_extract.weights.recipe import Recipe
@@ -29,7 +37,7 @@ def describe_weights(name_or_file: str) -> dict[str, Any]:
     """Return what is known of weights; what is not known is None. Of published weights that are not in the cache, it is
     what the manifest says. Raises what `load` raises."""
     row = manifest().get(name_or_file)
-    if row is not None and not cached_file(row).is_file():
+    if row is not None and not is_cached(row):
         return {
             **_published(row), "name": row.name, "file": None, "variant": row.variant, "window": None,
             "parameters": None, "num_classes": row.classes, "classes": list(class_names(row.dataset, row.classes)),
@@ -133,12 +141,16 @@ def check_cache() -> Iterator[Check]:
     """Yield where the weights cache is, whether it can be written, and each file in it whose size is wrong. Hashing
     would take too long here; `verify_weights` does it."""
     folders = ", ".join(_without_home(folder) for folder in cache_dirs())
-    cached = [row for row in manifest().values() if cached_file(row).is_file()]
+    if not folders:
+        advice = f"the bundled weights work; to use others, set {DIRECTORIES} to a directory of your own"
+        yield Check("weights cache", "warning", "none, because this user has no home directory", advice)
+        return
+    cached = [row for row in manifest().values() if is_cached(row)]
     found = f"{folders}: {', '.join(row.name for row in cached) or 'empty'}"
     if writable_cache():
         yield Check("weights cache", "ok", found)
     else:
-        advice = "its weights can be used; to pull more, add a directory of your own to VSWIN_WEIGHTS_DIR"
+        advice = "its weights can be used; to pull more, add a directory of your own to " + DIRECTORIES
         yield Check("weights cache", "warning", f"{found}; cannot be written", advice)
     for row in cached:
         megabytes = cached_file(row).stat().st_size / 1e6
@@ -150,6 +162,5 @@ def check_cache() -> Iterator[Check]:
 
 def _without_home(path: Path) -> str:
     """Return a path with ~ for the home directory, which has the user's name in it."""
-    with contextlib.suppress(RuntimeError, ValueError):
-        return str(Path("~") / path.relative_to(Path.home()))
-    return str(path)
+    home = home_directory()
+    return str(Path("~") / path.relative_to(home)) if home and path.is_relative_to(home) else str(path)

@@ -1,11 +1,10 @@
 """`vswin extract`, also installed as `vswin-extract`."""
 
-import ctypes
 import logging
 import os
 import re
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +26,7 @@ from vswin_extract.cli.origins import by_environment, origins
 from vswin_extract.cli.results import show_profile, show_shard, show_summary, show_survey
 from vswin_extract.cli.signals import Interrupted, StopSignals
 from vswin_extract.formatting import printable
+from vswin_extract.system import keep_freed_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +91,7 @@ def extract(
     if not quiet and (elsewhere := origins(context)):
         say(console, f"note: options come from {elsewhere}, too")
     chose_weights = context.get_parameter_source("weights") != ParameterSource.DEFAULT
-    keep_memory()
+    keep_freed_memory()
     finished = follow(job, console, quiet, verbose, grace, about_nano=not (quiet and chose_weights))
     if (why := write_config(context, finished.output)) and not quiet:
         say(console, f"note: {why}")
@@ -176,15 +176,6 @@ def check_stage_words(stages: tuple[int, ...], inputs: tuple[str, ...], output: 
     if stages and lost:
         wanted = "all" if "all" in lost else ",".join(dict.fromkeys([*map(str, stages), *",".join(lost).split(",")]))
         raise UsageError(f"{lost[-1]} is not read as a stage: give several stages in one word, --stage {wanted}")
-
-
-def keep_memory() -> None:
-    """Have glibc keep up to 256 MB of freed memory, in pieces of up to 32 MB. The next clip needs as much again, and
-    page faults would take a tenth of a CPU's time."""
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
 
 
 def follow(

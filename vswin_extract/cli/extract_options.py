@@ -229,14 +229,17 @@ model_options = together(
         metavar="T|S|B|L",
         help="Size of the network, instead of the one that the weights' shapes tell.",
     ),
-    device_option("auto, cpu, cuda or cuda:0; a process each for several: cuda:0,1 or cuda:all, cpu:2.", MODEL),
+    device_option(
+        "auto, cpu, cuda, cuda:0, mps (not measured); a process each for several: cuda:0,1, cuda:all, cpu:2.",
+        MODEL,
+    ),
     option(
         MODEL,
         "--precision",
         type=Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="auto: bf16 where the device has instructions for it; else fp32 on the CPU, fp16 on CUDA.",
+        help="auto: bf16 where the device has instructions for it; else fp32 on the CPU, fp16 on CUDA. mps: fp32.",
     ),
     option(
         MODEL,
@@ -251,7 +254,7 @@ model_options = together(
         "--batch-size",
         type=int,
         metavar="CLIPS",
-        help="Clips computed at once.  [default: 1 on the CPU, 8 on CUDA]",
+        help="Clips computed at once.  [default: 8 on CUDA, else 1]",
     ),
 )
 

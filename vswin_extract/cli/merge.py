@@ -92,15 +92,14 @@ def merge(
     vswin merge out.h5                     the shards of a run, of out.h5.parts
     vswin merge -o out.h5 a.h5 b.h5        several files
     """
-    import resource
 
     from vswin_extract.journal.merge import merge as merge_parts
+    from vswin_extract.system import allow_open_files
 
     output, parts = find_output(paths, output)
     if link and layout == "sharded":
         raise click.UsageError("--link leaves the files as they are; use it without --layout")
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all parts are open at the same time
+    allow_open_files()  # all parts are open at the same time
     console = stderr()
     merged = merge_parts(
         output,

@@ -63,7 +63,7 @@ search_options = together(
         "For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
         "cache."
     ),
-    device_option("For a video file as QUERY: auto, cpu, cuda."),
+    device_option("For a video file as QUERY: auto, cpu, cuda, mps."),
 )
 
 

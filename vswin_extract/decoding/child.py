@@ -9,7 +9,6 @@ Imports no torch.
 import contextlib
 import os
 import queue
-import resource
 import stat
 import sys
 import threading
@@ -27,6 +26,7 @@ from vswin_extract.decoding.positions import Positions
 from vswin_extract.decoding.timeline import Shown
 from vswin_extract.errors import DecoderCrash, VideoError, VideoMissing, first_line
 from vswin_extract.processes import Channel
+from vswin_extract.system import limit_memory
 from vswin_extract.video.fetch import Fetch
 from vswin_extract.video.geometry import Pixels
 from vswin_extract.video.ranges import WHOLE
@@ -187,8 +187,7 @@ def receive_tasks(receive: Callable[[], Any], waiting: Waiting, leave: Callable[
 
 def main(channel: Channel) -> None:
     """Serve tasks for the decoder that the first message names."""
-    with contextlib.suppress(ValueError, OSError):  # a lower limit is in force, or the system has none
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    limit_memory(MOST_MEMORY)
     decoder_class(channel.receive()).set_up_process()
     channel.send(DecoderReady())
     waiting: Waiting = queue.SimpleQueue()

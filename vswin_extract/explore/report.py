@@ -23,6 +23,7 @@ from vswin_extract.explore.section import describe_video, middle, strip_seconds
 from vswin_extract.explore.thumbnails import Pictures, take_pictures
 from vswin_extract.files import require_parent
 from vswin_extract.store.features import FeatureFile
+from vswin_extract.system import some_home
 
 TEMPLATE = Path(__file__).with_name("report.html")
 LIMIT, SPOTS = 50, 1000
@@ -58,7 +59,7 @@ def write_report(
     """
     require_parent(output)
     template = open_template(TEMPLATE, "a report needs Jinja")
-    with needs("bokeh", "report", "a report needs Bokeh"):
+    with needs("bokeh", "report", "a report needs Bokeh"), some_home():
         from bokeh.resources import Resources
     matching = features.matching(within) if limit and len(features) else []
     chosen = matching[:limit]

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import needs
+from vswin_extract.errors import UsageError, needs
 from vswin_extract.store.features import VideoFeatures
 from vswin_extract.store.hdf5 import disk_errors, expect_room
 from vswin_extract.store.schema import VIDEO_BYTES
@@ -166,6 +166,12 @@ def _npy(values: NDArray[Any]) -> bytes:
 
 
 def _file(folder: Path, name: str) -> Path:
+    """Return the path of a new file. Raises UsageError if it is there: no video's file may replace another's."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise UsageError(
+            f"two videos would have the file {name!r} (on some file systems, A and a are one name); use a format with "
+            "one file, as parquet, or other ids"
+        )
     return path

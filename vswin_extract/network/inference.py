@@ -11,6 +11,12 @@ from vswin_extract.network.cuda import CudaSwin, kernel_problem
 from vswin_extract.network.reference import ReferenceSwin
 from vswin_extract.network.swin3d import VideoSwin
 
+UNMEASURED = (
+    "neither speed nor features have been measured on mps, Apple's GPUs; vswin doctor compares its features with the "
+    "stored ones"
+)
+"""The note for the user of a device that this package was not tested on."""
+
 
 class InferenceNetwork(Protocol):
     """A Video Swin on a device, with the mean and standard deviation that normalise its pixels."""
@@ -47,7 +53,9 @@ def inference_network(
     if device.type == "cpu":
         return CpuSwin(network, dtype, mean, std), ()
     notes: tuple[str, ...] = ()
-    if dtype is not torch.float32:
+    if device.type == "mps":
+        notes = (UNMEASURED,)
+    elif dtype is not torch.float32:
         problem = kernel_problem(device, dtype)
         if not problem:
             return CudaSwin(network, device, dtype, mean, std), ()

@@ -1,4 +1,5 @@
-"""The network of `swin3d` as it stands, for inference: on a GPU in float32, or if the Triton kernel cannot be used."""
+"""The network of `swin3d` as it stands, for inference: on a GPU in float32, on Apple's GPUs (mps), or if
+the Triton kernel cannot be used."""
 
 from collections.abc import Collection, Sequence
 from copy import deepcopy
@@ -30,7 +31,7 @@ class ReferenceSwin:
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
-        clips = clips.to(self.device, non_blocking=True)
+        clips = clips.to(self.device, non_blocking=self.device.type == "cuda")
         clips = ((clips.float() - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # N 3 T H W
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             maps = self.network(clips, stages)

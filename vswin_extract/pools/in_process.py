@@ -1,10 +1,10 @@
 """One worker, in this process and this thread."""
 
-import os
 import threading
 from collections.abc import Generator
 
 from vswin_extract.job.job import Job
+from vswin_extract.system import usable_cores
 from vswin_extract.worker.messages import Begin, Message, Order, Ready
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.worker import Worker, follow_order
@@ -39,5 +39,5 @@ class InProcessPool:
         self._messages.close()  # ends the decoders
 
     def _load(self) -> Generator[Message, None, None]:
-        self._worker = Worker(self._job, self.names[0], len(os.sched_getaffinity(0)))
+        self._worker = Worker(self._job, self.names[0], usable_cores())
         yield self._worker.ready()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from vswin_extract.job.job import Job
 from vswin_extract.processes import Channel, ChildProcess, Ended, Inbox
+from vswin_extract.system import usable_cores
 from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Message, Order, Ready, WorkerLost
 from vswin_extract.worker.worker import serve
 
@@ -24,7 +25,7 @@ class ProcessPool:
         self._end(worker)
         child = ChildProcess("vswin_extract.pools.processes", f"worker {worker}", self._inbox)
         self.children[worker] = child
-        child.send((self._job, self.names[worker], max(1, len(os.sched_getaffinity(0)) // len(self.names))))
+        child.send((self._job, self.names[worker], max(1, usable_cores() // len(self.names))))
 
     def send(self, worker: int, order: Order) -> None:
         if (child := self.children.get(worker)) is not None:

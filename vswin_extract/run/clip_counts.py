@@ -1,6 +1,5 @@
 """Estimates of how many clips videos have, by which they are divided among workers and shards."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from vswin_extract.errors import OutputError, VideoError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.directory import claim, read_list, write_list
 from vswin_extract.journal.journal import Journal
+from vswin_extract.system import usable_cores
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video, fingerprint
@@ -55,7 +55,7 @@ def estimate_counts(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str
         if isinstance(video.path, Address)
     }
     local = [video for video in videos if video.id not in found]
-    processes = [DecoderProcess("pyav", job.timeout) for _ in range(min(len(os.sched_getaffinity(0)), len(local)))]
+    processes = [DecoderProcess("pyav", job.timeout) for _ in range(min(usable_cores(), len(local)))]
     waiting: list[deque[Video]] = [deque() for _ in processes]
 
     def read(number: int) -> None:

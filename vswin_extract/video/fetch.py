@@ -22,6 +22,7 @@ from typing import Any
 
 from vswin_extract.errors import UsageError, VideoChanged, VideoError, VideoUnreachable
 from vswin_extract.files import names_path
+from vswin_extract.system import reserve
 from vswin_extract.video.remote import (
     WAITS,
     Address,
@@ -197,10 +198,10 @@ class Fetch(threading.Thread):
             if not wanted and _sweep(Path(self.cache.directory)) - length + total > self.cache.size:
                 return False
             disk = os.fstatvfs(self.file)
-            if disk.f_bavail * disk.f_frsize < total - length:  # fallocate would fill the disk before it fails
+            if disk.f_bavail * disk.f_frsize < total - length:  # `reserve` would fill the disk before it fails
                 return False
             try:
-                os.posix_fallocate(self.file, 0, total)
+                reserve(self.file, total)
             except OSError as error:
                 os.ftruncate(self.file, length)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):

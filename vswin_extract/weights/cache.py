@@ -1,8 +1,8 @@
 """The directories that hold weights on this machine: the bundled file, and the caches that `pull` fills.
 
 The caches are the directories of $VSWIN_WEIGHTS_DIR, separated by colons, or else vswin-extract/ under $XDG_CACHE_HOME
-(~/.cache). They are searched in this order. Downloads go to the first one that can be written. Beside a file there
-can be
+(~/.cache). They are searched in this order. Downloads go to the first one that can be written. A user without a home
+directory, as in a container that runs by number, has no cache unless a variable names one. Beside a file there can be
 
     FILE.sha256             the hash of the first download, if no hash is published
     FILE.part, .part.json   an unfinished download, see `part`
@@ -16,8 +16,11 @@ from pathlib import Path
 
 from vswin_extract import locks
 from vswin_extract.errors import WeightsError
+from vswin_extract.system import home_directory
 from vswin_extract.weights.registry import BUNDLED, Published, find_published, manifest
 
+DIRECTORIES = "VSWIN_WEIGHTS_DIR"
+"""The environment variable that names the caches."""
 COMPILED, GOLDEN = "compiled", "golden"
 """Folders of a cache: for compiled networks, and for the golden features that `weights verify --record` writes."""
 DEAD_AFTER = 120.0
@@ -25,10 +28,13 @@ DEAD_AFTER = 120.0
 
 
 def cache_dirs() -> list[Path]:
-    """Return the caches in the order in which they are searched."""
-    given = [name for name in os.environ.get("VSWIN_WEIGHTS_DIR", "").split(os.pathsep) if name]
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vswin-extract"
-    return list(map(Path, given)) or [default]
+    """Return the caches in the order in which they are searched. There is none if no variable names one and this user
+    has no home directory."""
+    if given := [name for name in os.environ.get(DIRECTORIES, "").split(os.pathsep) if name]:
+        return list(map(Path, given))
+    home = home_directory()
+    above = os.environ.get("XDG_CACHE_HOME") or (home and home / ".cache")
+    return [Path(above) / "vswin-extract"] if above else []
 
 
 def writable_cache() -> Path | None:
@@ -40,10 +46,7 @@ def require_writable_cache() -> Path:
     """Return the cache that downloads go to. Raise WeightsError if no cache can be written."""
     if directory := writable_cache():
         return directory
-    raise WeightsError(
-        f"the weights cache {_joined(cache_dirs())} cannot be written; add a directory of your own, for example: "
-        f"export VSWIN_WEIGHTS_DIR={_joined(cache_dirs())}:$HOME/weights"
-    )
+    raise WeightsError(f"{_which_cache()}; {_writable_cache_advice()}")
 
 
 def bundled_file() -> Path:
@@ -54,11 +57,18 @@ def bundled_file() -> Path:
 
 
 def cached_file(row: Published) -> Path:
-    """Return the file in the first cache that has it, or else the path that a download would get."""
-    for directory in cache_dirs():
+    """Return the file in the first cache that has it, or else the path that a download would get. Raise WeightsError if
+    there is no cache."""
+    directories = cache_dirs()
+    for directory in directories:
         if os.path.isfile(directory / row.filename):
             return directory / row.filename
-    return (writable_cache() or cache_dirs()[0]) / row.filename
+    return (writable_cache() or (directories[0] if directories else require_writable_cache())) / row.filename
+
+
+def is_cached(row: Published) -> bool:
+    """True if a cache has the file, and this user may look into it."""
+    return any(os.path.isfile(directory / row.filename) for directory in cache_dirs())
 
 
 def find_weights(name_or_file: str) -> Path:
@@ -73,13 +83,12 @@ def find_weights(name_or_file: str) -> Path:
     if os.sep in name_or_file or name_or_file.endswith((".pth", ".pt", ".safetensors")):
         raise WeightsError(f"no weights at {name_or_file}")
     row = find_published(name_or_file)
-    file = cached_file(row)
-    if not file.is_file():
-        raise WeightsError(
-            f"{row.name} is not in the weights cache {_joined(cache_dirs())}; "
-            f"get it with: vswin weights pull {row.name}"
-        )
-    return file
+    if not is_cached(row):
+        pull = f"get it with: vswin weights pull {row.name}"
+        if not writable_cache():
+            raise WeightsError(f"{row.name} is not here: {_which_cache()}; {_writable_cache_advice()}, then {pull}")
+        raise WeightsError(f"{row.name} is not in the weights cache {_joined(cache_dirs())}; {pull}")
+    return cached_file(row)
 
 
 def recorded_hash_file(row: Published) -> Path:
@@ -89,8 +98,10 @@ def recorded_hash_file(row: Published) -> Path:
 
 def expected_sha256(row: Published) -> str:
     """Return the published hash (complete, or its first digits), or else that of the first download, or else ""."""
+    if row.sha256 or not cache_dirs():
+        return row.sha256
     recorded = recorded_hash_file(row)
-    return row.sha256 or (recorded.read_text().partition(" ")[0] if recorded.is_file() else "")
+    return recorded.read_text().partition(" ")[0] if os.path.isfile(recorded) else ""
 
 
 def check_hash(sha256: str, row: Published) -> str:
@@ -124,7 +135,7 @@ def find_leftovers() -> Leftovers:
     """Search all caches that can be written."""
     found = Leftovers([], [], [])
     for directory in cache_dirs():
-        if directory.is_dir() and _is_writable(directory):
+        if os.path.isdir(directory) and _is_writable(directory):
             _add_leftovers(directory, found)
     return found
 
@@ -162,6 +173,19 @@ def _is_writable(directory: Path) -> bool:
     """True if files can be made in the directory, or if the directory can be made."""
     existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if os.path.exists(path))
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _which_cache() -> str:
+    """Return in words why nothing can be downloaded."""
+    if directories := cache_dirs():
+        return f"the weights cache {_joined(directories)} cannot be written"
+    return "there is no weights cache, because this user has no home directory"
+
+
+def _writable_cache_advice() -> str:
+    """Return what to do about it. An own directory comes after the caches that others have filled."""
+    filled = [directory for directory in cache_dirs() if os.path.isdir(directory)]
+    return f"name a directory of your own, DIR: export {DIRECTORIES}={_joined([*filled, Path('DIR')])}"
 
 
 def _joined(directories: Iterable[Path]) -> str:

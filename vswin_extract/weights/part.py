@@ -41,7 +41,7 @@ def read_origin(part: Path) -> PartOrigin | None:
     try:
         origin = PartOrigin(**json.loads(_origin_file(part).read_text("utf-8")))
         return origin if part.is_file() else None
-    except (FileNotFoundError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None
 
 

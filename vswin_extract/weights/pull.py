@@ -16,8 +16,10 @@ from vswin_extract.weights.cache import (
     cached_file,
     check_hash,
     expected_sha256,
+    is_cached,
     recorded_hash_file,
     require_writable_cache,
+    writable_cache,
 )
 from vswin_extract.weights.download import PATIENT, Patience, Say, download
 from vswin_extract.weights.part import ProgressCallback, copy_to_part, publish_part, read_origin, remove_part
@@ -51,7 +53,7 @@ def pull_weights(
     """
     row = find_published(name)
     announced = sha256 = None
-    while not cached_file(row).is_file():
+    while not is_cached(row):
         origin = _find_source(row, source)
         target = require_writable_cache() / row.filename
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,8 @@ def pull_weights(
 
 def download_progress(row: Published) -> tuple[int, int]:
     """Return how many bytes an unfinished download has, and how many the complete file has; (0, 0) if there is none."""
+    if writable_cache() is None:
+        return 0, 0
     part = add_suffix(cached_file(row), ".part")
     origin = read_origin(part)
     return (part.stat().st_size, origin.size) if origin else (0, 0)
@@ -134,7 +138,7 @@ def _find_source(row: Published, source: str) -> str | Path:
             f"{option} must be a directory, or begin with http://, https:// or file:///, not be "
             f"{without_secrets(mirror)}"
         )
-    directory = Path(url2pathname(parts.path) if parts.scheme == "file" else mirror).expanduser()
+    directory = Path(os.path.expanduser(url2pathname(parts.path) if parts.scheme == "file" else mirror))
     if not directory.is_dir():
         raise UsageError(f"{option}: there is no directory {directory}")
     if not (directory / row.filename).is_file():

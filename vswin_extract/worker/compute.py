@@ -57,7 +57,7 @@ class Computer:
         except torch.OutOfMemoryError:
             if len(clips) == 1:
                 raise
-        torch.cuda.empty_cache()  # outside of `except`, because the traceback keeps tensors alive
+        self.device.free_memory()  # outside of `except`, because the traceback keeps tensors alive
         half = len(clips) // 2
         self.batch_size = min(self.batch_size, len(clips) - half)
         self._on_shrink(self.batch_size)
@@ -73,7 +73,8 @@ class Computer:
         for pixels in crops:
             for name, values in named(self._forward(pixels)).items():
                 total[name] = total[name] + values if name in total else values
-        host = {name: (values / len(crops)).to("cpu", non_blocking=True) for name, values in total.items()}
+        later = self.device.asynchronous
+        host = {name: (values / len(crops)).to("cpu", non_blocking=later) for name, values in total.items()}
         return ComputedBatch(host, gathered, stopwatch.stop())
 
 

@@ -1,4 +1,4 @@
-"""How batches get to a device and how its time is measured: one class for the CPU, one for CUDA."""
+"""How batches get to a device and how its time is measured: a class each for the CPU, for CUDA and for mps."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +22,11 @@ Timer = Callable[[], float]
 
 
 class Device(Protocol):
-    """`threads`: how many batches are computed at a time."""
+    """`threads`: how many batches are computed at a time. `asynchronous`: features may be copied to the host while the
+    next batch is computed; a timer then waits until they are there."""
 
     threads: int
+    asynchronous: bool
 
     def prepare(self) -> None:
         """Called by the thread that computes a batch, before it does."""
@@ -35,6 +37,10 @@ class Device(Protocol):
         ...
 
     def start_timer(self) -> "Stopwatch": ...
+
+    def free_memory(self) -> None:
+        """Give memory back that is reserved and not used, after there was too little."""
+        ...
 
     def close(self) -> None: ...
 
@@ -48,6 +54,8 @@ class Stopwatch(Protocol):
 class CpuDevice:
     """Each thread takes a batch of its own: threads that share one would wait for each other at every operation, as
     often as a decoder takes a core from one of them."""
+
+    asynchronous = False
 
     def __init__(self, cores: int) -> None:
         self.threads = min(cores, MOST_THREADS)
@@ -64,6 +72,9 @@ class CpuDevice:
     def start_timer(self) -> "Stopwatch":
         return _WallClock()
 
+    def free_memory(self) -> None:
+        """Nothing is reserved."""
+
     def close(self) -> None:
         torch.set_num_threads(self._before)  # a setting of the whole process
 
@@ -72,6 +83,7 @@ class CudaDevice:
     """One thread queues copies and kernels. The next batch is copied while one is computed."""
 
     threads = 1
+    asynchronous = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -92,12 +104,45 @@ class CudaDevice:
     def start_timer(self) -> "Stopwatch":
         return _CudaClock(self._device)
 
+    def free_memory(self) -> None:
+        torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class MpsDevice:
+    """Apple's GPUs. Each copy waits until it is done, since a copy that does not wait may give wrong values there."""
+
+    threads = 1
+    asynchronous = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def prepare(self) -> None:
+        """Nothing to do."""
+
+    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
+        return _stack(clips, pin_memory=False).to(self._device)
+
+    def start_timer(self) -> "Stopwatch":
+        return _WallClock()  # the features have been copied when it is stopped
+
+    def free_memory(self) -> None:
+        torch.mps.empty_cache()
+
     def close(self) -> None:
         """Nothing to do."""
 
 
 def make_device(device: torch.device, cores: int) -> Device:
-    return CudaDevice(device) if device.type == "cuda" else CpuDevice(cores)
+    match device.type:
+        case "cuda":
+            return CudaDevice(device)
+        case "mps":
+            return MpsDevice(device)
+    return CpuDevice(cores)
 
 
 class _WallClock:

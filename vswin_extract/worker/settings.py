@@ -20,8 +20,8 @@ def load_backbone(job: Job, device: str) -> Backbone:
     backbone = load_model(job.weights, variant=job.variant, device=device, precision=job.precision)
     if job.compile == "on" and not backbone.compiles:
         raise UsageError(
-            f"--compile on is for CUDA in bf16 or fp16; on {backbone.device.type} in {backbone.precision} the network "
-            "is faster as it is"
+            f"--compile on is for CUDA in bf16 or fp16, not for {backbone.device.type} in {backbone.precision}; "
+            "use --compile off"
         )
     if job.logits and not backbone.num_classes:
         why = "".join(f" ({note})" for note in backbone.notes)

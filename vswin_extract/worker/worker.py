@@ -37,11 +37,11 @@ class Worker:
         self.cores = cores
         self.backbone = load_backbone(job, device)
         self.sampling, self.geometry = job.sampling(self.backbone.recipe), job.geometry(self.backbone.recipe)
-        cuda = self.backbone.device.type == "cuda"
-        self.batch_size = job.batch_size or (8 if cuda else 1)
+        kind = self.backbone.device.type
+        self.batch_size = job.batch_size or (8 if kind == "cuda" else 1)
         # On a CPU the network needs the cores, and two decoders keep up with it. Beside a GPU, decoding needs the
         # cores.
-        usual = max(1, min(8, cores - 1)) if cuda else max(1, min(cores, max(2, cores // 4)))
+        usual = max(1, min(cores, max(2, cores // 4))) if kind == "cpu" else max(1, min(8, cores - 1))
         self.decoders = job.workers or usual
         self.loaded = time.monotonic() - begun
 

@@ -10,7 +10,7 @@ from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import stderr, stdout, table
 from vswin_extract.cli.exit import fail, reports_errors
 from vswin_extract.formatting import human_bytes, plural, printable
-from vswin_extract.weights.cache import cached_file
+from vswin_extract.weights.cache import is_cached
 
 FOREIGN = 10
 """Files in the cache that are not published weights: how many are listed at most."""
@@ -20,7 +20,7 @@ FOREIGN = 10
 @reports_errors
 def list_command() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
-    from vswin_extract.weights.cache import bundled_file, cache_dirs
+    from vswin_extract.weights.cache import DIRECTORIES, bundled_file, cache_dirs
     from vswin_extract.weights.pull import download_progress
     from vswin_extract.weights.registry import BUNDLED, manifest
 
@@ -29,7 +29,7 @@ def list_command() -> None:
     for row in manifest().values():
         size = human_bytes(row.megabytes * 1e6) if row.megabytes else "?"
         done, total = download_progress(row)
-        here = "yes" if cached_file(row).is_file() else f"{done / total:.0%}" if total else ""
+        here = "yes" if is_cached(row) else f"{done / total:.0%}" if total else ""
         top1, top5 = (f"{percent:.1f}" for percent in row.accuracy)
         rows.append((row.name, row.dataset, top1, top5, size, row.license, here))
     out = stdout()
@@ -39,6 +39,8 @@ def list_command() -> None:
     out.print(f"\nTop-1 and top-5 in percent as published, mostly over {views}. Names begin with the variant.")
     for directory in cache_dirs():
         click.echo(f"Cache: {printable(str(directory))}")
+    if not cache_dirs():
+        click.echo(f"Cache: none, as this user has no home directory; set {DIRECTORIES} to a directory of your own")
 
 
 @click.command()
