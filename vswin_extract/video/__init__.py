@@ -4,5 +4,6 @@ Paths, directories, manifests and addresses come in. `videos` makes them a list 
 lists and describes files at addresses, and `fetch` copies them into a bounded cache on this machine before they are
 decoded. The room `decoding` then reads frames with their times. `sampling` says which frames make which clip, `rows`
 applies that to frames as they arrive, `geometry` makes a frame the pixels that the network sees, and `ranges` computes
-with parts of a video's clips, into which long videos are split.
+with parts of a video's clips, into which long videos are split. `estimate` says about how many clips a video has, and
+`color` names how colors are coded.
 """
