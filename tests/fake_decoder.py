@@ -25,7 +25,9 @@ class FakeDecoder:
     ) -> None:
         self.stream = Stream(fps, tick=0.001, declared=declared)
         self.begins = begins
+        self.packets = len(times)
         self.damaged = 0
+        self.incomplete = False
         self.trouble = ""
         self.times = times
         self.duration = duration

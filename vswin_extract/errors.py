@@ -7,8 +7,8 @@ VswinError                 the command line prints it as one line and ends with 
 ├── OutputError            an output that exists, is in use, has other settings, or is not ours
 └── VideoError             one video; the run records it under /failures and goes on
     ├── VideoMissing       not there, or not a regular file
-    ├── VideoUnreadable    no video stream, or nothing in it decodes
-    ├── VideoDamaged       only a part of it decodes, and parts are not wanted
+    ├── VideoUnreadable    no video stream, or it is encrypted, or of an unknown codec, or nothing in it decodes
+    ├── VideoDamaged       most of it does not decode, or a part does not and parts are not wanted
     ├── VideoChanged       its file changed while it was read
     ├── VideoUnreachable   its file could not be fetched
     ├── VideoTimestamps    its time stamps cannot be resampled
@@ -51,11 +51,11 @@ class VideoMissing(VideoError):
 
 
 class VideoUnreadable(VideoError):
-    """No video stream, or nothing in it decodes."""
+    """No video stream, or it is encrypted, or of an unknown codec, or nothing in it decodes."""
 
 
 class VideoDamaged(VideoError):
-    """Only a part of it decodes, and parts are not wanted."""
+    """Most of it does not decode, or a part does not and parts are not wanted."""
 
 
 class VideoChanged(VideoError):

@@ -14,7 +14,15 @@ from vswin_extract.journal.directory import journal_directory, read_job, read_li
 from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
 from vswin_extract.journal.parts import SUFFIX, Entry
 from vswin_extract.store.features import FeatureFile, feature_names, open_features
-from vswin_extract.store.schema import CLIP_COLUMNS, GROUPED, VIDEO_NUMBERS, VIDEO_TEXTS, VIEWED, block_rows
+from vswin_extract.store.schema import (
+    ADDED_TEXTS,
+    CLIP_COLUMNS,
+    GROUPED,
+    VIDEO_NUMBERS,
+    VIDEO_TEXTS,
+    VIEWED,
+    block_rows,
+)
 from vswin_extract.video.remote import Address, same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
 
@@ -117,7 +125,7 @@ def check_structure(file: h5py.File) -> Iterator[Problem]:
             yield Problem(f"/{name}", f"has {len(file[name])} rows, but there are {clips} clips")
     table = file["videos_table"]
     for name in (*VIDEO_TEXTS, *VIDEO_NUMBERS, "first_clip", "clips", "start", "end"):
-        if name not in table:
+        if name not in table and name not in ADDED_TEXTS:
             yield Problem(f"/videos_table/{name}", "is missing")
             return
     for name, column in table.items():

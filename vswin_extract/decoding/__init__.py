@@ -5,9 +5,10 @@ most one of them. Nothing here imports torch.
     messages.py           what parent and child send to each other
     child.py    (child)   decodes tasks one after another, and fetches the next video meanwhile
     decoders.py           the protocol of decoders, and the list of them; pyav.py and decord.py implement it
+    stamps.py             which of its two time stamps says when a frame is shown
+    coverage.py           which bytes of a file its packets cover, by which holes and a second recording are noticed
     timeline.py           a decoder's frames on one clock: when each is shown, from the first frame on
     positions.py          the frames of a task's segment, resampled if need be; then `video.rows` and `video.geometry`
-    estimate.py           about how many clips a video has, by its header
 
 To add a decoder: write a file beside pyav.py with a class that follows the protocol `Decoder` of decoders.py. Add its
 name to `DecoderName` and its class to `decoder_class` there. tests/test_decoder_process.py and

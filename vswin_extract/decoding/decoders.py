@@ -22,13 +22,16 @@ class Stream:
 
     `fps`: the nominal rate, 0 where it is unknown. `tick`: seconds between two ticks of its clock. `declared`: seconds
     that it lasts unless it was cut off, 0 where the format cannot end early without an error. `header_seconds`: seconds
-    that the header says, right or wrong, 0 where it says nothing.
+    that the header says, right or wrong, 0 where it says nothing. `transfer` and `matrix`: how its colors are coded, by
+    the names of `video.color`, empty where unknown.
     """
 
     fps: float
     tick: float
     declared: float = 0.0
     header_seconds: float = 0.0
+    transfer: str = ""
+    matrix: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,25 @@ class Decoder(AbstractContextManager["Decoder"], Protocol):
     """Opened by its constructor, which raises VideoUnreadable, and closed by `with`. It calls `on_progress` whenever
     something was read, whether frames came of it or not.
 
-    Iteration never raises: what cannot be decoded is skipped or ends it, and is counted in `damaged`.
+    Iteration raises VideoUnreadable where the video is encrypted, and nothing else: what cannot be decoded is skipped
+    or ends it, and is counted in `damaged`.
     """
 
     stream: Stream
+    packets: int
+    """Packets so far."""
     damaged: int
-    """Packets that could not be decoded so far."""
+    """How many of them could not be decoded."""
+    incomplete: bool
+    """True once it is known that a part of the video is missing from what packets there are."""
     trouble: str
-    """What was wrong with the last of them."""
-    begins: float | None
-    """When the video begins by its first packet, whether that can be decoded or not, in the stream's own seconds."""
+    """What was wrong last."""
+
+    @property
+    def begins(self) -> float | None:
+        """When the video begins by its first packet, whether that can be decoded or not, in the stream's own
+        seconds."""
+        ...
 
     def __init__(self, path: Path, on_progress: Callable[[], None]) -> None: ...
 

@@ -18,8 +18,8 @@ from vswin_extract.video.geometry import Pixels
 class DecordDecoder:
     def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
         self.on_progress = on_progress
-        with PyavDecoder(path, on_progress):  # refuses scripts and playlists, which decord would follow
-            pass
+        with PyavDecoder(path, on_progress) as probe:  # refuses scripts and playlists, which decord would follow
+            transfer, matrix = probe.stream.transfer, probe.stream.matrix
         try:
             self.reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
             shown = self.reader.get_frame_timestamp(range(len(self.reader)))
@@ -28,9 +28,11 @@ class DecordDecoder:
             raise VideoUnreadable(f"decord cannot read it: {reason}") from error
         self.times: list[tuple[float, float]] = [(float(begin), float(end)) for begin, end in shown]
         # decord gives seconds as 32-bit floats; a tick of a millisecond covers their rounding for hours
-        self.stream = Stream(fps=float(self.reader.get_avg_fps()), tick=0.001)
+        self.stream = Stream(fps=float(self.reader.get_avg_fps()), tick=0.001, transfer=transfer, matrix=matrix)
         self.begins: float | None = None
+        self.packets = len(self.times)
         self.damaged = 0
+        self.incomplete = False
         self.trouble = ""
 
     def __enter__(self) -> "DecordDecoder":

@@ -65,8 +65,8 @@ class VideoEnd:
 
     `width` x `height`: upright. `frames`: how many source frames it has, in `duration` seconds. `damaged`: packets that
     do not decode. `trouble`: what is odd about it, if anything is. `partial`: something of it is missing. `last`: it
-    was read to its end, so that the figures are those of the whole video. `cpu`: seconds of the processor. `file`: its
-    fingerprint, if it was fetched.
+    was read to its end, so that the figures are those of the whole video. `transfer` and `matrix`: see `Stream`. `cpu`:
+    seconds of the processor. `file`: its fingerprint, if it was fetched.
     """
 
     width: int = 0
@@ -79,6 +79,8 @@ class VideoEnd:
     trouble: str = ""
     partial: bool = False
     last: bool = True
+    transfer: str = ""
+    matrix: str = ""
     cpu: float = 0.0
     file: tuple[int, float, str] | None = None
 

@@ -7,13 +7,16 @@ from itertools import repeat
 from vswin_extract.decoding.decoders import Decoder, Frame
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.timeline import Shown, timeline
-from vswin_extract.errors import VideoTimestamps, VideoUnreadable
+from vswin_extract.errors import VideoDamaged, VideoTimestamps, VideoUnreadable
 from vswin_extract.video.sampling import Resampler
 
 LONGEST_STILL = 600.0
 """Seconds that one frame may be shown where time stamps are resampled; after a longer gap they are not trusted."""
 MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05
 """A video counts as cut off if more seconds, and a larger share of its declared seconds, are missing than these."""
+
+REGULAR_SHARE = 0.95
+"""The rate of a video is constant if a larger share of its frames last as long as its nominal rate says."""
 
 
 class Positions:
@@ -32,6 +35,8 @@ class Positions:
         self.fps = task.sampling.fps
         self.origin = task.start or 0.0
         self.seen = 0
+        self._regular = 0  # frames that last as long as the nominal rate says
+        self._longest: tuple[float, float] | None = None  # when the longest gap begins and ends
 
     def __iter__(self) -> Iterator[tuple[Shown, float]]:
         frames = self._frames(self.decoder.scan() if self.task.count else self.decoder)
@@ -56,12 +61,16 @@ class Positions:
 
     def video_end(self, clips: int, size: tuple[int, int], complete: bool) -> VideoEnd:
         """Return what the video turned out to be. `size`: width and height. `complete`: its clip range is, so that the
-        rest of the video was not looked at."""
+        rest of the video was not looked at. Raises VideoDamaged where most packets are damaged."""
         first, last = self._require_frames()
         frames, duration = last.index + 1 - first.index, last.end - first.start
         measured = frames / duration if duration else 0.0
         nominal = self.decoder.stream.fps
         cut_off = "" if complete else self._cut_off(last.end)
+        if 2 * self.decoder.damaged > self.decoder.packets:
+            raise VideoDamaged(
+                f"{self.decoder.damaged} of its {self.decoder.packets} packets are damaged: {self.decoder.trouble}"
+            )
         return VideoEnd(
             width=size[0],
             height=size[1],
@@ -71,8 +80,10 @@ class Positions:
             fps=nominal if nominal and abs(measured - nominal) < 0.01 * nominal else measured,
             duration=duration,
             damaged=self.decoder.damaged,
-            trouble=cut_off or self.decoder.trouble,
-            partial=bool(cut_off or self.decoder.damaged),
+            trouble=cut_off or self.decoder.trouble or self._gap(),
+            partial=bool(cut_off or self.decoder.damaged or self.decoder.incomplete),
+            transfer=self.decoder.stream.transfer,
+            matrix=self.decoder.stream.matrix,
             last=not complete,
         )
 
@@ -85,6 +96,19 @@ class Positions:
             return ""
         return f"it ends after {end:.2f} of the {declared:.2f} s that it declares"
 
+    def _measure(self, shown: Shown) -> None:
+        lasts, nominal = shown.end - shown.start, 1 / (self.decoder.stream.fps or float("inf"))
+        self._regular += abs(lasts - nominal) < max(0.25 * nominal, 0.002)
+        if lasts > MISSING_SECONDS + nominal and (self._longest is None or lasts > self._longest[1] - self._longest[0]):
+            self._longest = shown.start, shown.end
+
+    def _gap(self) -> str:
+        """Say that there is a gap in a video whose rate is constant otherwise; an empty text where there is none."""
+        if self._longest is None or self.last is None or self._regular < REGULAR_SHARE * (self.last.index + 1):
+            return ""
+        begin, end = self._longest
+        return f"one frame is shown from {begin:.2f} s to {end:.2f} s, while the rate is constant otherwise"
+
     def _frames(self, decoded: Iterable[Frame]) -> Iterator[Shown]:
         """Yield the frames that are shown between the task's start and end."""
         tolerance = min(self.decoder.stream.tick / 2, 0.0005)
@@ -92,6 +116,7 @@ class Positions:
             if self.task.end is not None and shown.start >= self.task.end - tolerance:
                 return
             self.last = shown
+            self._measure(shown)
             if self.task.start and shown.end <= self.task.start + tolerance:
                 continue
             self.first = self.first or shown

@@ -9,6 +9,9 @@ from vswin_extract.video.geometry import Pixels
 JUMP = 0.1
 """Seconds: time stamps that go back by less are taken for jitter, and the frame before lasts until them."""
 
+STEADY = 0.002
+"""Seconds by which two frames that last equally long may differ, where a clock is coarse."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -30,9 +33,11 @@ def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
     nominal = 1 / decoder.stream.fps if decoder.stream.fps else 0.0
     origin: float | None = None
     held: Frame | None = None
-    begin, index, lasted = 0.0, 0, nominal
+    begin, index, lasted, steady = 0.0, 0, nominal, False
     for frame in frames:
-        follows = 0.0 if held is None else begin + (lasted or nominal)
+        follows = 0.0
+        if held is not None:  # a single long frame says nothing about the next one
+            follows = begin + ((lasted if steady else held.duration or nominal) or lasted)
         if frame.time is None:
             at = follows
         else:
@@ -53,6 +58,7 @@ def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
             held, begin = frame, at
             continue
         yield Shown(index, begin, at, held.rgb)
+        steady = abs(at - begin - lasted) < STEADY
         lasted = at - begin
         held, begin, index = frame, at, index + 1
     if held is not None:

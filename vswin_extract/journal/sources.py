@@ -19,6 +19,7 @@ from vswin_extract.store.columns import ColumnReader
 from vswin_extract.store.features import FeatureFile, linked_files, open_features
 from vswin_extract.store.layouts import LinkedFile
 from vswin_extract.store.schema import (
+    ADDED_TEXTS,
     BLOCK_BYTES,
     CLIP_COLUMNS,
     VIDEO_NUMBERS,
@@ -179,7 +180,10 @@ def _expand(path: Path) -> list[tuple[Path, set[str] | None]]:
 def video_records(features: FeatureFile) -> Iterator[VideoRecord]:
     """Yield the rows of /videos_table and /failures as they were written. Raises KeyError if a column is missing."""
     table = features.file["videos_table"]
-    columns: dict[str, Iterable[Any]] = {name: table[name].asstr()[:].tolist() for name in VIDEO_TEXTS}
+    columns: dict[str, Iterable[Any]] = {name: repeat("") for name in ADDED_TEXTS}
+    columns |= {
+        name: table[name].asstr()[:].tolist() for name in VIDEO_TEXTS if name in table or name not in ADDED_TEXTS
+    }
     for name in ("clips", *VIDEO_NUMBERS):
         columns[name] = table[name][:].tolist()
     columns["start"] = [start or None for start in table["start"][:].tolist()]

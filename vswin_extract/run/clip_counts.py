@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from vswin_extract.decoding.estimate import USUAL_BYTES, USUAL_RATE, estimate_clips
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import OutputError, VideoError
@@ -13,6 +12,7 @@ from vswin_extract.job.job import Job
 from vswin_extract.journal.directory import claim, read_list, write_list
 from vswin_extract.journal.journal import Journal
 from vswin_extract.system import usable_cores
+from vswin_extract.video.estimate import USUAL_BYTES, USUAL_RATE, estimate_clips
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video, fingerprint

@@ -24,6 +24,7 @@ from vswin_extract.run.work import RemainingWork, find_work
 from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import check_output, read_attributes
 from vswin_extract.store.schema import VideoRecord
+from vswin_extract.video.color import HDR
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
 from vswin_extract.worker.writer import failed_record
@@ -159,11 +160,16 @@ def extract_work(
         check=lambda other: check_same(ready, other),
         give_up=lambda video, error: give_up(journal, video, error),
     )
-    new_clips = failed = 0
+    new_clips, failed, hdr = 0, 0, ""
     for event in dispatch.run(arrived, stopping):
         new_clips += event.clips if isinstance(event, ClipsDone) else 0
         failed += isinstance(event, VideoDone) and event.record.status == "failed"
         yield event
+        if not hdr and isinstance(event, VideoDone) and (hdr := HDR.get(event.record.transfer, "")):
+            yield Notice(
+                f"{event.record.id} is HDR ({hdr}): it is decoded as it is, without tone mapping; the column "
+                "transfer of /videos_table names all such videos"
+            )
     if dispatch.left:
         yield Stopped(dispatch.left)
         return None

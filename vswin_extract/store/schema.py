@@ -26,7 +26,9 @@ CLIP_COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {
     "valid": ((), "int32"),
 }
 """Columns of /clips: shape of a row, type."""
-VIDEO_TEXTS = ("id", "path", "etag", "status", "message")
+VIDEO_TEXTS = ("id", "path", "etag", "status", "message", "transfer", "matrix")
+ADDED_TEXTS = ("transfer", "matrix")
+"""Columns of VIDEO_TEXTS that outputs of earlier versions do not have. They count as empty there."""
 VIDEO_NUMBERS = {
     "fps": "f8", "frames": "i8", "duration": "f8", "width": "i4", "height": "i4", "size": "i8", "mtime": "f8",
 }  # fmt: skip
@@ -53,8 +55,8 @@ class VideoRecord:
     """The result of one video: a row of /videos_table, or of /failures if `status` is "failed".
 
     `size` in bytes, `mtime` in seconds and `etag`, if a server gives one, are the fingerprint of its file when the
-    video was begun. `frames`: how many were decoded. `clip_range`: which of its clips; if its end is None, the other
-    fields are those of the whole video.
+    video was begun. `frames`: how many were decoded. `transfer` and `matrix`: how its colors are coded, see
+    `video.color`. `clip_range`: which of its clips; if its end is None, the other fields are those of the whole video.
     """
 
     id: str
@@ -66,6 +68,8 @@ class VideoRecord:
     duration: float = 0.0
     width: int = 0
     height: int = 0
+    transfer: str = ""
+    matrix: str = ""
     size: int = -1
     mtime: float = 0.0
     etag: str = ""

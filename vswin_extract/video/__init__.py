@@ -5,5 +5,5 @@ Paths, directories, manifests and addresses come in. `videos` makes them a list 
 them into a bounded cache on this machine before they are decoded. The room `decoding` then reads frames with their
 times. `sampling` says which frames make which clip, `rows` applies that to frames as they arrive, `geometry` makes a
 frame the pixels that the network sees, and `ranges` computes with parts of a video's clips, into which long videos are
-split.
+split. `estimate` says about how many clips a video has, and `color` names how colors are coded.
 """

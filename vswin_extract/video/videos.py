@@ -18,8 +18,8 @@ from vswin_extract.video.remote import Address, is_remote
 
 EXTENSIONS = frozenset(
     (
-        ".264 .265 .3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .hevc .m1v .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 "
-        ".mpeg .mpg .mts .mxf .ogm .ogv .ts .vob .webm .wmv"
+        ".264 .265 .3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v "
+        ".mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .nut .obu .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv"
     ).split()
 )
 """Endings of the videos in a directory. A video that is given by itself may have any name."""

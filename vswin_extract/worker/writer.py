@@ -95,6 +95,8 @@ class Writer:
             duration=end.duration,
             width=end.width,
             height=end.height,
+            transfer=end.transfer,
+            matrix=end.matrix,
             message=end.trouble + (f" ({end.damaged} damaged packets)" if end.damaged else ""),
         )
         self._journal.commit(record, part)
