@@ -110,6 +110,10 @@ def show_file(features: "FeatureFile", path: str, show_all: bool) -> None:
         out.print(table(videos, titles, right=("clips", "seconds", "fps", "size")))
     if len(features) > shown:
         out.print(f"… and {len(features) - shown} more; --all lists them")
+    messages = stored["message"].asstr()[:shown]
+    if any(messages):
+        out.print()
+        out.print(table([(ids[i], messages[i]) for i in range(len(ids)) if messages[i]], ("video", "what is odd")))
     if features.failures:
         out.print()
         failures = [(failure["id"], failure["error"], failure["message"]) for failure in features.failures]

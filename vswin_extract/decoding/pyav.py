@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -68,7 +69,8 @@ class PyavDecoder:
         self._stamps = PacketStamps()
         self._coverage = Coverage(path, self._formats, self.container.size, self.video.index)
         self._hole = 0, 0  # the bytes of the last hole in the file, and how many packets came before it
-        self._jump = 0.0, 0  # the seconds of the last jump of time stamps, and how many packets came before it
+        # the last jumps of time stamps: how many packets came before, and seconds
+        self._jumps: deque[tuple[int, float]] = deque(maxlen=REORDERED)
         self._last: int | None = None  # the dts or else pts of the last packet, in ticks
         self._end: int | None = None  # when the last frame ends by its packet, in ticks
         self.packets = 0
@@ -169,10 +171,11 @@ class PyavDecoder:
             return
         usual = packet.duration or (1 / self.stream.fps / self.stream.tick if self.stream.fps else 0)
         if self._last is not None and stamp - self._last > 1.5 * usual:
-            self._jump = (stamp - self._last - usual) * self.stream.tick, self.packets
-        if self._hole[0] and self._jump[0] and abs(self._hole[1] - self._jump[1]) <= REORDERED:
-            self._lose(f"{self._hole[0]} bytes of the file cannot be read; {self._jump[0]:.2f} s are missing there")
-            self._hole, self._jump = (0, 0), (0.0, 0)
+            self._jumps.append((self.packets, (stamp - self._last - usual) * self.stream.tick))
+        hole, at = self._hole
+        missing = sum(seconds for packets, seconds in self._jumps if abs(packets - at) <= REORDERED)
+        if hole and missing and self.packets - at <= REORDERED:
+            self._lose(f"{hole} bytes of the file cannot be read; {missing:.2f} s are missing there")
         self._last = stamp
         shown = stamp if packet.pts is None else packet.pts
         self._end = max(self._end or 0, shown + (packet.duration or 0))
