@@ -36,17 +36,17 @@ def _wrong_name(name: str) -> str:
     if os.path.isdir(name) and not name.endswith(".parts"):
         return f"{name} is a directory; name the file to write, as {os.path.join(name, 'out.h5')}"
     path = Path(name)
-    foreign = path.suffix == ".parts" or re.fullmatch(
-        r"\.[a-zA-Z]{2,6}\d?", path.suffix
-    )  # not run.1, which gets .h5 too
+    # run.1 has no ending, and gets .h5 too
+    foreign = path.suffix == ".parts" or re.fullmatch(r"\.[a-zA-Z]{2,6}\d?", path.suffix)
     stem = path.with_suffix("") if foreign else path
     better = stem if stem.suffix.lower() in SUFFIXES else f"{stem}.h5"
     if os.path.isfile(name) and read_attributes(path) is None:
         return f"{name} exists and was not written by vswin-extract; name the file to write, as {better}"
-    unfinished = (
-        f"; to continue its run, rename {name}.parts to {better}.parts" if os.path.isdir(f"{name}.parts") else ""
+    unfinished = f"; to continue its run, rename {name}.parts to {better}.parts"
+    return (
+        f"{name} cannot be the output: its name must end in .h5 or .hdf5, as {better}"
+        + unfinished * os.path.isdir(f"{name}.parts")
     )
-    return f"{name} cannot be the output: its name must end in .h5 or .hdf5, as {better}{unfinished}"
 
 
 @contextmanager
