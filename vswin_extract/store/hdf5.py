@@ -43,9 +43,8 @@ def _wrong_name(name: str) -> str:
     if os.path.isfile(name) and read_attributes(path) is None:
         return f"{name} exists and was not written by vswin-extract; name the file to write, as {better}"
     unfinished = f"; to continue its run, rename {name}.parts to {better}.parts"
-    return (
-        f"{name} cannot be the output: its name must end in .h5 or .hdf5, as {better}"
-        + unfinished * os.path.isdir(f"{name}.parts")
+    return f"{name} cannot be the output: its name must end in .h5 or .hdf5, as {better}" + unfinished * os.path.isdir(
+        f"{name}.parts"
     )
 
 
