@@ -17,8 +17,7 @@ from journals import ARRAYS, SETTINGS, add, begin, expect_complete, names, publi
 
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
-from vswin_extract.journal import journal as journal_
-from vswin_extract.journal.directory import DEAD_AFTER, claim
+from vswin_extract.journal.directory import DEAD_AFTER, begin_job, claim
 from vswin_extract.journal.journal import join_journal, open_journal
 from vswin_extract.journal.merge import merge
 from vswin_extract.journal.writer import open_writer
@@ -142,7 +141,7 @@ def test_a_task_beside_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
     with other("alone", output) as run, pytest.raises(OutputError, match=f"process {run.process.pid} on {HERE}"):
         join_journal(output, SETTINGS, ARRAYS, {})
-    before, begin_job = sorted(root.iterdir()), journal_.begin_job
+    before = sorted(root.iterdir())
     (root / "lock").unlink()
 
     def begin_late(*arguments: object) -> object:
@@ -150,8 +149,8 @@ def test_a_task_beside_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         assert locks.acquire(root / "lock", DEAD_AFTER) is None
         return begin_job(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(journal_, "read_job", lambda root: None)
-    monkeypatch.setattr(journal_, "begin_job", begin_late)
+    monkeypatch.setattr("vswin_extract.journal.journal.read_job", lambda root: None)
+    monkeypatch.setattr("vswin_extract.journal.journal.begin_job", begin_late)
     with pytest.raises(OutputError, match=f"process {os.getpid()} on {HERE}"):
         join_journal(output, SETTINGS, ARRAYS, {})
     assert sorted(root.iterdir()) == before
