@@ -73,15 +73,18 @@ class Lock:
             "what is finished"
         )
 
-    def touch(self) -> None:
-        """Touch the file if it is still ours. It is touched as it was opened, so never that of another process."""
+    def touch(self) -> float:
+        """Touch the file if it is still ours, and return its time, by the file server's clock. It is touched as it was
+        opened, so never that of another process."""
         try:
             with self.path.open(errors="replace") as file:
                 self.lost = self.lost or file.read() != self._content
                 if not self.lost:
                     os.utime(file.fileno())
+                return os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             self.lost = True
+            return 0.0
 
     def release(self) -> None:
         """Remove the file if it is still ours."""

@@ -71,10 +71,10 @@ def check_lock(lock: locks.Lock, root: Path) -> None:
         raise OutputError(f"{error}; {root} is used by {now} now") from error
 
 
-def refuse_beside_tasks(root: Path, output: Path) -> None:
+def refuse_beside_tasks(root: Path, output: Path, ours: locks.Lock) -> None:
     """Raise OutputError if a living task shares the journal that this process has locked. Which videos the tasks are at
     is not known here. The locks of dead writers are removed, and their directories if no video was finished there."""
-    now = _now(root)
+    now = ours.touch()
     for directory in writer_directories(root):
         lock = writer_lock(directory)
         if not lock.exists():
@@ -89,12 +89,6 @@ def refuse_beside_tasks(root: Path, output: Path) -> None:
 def writer_lock(directory: Path) -> Path:
     """Return the lock of a writer's directory. Journals of earlier versions have none."""
     return directory / "lock"
-
-
-def _now(root: Path) -> float:
-    """Return the time by the file server's clock. This process has locked the journal."""
-    os.utime(root / "lock")
-    return (root / "lock").stat().st_mtime
 
 
 def begin_job(
@@ -176,27 +170,26 @@ def tidy(root: Path, lock: locks.Lock) -> None:
         return
     for unfinished in root.glob("*.tmp"):
         unfinished.unlink()
-    for directory in _abandoned(root):
+    for directory in _abandoned(root, lock.touch()):
         remove_if_empty(directory)
     if not set(os.listdir(root)) - {"job.json", "videos.json", "lock"}:
         shutil.rmtree(root)
 
 
-def remove_abandoned(root: Path) -> None:
+def remove_abandoned(root: Path, lock: locks.Lock) -> None:
     """Remove the unfinished files that killed writers left, from a journal that this process has just locked. Writers
     of earlier versions have no lock: an unfinished file that grew lately may be theirs."""
-    now = _now(root)
-    for directory in _abandoned(root):
+    now = lock.touch()
+    for directory in _abandoned(root, now):
         for unfinished in directory.glob("*.tmp"):
             with contextlib.suppress(FileNotFoundError):
                 if now - unfinished.stat().st_mtime > DEAD_AFTER:
                     unfinished.unlink()
 
 
-def _abandoned(root: Path) -> Iterator[Path]:
+def _abandoned(root: Path, now: float) -> Iterator[Path]:
     """Yield the directories of writers that do not live, from a journal that this process has locked. A directory
     without a lock that was made or changed lately may be of a writer that is about to lock it."""
-    now = _now(root)
     for directory in writer_directories(root):
         locked = writer_lock(directory).exists()
         old = any(directory.glob("*.json")) or now - directory.stat().st_mtime > DEAD_AFTER

@@ -202,7 +202,7 @@ def open_journal(
     make_directory(root)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(claim(root / "lock", output))
-        refuse_beside_tasks(root, output)
+        refuse_beside_tasks(root, output, lock)
         begun = read_job(root)
         if begun:
             check_same_output(root, begun, output)
@@ -214,7 +214,7 @@ def open_journal(
             empty(root, ("lock",))
             begun = begin_job(root, output, settings, arrays, facts)
         journal = Journal(output, root, arrays, begun["run"], lock=lock)
-        remove_abandoned(root)
+        remove_abandoned(root, lock)
         journal.load()
         dropped = sorted(journal.entries.keys() - set(video_ids))
         if dropped and not overwrite:

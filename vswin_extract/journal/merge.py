@@ -84,8 +84,8 @@ def merge(
         check_alike(sources)
         chosen = choose(sources, on_duplicate)
         expected = find_expected(sources, chosen, allow_missing)
-        if ours and not chosen.keys() >= set(expected):  # they may be extracted just now
-            refuse_beside_tasks(own, output)
+        if lock is not None and not chosen.keys() >= set(expected):  # they may be extracted just now
+            refuse_beside_tasks(own, output, lock)
         one_run = len(sources) == 1 and bool(expected)
         order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
         run = sources[0].run if one_run else uuid.uuid4().hex

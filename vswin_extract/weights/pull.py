@@ -81,8 +81,7 @@ def _checking(progress: ProgressCallback, lock: locks.Lock) -> ProgressCallback:
     """Return a progress callback that raises OutputError once the lock was taken over by another process."""
 
     def checked(done: int, total: int) -> None:
-        if lock.lost:
-            lock.check()
+        lock.check()
         progress(done, total)
 
     return checked
