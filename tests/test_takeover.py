@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from journals import ARRAYS, SETTINGS, add, begin, expect_complete, names, publi
 
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
-from vswin_extract.journal.directory import DEAD_AFTER, begin_job, claim
+from vswin_extract.journal.directory import DEAD_AFTER, begin_job, claim, finish_interrupted_cleanup
 from vswin_extract.journal.journal import join_journal, open_journal
 from vswin_extract.journal.merge import merge
 from vswin_extract.journal.writer import open_writer
@@ -176,6 +177,21 @@ def test_the_empty_directory_of_a_living_writer_stays(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_an_interrupted_cleanup_waits_for_tasks(tmp_path: Path) -> None:
+    output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    with begin(output) as journal:
+        add(journal.writer(), 0)
+        shutil.copytree(root, tmp_path / "kept", ignore=shutil.ignore_patterns("lock"))
+        publish(journal, 1)
+    (tmp_path / "kept").rename(root)
+    with other("task", output) as task:
+        with pytest.raises(OutputError, match=f"process {task.process.pid} on {HERE}"):
+            finish_interrupted_cleanup(output, root)
+        assert task.tell(1) == "done"
+    assert finish_interrupted_cleanup(output, root) == SETTINGS
+    assert os.listdir(tmp_path) == ["out.h5"]
+
+
 def test_an_unfinished_journal_is_not_merged_beside_its_tasks(tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
     with begin(output) as journal:
@@ -257,13 +273,12 @@ def test_a_run_that_slept_for_long_leaves_the_output_to_the_next(
 ) -> None:
     """`second_ends`: it wakes up after the other run has finished. Both are real commands."""
     out, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
-    arguments = [str(videos), str(out), *options, "--stride", "2"]
+    arguments = [str(videos), str(out), *options, "--device", device]
 
     def start(*command: str) -> "subprocess.Popen[str]":
         pipe = subprocess.PIPE
         return subprocess.Popen([*command, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
 
-    arguments += ["--device", device]
     first = start(sys.executable, "-c", SLEEPER.format(root=str(ROOT)))
     wait_for(lambda: list(root.glob("shard-*/*.json")), first)
     first.send_signal(signal.SIGSTOP)

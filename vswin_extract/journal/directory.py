@@ -225,7 +225,8 @@ def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | Non
     begun, made = read_job(root), read_attributes(output)
     if begun is None or made is None or made.get("run") != begun["run"]:
         return None
-    with claim(root / "lock", output):
+    with claim(root / "lock", output) as lock:
+        refuse_beside_tasks(root, output, lock)
         remove_journal(root)
     settings: dict[str, Any] = begun["settings"]
     return settings
