@@ -591,7 +591,8 @@ def test_a_process_whose_lock_was_taken_away(offer: Offer, web: Web, store: Path
 
 def test_a_process_whose_lock_was_taken_over_waits_for_the_other(offer: Offer, web: Web, store: Path) -> None:
     row, lock = offer(), store / "weights.pth.lock"
-    theirs, said = json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}), []
+    theirs = json.dumps({"host": "elsewhere", "pid": 1, "started": "1"})
+    said: list[str] = []
 
     def taken_over(done: int, total: int) -> None:
         if not said:
