@@ -1,6 +1,7 @@
 """What a decoder process sends for its tasks, without a process: messages go into a list."""
 
 import queue
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,16 @@ def test_tasks_are_queued_until_the_parent_is_gone() -> None:
     receive_tasks(receive_from(tasks), waiting, statuses.append)
     assert [waiting.get(), waiting.get()] == [(each, None) for each in tasks]
     assert statuses == [0]
+
+
+def test_a_listener_that_is_told_to_exit_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
+    def receive() -> object:
+        sys.exit("on purpose")
+
+    statuses: list[int] = []
+    receive_tasks(receive, queue.SimpleQueue(), statuses.append)
+    assert statuses == [1]
+    assert "on purpose" in capsys.readouterr().err
 
 
 def test_a_message_that_is_no_task_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:

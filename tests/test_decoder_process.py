@@ -22,6 +22,7 @@ from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VideoTimestamps, VideoUnreadable, VswinError
+from vswin_extract.processes import pack_header
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
@@ -50,11 +51,6 @@ def VideoReader(path, num_threads):
     os.write(socket, {sent!r})
     time.sleep(60)
 """
-
-
-def header(size: int) -> bytes:
-    """Return the header of a message of one part."""
-    return (1).to_bytes(8, "little") + size.to_bytes(8, "little")
 
 
 def read_on(process: DecoderProcess) -> None:
@@ -326,6 +322,23 @@ def test_an_unexpected_exception_ends_one_video_and_not_the_process(
     assert decoder.pid == before
 
 
+@pytest.mark.parametrize(
+    "raised", ["SystemExit(0)", "KeyboardInterrupt", "MemoryError", "OSError(5, 'disk')", "EOFError"]
+)
+def test_whatever_a_library_raises_ends_one_video_and_not_the_process(
+    raised: str, videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "class DECORDError(Exception): pass\ndef VideoReader(path, num_threads): raise "
+    (tmp_path / "decord.py").write_text(code + raised)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with closing(DecoderProcess("pyav", timeout=20)) as process:
+        before = process.pid
+        with pytest.raises(DecoderCrash, match=raised.partition("(")[0]):
+            read_video(process, task(videos["mp4"], Sampling(5, 1), "decord"))
+        assert len(read_video(process, task(videos["mp4"], Sampling(5, 1)))[0]) == 10
+        assert process.pid == before
+
+
 class Unreadable:
     """What cannot be unpickled."""
 
@@ -373,11 +386,13 @@ def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
     ("sent", "error", "named"),
     [
         (b"\xff" * 64, DecoderCrash, "no message"),  # no header
-        (header(4) + b"junk", DecoderCrash, "no message"),  # no pickle
-        (header(4) + b"\x80\x05N.", DecoderCrash, "NoneType"),  # a pickle of None
-        (b"\1", DecoderTimeout, "no progress"),  # a header that does not end
+        (b"[h264 @ 0x5]", DecoderCrash, "no message"),  # what a library prints
+        (pack_header([4]) + b"junk", DecoderCrash, "no message"),  # no pickle
+        (pack_header([4]) + b"\x80\x05N.", DecoderCrash, "NoneType"),  # a pickle of None
+        (pack_header([4])[:6], DecoderTimeout, "no progress"),  # a header that does not end
+        (pack_header([1 << 30]), DecoderTimeout, "no progress"),  # a promise of bytes that do not come
     ],
-    ids=["no header", "no pickle", "no message", "half a header"],
+    ids=["no header", "a line", "no pickle", "no message", "half a header", "no bytes"],
 )
 def test_garbled_messages_end_one_video(
     sent: bytes,

@@ -589,6 +589,26 @@ def test_a_process_whose_lock_was_taken_away(offer: Offer, web: Web, store: Path
     assert names(store) == ["weights.pth"]
 
 
+def test_a_process_whose_lock_was_taken_over_waits_for_the_other(offer: Offer, web: Web, store: Path) -> None:
+    row, lock = offer(), store / "weights.pth.lock"
+    theirs = json.dumps({"host": "elsewhere", "pid": 1, "started": "1"})
+    said: list[str] = []
+
+    def taken_over(done: int, total: int) -> None:
+        if not said:
+            lock.write_text(theirs)
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        assert lock.read_text() == theirs
+        assert not (store / "weights.pth").exists()
+        lock.unlink()  # the other one has ended
+
+    assert pull_weights("there", taken_over, say, poll=0.05)[0] == cached_file(row)
+    assert ["process 1 on elsewhere" in sentence for sentence in said] == [True]
+    assert names(store) == ["weights.pth"]
+
+
 def test_a_disk_that_is_too_small_or_fills_up(web: Web, mirror: str, start: Any, small_disk: Path) -> None:
     web.files[mirror] = content = os.urandom(2_500_000)
 

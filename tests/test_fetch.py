@@ -201,3 +201,15 @@ def test_files_of_ended_processes_are_removed_and_other_files_stay(web: Web, tmp
     assert held(tmp_path) == len(CONTENT)
     fetching.drop()
     assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, MemoryError])
+def test_whatever_a_library_raises_reaches_the_decoder(
+    raised: type[BaseException], web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(Fetch, "_download", fail)
+    with pytest.raises(raised):
+        fetched(f"{web.url}/x", tmp_path)

@@ -173,7 +173,7 @@ def test_a_journal_removed_by_hand_is_an_error(tmp_path: Path) -> None:
     with begin(tmp_path / "out.h5") as journal:
         add(journal.writer(), 0)
         shutil.rmtree(journal.root)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(OutputError, match="removed"):
             add(journal.writer(), 1)
 
 

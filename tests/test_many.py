@@ -79,6 +79,48 @@ def test_a_worker_that_is_killed_is_started_again(
     expect_equal(single, tmp_path / "out.h5")
 
 
+def test_a_worker_that_stops_answering_is_replaced(
+    videos: Path, options: list[str], single: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    pools: list[ProcessPool] = []
+
+    def two_processes(job: Job) -> WorkerPool:
+        pools.append(ProcessPool(job, ["cpu", "cpu"]))
+        return pools[-1]
+
+    job = Job(find_videos([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, timeout=5)
+    notices: list[str] = []
+    stopped = 0
+    for event in run_job(job, make_pool=two_processes):
+        if type(event).__name__ == "VideoDone" and not stopped:
+            stopped = pools[0].children[0].pid
+            os.kill(stopped, signal.SIGSTOP)
+        if isinstance(event, Notice):
+            notices.append(event.text)
+    assert [text for text in notices if "worker 0 (cpu) died" in text and "5 s" in text and "starting it again" in text]
+    assert not Path(f"/proc/{stopped}").exists()  # it can write into the journal no more
+    expect_equal(single, tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:2"])
+def test_a_run_that_was_suspended_goes_on(
+    environment: dict[str, str], videos: Path, options: list[str], single: Path, tmp_path: Path, device: str
+) -> None:
+    """As by Ctrl-Z and `fg`, for longer than the timeout: neither decoders nor workers are taken for stuck."""
+    out, parts = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    command = [script("vswin-extract"), str(videos), str(out), *options, "--device", device, "--timeout", "4"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while len(list(parts.glob("shard-*/*.json"))) < 2 and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(6)
+    process.send_signal(signal.SIGCONT)
+    stderr = process.communicate()[1]
+    assert process.returncode == 3, stderr  # one of them is no video
+    assert "died" not in stderr
+    expect_equal(single, out)
+
+
 def test_kill_9_of_the_whole_run_and_the_same_command(
     run: Run, environment: dict[str, str], videos: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:

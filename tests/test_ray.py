@@ -185,6 +185,24 @@ def test_an_actor_that_is_killed_is_started_again(
 
 
 @slow
+def test_an_actor_that_stops_answering_is_replaced(
+    cluster: Cluster, videos: Path, small_weights: Path, single: Path, tmp_path: Path
+) -> None:
+    noted = Noted()
+    stopped: list[int] = []
+
+    def stop() -> None:
+        stopped.append(noted.pools[0].places[0].pid)
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    job = a_job(cluster, videos, tmp_path / "out.h5", small_weights, actors=2, timeout=8.0)
+    notices = run_noting(job, stop, noted)
+    assert any(f"process {stopped[0]} on" in text and "8 s" in text for text in notices), notices
+    expect_equal(single, tmp_path / "out.h5")
+    until(lambda: not cluster.workers(), "actors or decoders are left")
+
+
+@slow
 def test_a_driver_that_is_killed_and_one_that_is_stopped(
     cluster: Cluster, run: Run, environment: dict[str, str], videos: Path, options: list[str], single: Path,
     tmp_path: Path,

@@ -5,6 +5,9 @@ the lock counts as long as the process lives; if it is one of another host, as l
 not do this: the hard lock of `filelock` is flock, and its `SoftFileLease` takes over the lock of a dead host only after
 it has watched it for the whole lease, which a command that answers at once cannot do; `flufl.lock` needs hard links and
 clocks that agree, and keeps the lock of a process that died on this host until the lease ends.
+
+A process that was suspended for long, with its machine, may find that another one has taken over its lock. It never
+touches or removes that one's file; `Lock.check` tells it.
 """
 
 import errno
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vswin_extract import system
+from vswin_extract.errors import OutputError
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Errors of file systems without hard links."""
@@ -27,58 +31,121 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that has a lock."""
+    """The process that has a lock. `role`: what it said about itself when it took the lock."""
 
     host: str
     pid: int
+    role: str = ""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
-def acquire(lock: Path, dead_after: float) -> Holder | None:
+class Lock:
+    """A lock that this process took; `held` makes it. `lost`: it was noticed that it is ours no more."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lost = False
+        try:
+            self._content = _read(path)
+        except FileNotFoundError:
+            self._content = ""
+        found = _holder_in(self._content)
+        if found is None or (found.host, found.pid) != (socket.gethostname(), os.getpid()):
+            self._content, self.lost = "", True
+
+    def is_ours(self) -> bool:
+        """Look whether the lock is still ours. Raises OSError where that cannot be found out."""
+        try:
+            self.lost = self.lost or _read(self.path) != self._content
+        except FileNotFoundError:
+            self.lost = True
+        return not self.lost
+
+    def check(self) -> None:
+        """Raise OutputError if the lock is ours no more. It names the process that has it now."""
+        if self.is_ours():
+            return
+        now = named_holder(self.path)
+        what = f"was taken over by {now}" if now else "was removed by another process, or by hand"
+        raise OutputError(
+            f"{self.path} {what}, as if this process had ended (was its machine suspended?); it stops here, and keeps "
+            "what is finished"
+        )
+
+    def touch(self) -> float:
+        """Touch the file if it is still ours, and return its time, by the file server's clock. It is touched as it was
+        opened, so never that of another process."""
+        try:
+            with self.path.open(errors="replace") as file:
+                self.lost = self.lost or file.read() != self._content
+                if not self.lost:
+                    os.utime(file.fileno())
+                return os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            self.lost = True
+            return 0.0
+
+    def release(self) -> None:
+        """Remove the file if it is still ours."""
+        if self.is_ours():
+            _remove(self.path, self._content)
+
+
+def acquire(lock: Path, dead_after: float, role: str = "") -> Holder | None:
     """Take a lock. Return None if it is ours now, else the process that has it.
 
     A lock of another host that was not touched for `dead_after` seconds counts as free. Use `held` to touch ours and
     to give it back. Raises OSError.
     """
-    with _candidate(lock) as candidate:
+    with _candidate(lock, role) as candidate:
         while True:
             try:
                 create(candidate, lock)
                 return None
             except FileExistsError:
-                if holder := _living_holder(lock, candidate, dead_after):
+                if holder := _living_holder(lock, candidate.stat().st_mtime, dead_after):
                     return holder
 
 
-def holder(lock: Path, dead_after: float) -> Holder | None:
-    """Return the process that has a lock, or None. The lock of a dead process is removed. Raises OSError."""
-    with _candidate(lock) as candidate:
-        return _living_holder(lock, candidate, dead_after)
+def holder(lock: Path, dead_after: float, now: float | None = None) -> Holder | None:
+    """Return the process that has a lock, or None. The lock of a dead process is removed. `now`: the time by the file
+    server's clock; without it, a file is written beside the lock to find out. Raises OSError."""
+    if now is not None:
+        return _living_holder(lock, now, dead_after)
+    with _candidate(lock, "") as candidate:
+        return _living_holder(lock, candidate.stat().st_mtime, dead_after)
+
+
+def named_holder(lock: Path) -> Holder | None:
+    """Return the process that a lock names, alive or not, or None if there is no lock."""
+    try:
+        return _holder_in(_read(lock))
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
-def held(lock: Path, touch_every: float) -> Iterator[None]:
-    """Touch an acquired lock by a thread while the block runs, then remove it."""
+def held(lock: Path, touch_every: float) -> Iterator[Lock]:
+    """Touch an acquired lock by a thread while the block runs, then remove it, both as long as it is ours."""
+    ours = Lock(lock)
     over = threading.Event()
 
     def touch() -> None:
-        while not over.wait(touch_every):
-            with suppress(OSError):  # it may have been removed by hand
-                os.utime(lock)
+        while not over.wait(touch_every) and not ours.lost:
+            with suppress(OSError):  # of a file server that does not answer now
+                ours.touch()
 
     thread = threading.Thread(target=touch, daemon=True)
     thread.start()
     try:
-        yield
+        yield ours
     finally:
         over.set()
         thread.join()
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(lock.read_text())
-            if (content["host"], content["pid"]) == (socket.gethostname(), os.getpid()):  # not taken over
-                lock.unlink()
+        with suppress(OSError):
+            ours.release()
 
 
 def create(candidate: Path, file: Path) -> None:
@@ -93,42 +160,65 @@ def create(candidate: Path, file: Path) -> None:
 
 
 @contextmanager
-def _candidate(lock: Path) -> Iterator[Path]:
+def _candidate(lock: Path, role: str) -> Iterator[Path]:
     """Give a file beside the lock that names this process and was written just now."""
     content = {"host": socket.gethostname(), "pid": os.getpid(), "started": system.started(os.getpid())}
-    candidate = lock.with_name(f"{lock.name}.{uuid.uuid4().hex}.tmp")
-    candidate.write_text(json.dumps(content))
+    candidate = _beside(lock)
+    candidate.write_text(json.dumps({**content, "role": role, "token": uuid.uuid4().hex}))
     try:
         yield candidate
     finally:
         candidate.unlink(missing_ok=True)
 
 
-def _living_holder(lock: Path, fresh: Path, dead_after: float) -> Holder | None:
-    """Return the living process that has a lock. The lock of a dead one is removed. `fresh` was written just now."""
-    try:
-        content = lock.read_text()
-        if not content:  # without hard links, its content comes a moment later
-            time.sleep(0.1)
-            content = lock.read_text()
-        idle = fresh.stat().st_mtime - lock.stat().st_mtime  # both by the file server's clock
-    except FileNotFoundError:
-        return None
+def _beside(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _read(lock: Path) -> str:
+    return lock.read_text(errors="replace")
+
+
+def _holder_in(content: str) -> Holder | None:
+    """Return the process that a lock with this content names, or None if it is damaged."""
     try:
         stored = json.loads(content)
-        found = Holder(stored["host"], stored["pid"])
-        here = found.host == socket.gethostname()
-        alive = system.is_alive(found.pid, stored["started"]) if here else idle < dead_after
-    except (ValueError, KeyError, TypeError):  # damaged by a disk
-        alive = False
-    if alive:
-        return found
-    taken = fresh.with_name(f"{lock.name}.{uuid.uuid4().hex}.tmp")
+        return Holder(stored["host"], stored["pid"], stored.get("role", ""))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _living_holder(lock: Path, now: float, dead_after: float) -> Holder | None:
+    """Return the living process that has a lock. The lock of a dead one is removed. `now`: the time by the file
+    server's clock."""
+    try:
+        content = _read(lock)
+        if not content:  # without hard links, its content comes a moment later
+            time.sleep(0.1)
+            content = _read(lock)
+        idle = now - lock.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    found = _holder_in(content)
+    if found is not None:
+        if found.host == socket.gethostname():
+            alive = system.is_alive(found.pid, json.loads(content).get("started", ""))
+        else:
+            alive = idle < dead_after
+        if alive:
+            return found
+    _remove(lock, content)
+    return None
+
+
+def _remove(lock: Path, content: str) -> None:
+    """Remove a lock that has this content."""
+    taken = _beside(lock)
     try:
         lock.rename(taken)
     except FileNotFoundError:
-        return None
-    if taken.read_text() != content:  # another process removed the dead lock first, and this is its own
-        create(taken, lock)
+        return
+    if _read(taken) != content:  # another process removed that lock first, and this is its own
+        with suppress(FileExistsError):  # a third one has the lock now; the other process will notice
+            create(taken, lock)
     taken.unlink()
-    return None

@@ -8,7 +8,8 @@ A message is any value that pickle knows. NumPy arrays in it are sent as they li
 and workers of devices are such children. A child runs our own code as the same user, so its messages are trusted as
 much as this process is; a child that sends anything else is ended.
 
-No call blocks for ever: the parent reads in a thread of its own, and gives up a child that does not read.
+No call blocks for ever: the parent reads in a thread of its own, and ends a child that does not read, or that begins a
+message and does not end it. Bytes that are no message, as a native library may print them, are recognised at once.
 """
 
 import logging
@@ -21,7 +22,10 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+import traceback
+import zlib
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +34,10 @@ from vswin_extract.errors import first_line
 
 log = logging.getLogger(__name__)
 
+MAGIC = b"\x89VSW"
+"""Every message begins with these bytes."""
+HEADER = struct.Struct("<4sIQI")
+"""MAGIC, the number of parts, their bytes together, and the CRC-32 of the three."""
 SIZE = struct.Struct("<Q")
 MOST_PARTS = 1 << 16
 MOST_BYTES = 1 << 32
@@ -37,6 +45,12 @@ MOST_BYTES = 1 << 32
 an error."""
 SEND_TIMEOUT = 30
 """Seconds after which a child that does not read its messages is ended."""
+RECEIVE_TIMEOUT = 30
+"""Seconds without a byte after which a child that has begun a message is ended."""
+SUSPENDED = 1.0
+"""A wait that takes so many seconds longer than it should shows that this process was suspended meanwhile."""
+MOST_LINE = 1 << 16
+"""Bytes of a line that a child prints; a longer one is taken as several."""
 KILL_TIMEOUT = 5.0
 """Seconds that the kernel has to end a process. On a network file system that hangs it may take for ever."""
 IGNORED = "signal.SIGINT, signal.SIGTERM, signal.SIGUSR1"
@@ -55,38 +69,57 @@ class Channel:
         buffers: list[pickle.PickleBuffer] = []
         parts = [memoryview(pickle.dumps(message, 5, buffer_callback=buffers.append))]
         parts += [buffer.raw() for buffer in buffers]
-        header = b"".join(SIZE.pack(size) for size in (len(parts), *(part.nbytes for part in parts)))
         with self._sending:
-            self._socket.sendall(header)
+            self._socket.sendall(pack_header([part.nbytes for part in parts]))
             for part in parts:
                 self._socket.sendall(part)
 
     def receive(self) -> Any:
         """Wait for the next message. Raises EOFError or OSError where the other end is closed, and any other exception
         where what comes is no message."""
-        (count,) = SIZE.unpack(self._read(SIZE.size))
+        begin = self._read(1, begun=False)
+        if begin != MAGIC[:1]:
+            raise ValueError("it does not begin as a message")
+        begin += self._read(HEADER.size - 1)
+        magic, count, total, check = HEADER.unpack(begin)
+        if magic != MAGIC or check != zlib.crc32(begin[:-4]):
+            raise ValueError("the header of a message is damaged")
         if not 0 < count <= MOST_PARTS:
             raise ValueError(f"a message cannot have {count} parts")
         sizes = [size for (size,) in SIZE.iter_unpack(self._read(count * SIZE.size))]
-        if max(sizes) > MOST_BYTES:
-            raise ValueError(f"a part of a message cannot have {max(sizes)} bytes")
+        if max(sizes) > MOST_BYTES or sum(sizes) != total:
+            raise ValueError(f"parts of a message cannot have {max(sizes)} bytes, and {total} together")
         data, *buffers = [self._read(size) for size in sizes]
         try:
             return pickle.loads(data, buffers=buffers)
-        except EOFError as error:  # not the end of the connection
-            raise ValueError("a message ends too early") from error
+        except (EOFError, OSError) as error:  # not the end of the connection
+            raise ValueError(f"a message cannot be read: {first_line(error)}") from error
 
     def close(self) -> None:
         self._socket.close()
 
-    def _read(self, size: int) -> bytearray:
+    def _read(self, size: int, begun: bool = True) -> bytearray:
+        """Read so many bytes. Raises EOFError, and ValueError where a message has `begun` and does not go on for the
+        timeout of the socket."""
         content = bytearray(size)
         left = memoryview(content)
         while left:
-            if not (count := self._socket.recv_into(left)):
+            try:
+                count = self._socket.recv_into(left)
+            except BlockingIOError as error:
+                if begun:
+                    raise ValueError("a message was begun and not ended") from error
+                continue
+            if not count:
                 raise EOFError
             left = left[count:]
         return content
+
+
+def pack_header(sizes: Sequence[int]) -> bytes:
+    """Return what a message of parts of these sizes begins with."""
+    header = HEADER.pack(MAGIC, len(sizes), sum(sizes), 0)[:-4]
+    return header + struct.pack("<I", zlib.crc32(header)) + b"".join(SIZE.pack(size) for size in sizes)
 
 
 class Ended:
@@ -115,11 +148,13 @@ class ChildProcess:
         inbox: Inbox,
         environment: Mapping[str, str] | None = None,
         send_timeout: int = SEND_TIMEOUT,
+        receive_timeout: int = RECEIVE_TIMEOUT,
     ) -> None:
         self.name = name
         self.inbox = inbox
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", send_timeout, 0))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", receive_timeout, 0))
         self._channel = Channel(ours)
         self._closed = threading.Event()
         self._last_line = ""
@@ -173,7 +208,7 @@ class ChildProcess:
                 self._put(self._channel.receive())
         except (EOFError, OSError):
             pass
-        except Exception as error:  # pickle raises whatever the bytes make it do
+        except BaseException as error:  # pickle raises whatever the bytes make it do
             reason = f"it sent bytes that are no message: {first_line(error)}"
             self._process.kill()
         try:
@@ -195,15 +230,32 @@ class ChildProcess:
 
     def _log_lines(self, output: IO[bytes]) -> None:
         with output:
-            for line in output:
+            for line in iter(lambda: output.readline(MOST_LINE), b""):
                 if text := line.decode(errors="replace").strip():
                     self._last_line = text
                     log.debug("%s: %s", self.name, text)
 
 
+def waited(begun: float, most: float) -> float:
+    """Return for how many seconds a wait of at most `most`, begun at this time of time.monotonic, counts. If this
+    process was suspended meanwhile (by Ctrl-Z, for example), it is 0: what was sent may arrive in the next moment."""
+    took = time.monotonic() - begun
+    return 0.0 if took > most + SUSPENDED else min(took, most)
+
+
 def run_child(module: str, descriptor: int) -> None:
-    """Run `main` of the module in this process, a child, with the channel to the parent."""
+    """Run `main` of the module in this process, a child, with the channel to the parent. An exception in any thread
+    ends the process; its last line is the reason that the parent gives."""
+    threading.excepthook = _end_process
     import_module(module).main(Channel(socket.socket(fileno=descriptor)))
+
+
+def _end_process(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is SystemExit:  # how a thread may end itself
+        return
+    traceback.print_exception(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def describe_exit(status: int) -> str:

@@ -154,14 +154,16 @@ def progress_sender(send: Send, interval: float = PROGRESS_INTERVAL) -> Callable
 
 
 def run_task(task: Task, send: Send, fetch: Fetch | None = None) -> None:
-    """Decode one video and send all of it, then its end or its error. Every exception fails only this video."""
+    """Decode one video and send all of it, then its end or its error. Every exception fails only this video, also the
+    SystemExit or KeyboardInterrupt of a library: no signal of the user's raises one here."""
     outcome: VideoEnd | VideoError
     try:
         outcome = decode_video(task, send, fetch)
     except VideoError as error:
         outcome = error
-    except Exception as error:  # a bug here or in a library; the next video may still work
-        traceback.print_exc()
+    except BaseException as error:  # a bug here or in a library; the next video may still work
+        with contextlib.suppress(MemoryError):  # the frames of the failed video are still there
+            traceback.print_exc()
         outcome = DecoderCrash(f"the decoder failed: {type(error).__name__}: {first_line(error)}")
     send(outcome)
 
@@ -179,7 +181,7 @@ def receive_tasks(receive: Callable[[], Any], waiting: Waiting, leave: Callable[
             waiting.put((task, fetch))
     except (EOFError, OSError):
         leave(0)
-    except Exception:  # the last line that is printed is the reason that the parent gives
+    except BaseException:  # the last line that is printed is the reason that the parent gives
         traceback.print_exc()
         sys.stderr.flush()
         leave(1)

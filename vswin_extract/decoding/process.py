@@ -1,12 +1,13 @@
 """The parent's side of a decoder process: tasks in, clips out. It is watched, and replaced when it hangs or dies."""
 
 import queue
+import time
 from collections import deque
 from dataclasses import dataclass
 
 from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, Progress, Task, VideoEnd
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VswinError
-from vswin_extract.processes import ChildProcess, Ended, Inbox
+from vswin_extract.processes import ChildProcess, Ended, Inbox, waited
 from vswin_extract.video.fetch import Cache, sweep
 from vswin_extract.video.geometry import Pixels
 from vswin_extract.video.rows import ClipRow
@@ -98,12 +99,13 @@ class DecoderProcess:
     def _wait(self) -> object:
         """Return the next message. Raises DecoderTimeout after `timeout` seconds, not counting those for which this
         process was suspended."""
-        waited, step = 0.0, min(1.0, self.timeout)
-        while waited < self.timeout:
+        silence, step = 0.0, min(1.0, self.timeout / 4)
+        while silence < self.timeout:
+            begun = time.monotonic()
             try:
                 return self._inbox.get(timeout=step)[1]
             except queue.Empty:
-                waited += step
+                silence += waited(begun, step)
         self._restart()
         raise DecoderTimeout(f"the decoder made no progress for {self.timeout:g} s and was stopped")
 

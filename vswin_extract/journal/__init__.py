@@ -11,6 +11,7 @@ makes, locks and removes the directory itself:
       videos.json            the ids of the videos, and about how many clips each has
       lock                   the host and the process of a run that works alone
       shard-<id>/            the files of one process; no other process ever writes into it
+        lock                 the host and the process, while it lives; nobody removes such a directory
         <key>.rows           the rows of a video, or of a clip range of one; <key> is a hash of id and clip range
         <key>.json           the record of that video, and the sha256 of its .rows file
         pack-<n>.rows, .json the same of several hundred videos, so that there are never too many files

@@ -1,6 +1,7 @@
 """The directory of a journal: making it, locking it, its job.json and videos.json, and removing it."""
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ TOUCH_EVERY = 30.0
 """Seconds between two touches of a lock that is held."""
 DEAD_AFTER = 600.0
 """Seconds after which a lock of another host that was not touched counts as abandoned."""
+TASK = "shard task"
+"""The role of a task that shares the journal with others. It says so by the lock of its writer's directory."""
 
 
 def journal_directory(output: Path, storage: Path | None = None) -> Path:
@@ -44,16 +47,48 @@ def make_directory(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def claim(lock: Path, output: Path, touch_every: float = TOUCH_EVERY) -> Iterator[None]:
+def claim(lock: Path, output: Path, touch_every: float = TOUCH_EVERY) -> Iterator[locks.Lock]:
     """Hold a lock while `output` is being written. Raises OutputError if a living process has it."""
     if holder := locks.acquire(lock, DEAD_AFTER):
         raise in_use(output, holder, lock)
-    with locks.held(lock, touch_every):
-        yield
+    with locks.held(lock, touch_every) as ours:
+        yield ours
 
 
 def in_use(output: Path, holder: locks.Holder, lock: Path) -> OutputError:
-    return OutputError(f"{output} is being written by {holder}; if that is no longer so, delete {lock}")
+    who = f"{holder}, a {holder.role}" if holder.role else f"{holder}"
+    return OutputError(f"{output} is being written by {who}; if that is no longer so, delete {lock}")
+
+
+def check_lock(lock: locks.Lock, root: Path) -> None:
+    """Raise OutputError if a lock of this journal is ours no more. It names the process that has the journal now."""
+    try:
+        lock.check()
+    except OutputError as error:
+        now = None if lock.path.parent == root else locks.named_holder(root / "lock")
+        if now is None:
+            raise
+        raise OutputError(f"{error}; {root} is used by {now} now") from error
+
+
+def refuse_beside_tasks(root: Path, output: Path, ours: locks.Lock) -> None:
+    """Raise OutputError if a living task shares the journal that this process has locked. Which videos the tasks are at
+    is not known here. The locks of dead writers are removed, and their directories if no video was finished there."""
+    now = ours.touch()
+    for directory in writer_directories(root):
+        lock = writer_lock(directory)
+        if not lock.exists():
+            continue
+        holder = locks.holder(lock, DEAD_AFTER, now)
+        if holder is None:
+            remove_if_empty(directory)
+        elif holder.role == TASK:
+            raise in_use(output, holder, lock)
+
+
+def writer_lock(directory: Path) -> Path:
+    """Return the lock of a writer's directory. Journals of earlier versions have none."""
+    return directory / "lock"
 
 
 def begin_job(
@@ -128,33 +163,51 @@ def empty(root: Path, keep: Collection[str]) -> None:
                 path.unlink()
 
 
-def tidy(root: Path) -> None:
-    """Remove unfinished files from a journal that this process has locked; all of it, if no video is finished."""
-    if not root.is_dir():  # published, or removed by hand
+def tidy(root: Path, lock: locks.Lock) -> None:
+    """Remove unfinished files from a journal that this process has locked; all of it, if no video is finished. Do
+    nothing if the journal was published, removed by hand, or taken over by another process."""
+    if not root.is_dir() or not lock.is_ours():
         return
     for unfinished in root.glob("*.tmp"):
         unfinished.unlink()
-    for directory in writer_directories(root):
+    for directory in _abandoned(root, lock.touch()):
         remove_if_empty(directory)
     if not set(os.listdir(root)) - {"job.json", "videos.json", "lock"}:
         shutil.rmtree(root)
 
 
-def remove_abandoned(root: Path) -> None:
-    """Remove the unfinished files that killed writers left, from a journal that this process has just locked. Tasks
-    that share the journal have no lock: an unfinished file that grew lately may be theirs."""
-    now = (root / "lock").stat().st_mtime  # by the file server's clock
-    for directory in writer_directories(root):
+def remove_abandoned(root: Path, lock: locks.Lock) -> None:
+    """Remove the unfinished files that killed writers left, from a journal that this process has just locked. Writers
+    of earlier versions have no lock: an unfinished file that grew lately may be theirs."""
+    now = lock.touch()
+    for directory in _abandoned(root, now):
         for unfinished in directory.glob("*.tmp"):
             with contextlib.suppress(FileNotFoundError):
                 if now - unfinished.stat().st_mtime > DEAD_AFTER:
                     unfinished.unlink()
 
 
+def _abandoned(root: Path, now: float) -> Iterator[Path]:
+    """Yield the directories of writers that do not live, from a journal that this process has locked. A directory
+    without a lock that was made or changed lately may be of a writer that is about to lock it."""
+    for directory in writer_directories(root):
+        locked = writer_lock(directory).exists()
+        old = any(directory.glob("*.json")) or now - directory.stat().st_mtime > DEAD_AFTER
+        if locks.holder(writer_lock(directory), DEAD_AFTER, now) is None and (locked or old):
+            yield directory
+
+
 def remove_if_empty(directory: Path) -> None:
     """Remove a writer's directory if no video was finished in it."""
     if not any(directory.glob("*.json")):
         shutil.rmtree(directory)
+
+
+def name_unfinished(directory: Path, name: str, run: str) -> Path:
+    """Return a new name for the output while it is written. What killed processes of the same run left is removed."""
+    for left in directory.glob(f"{glob.escape(name)}.{run}-*.tmp"):
+        left.unlink(missing_ok=True)
+    return directory / f"{name}.{run}-{uuid.uuid4().hex}.tmp"
 
 
 def remove_journal(root: Path) -> None:
@@ -172,7 +225,8 @@ def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | Non
     begun, made = read_job(root), read_attributes(output)
     if begun is None or made is None or made.get("run") != begun["run"]:
         return None
-    with claim(root / "lock", output):
+    with claim(root / "lock", output) as lock:
+        refuse_beside_tasks(root, output, lock)
         remove_journal(root)
     settings: dict[str, Any] = begun["settings"]
     return settings

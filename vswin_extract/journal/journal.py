@@ -12,16 +12,20 @@ from vswin_extract.errors import OutputError
 from vswin_extract.formatting import name_some
 from vswin_extract.journal.directory import (
     DEAD_AFTER,
+    TASK,
     begin_job,
+    check_lock,
     check_same_output,
     claim,
     empty,
     in_use,
     journal_directory,
     make_directory,
+    name_unfinished,
     other_settings,
     read_job,
     read_list,
+    refuse_beside_tasks,
     remove_abandoned,
     remove_journal,
     tidy,
@@ -67,6 +71,8 @@ class Journal:
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """What is to be closed with the journal."""
     own: JournalWriter | None = None
+    lock: locks.Lock | None = None
+    """Of a process that works alone, or of the task. None once the journal is published."""
 
     def __enter__(self) -> "Journal":
         return self
@@ -74,12 +80,30 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        lost = None
+        if isinstance(error, Exception) and not isinstance(error, OutputError):  # as if files were gone
+            try:
+                self.check()
+            except (OutputError, OSError) as found:
+                lost = found
         self.stack.__exit__(kind, error, trace)
+        if isinstance(lost, OutputError):
+            raise lost from error
 
-    def writer(self) -> JournalWriter:
+    def check(self) -> None:
+        """Raise OutputError if another process has taken the journal over. It names that process."""
+        if self.lock is not None:
+            check_lock(self.lock, self.root)
+
+    def check_noticed(self) -> None:
+        """The same, without a look at the file: as far as the thread that touches the lock has noticed it."""
+        if self.lock is not None and self.lock.lost:
+            self.check()
+
+    def writer(self, role: str = "") -> JournalWriter:
         """Return the writer of this process, which is closed with the journal. What it commits is seen after `load`."""
         if self.own is None:
-            self.own = self.stack.enter_context(open_writer(self.root, self.arrays))
+            self.own = self.stack.enter_context(open_writer(self.root, self.arrays, role=role))
         return self.own
 
     def load(self, verify: bool = True) -> None:
@@ -137,18 +161,24 @@ class Journal:
         shard_limit: ShardLimit = SHARD_LIMIT,
     ) -> None:
         """Make the output of these videos, in this order, from what `load` found; then remove the journal. Raises
-        OutputError if a video is not complete, and OSError if the disk is full."""
+        OutputError if a video is not complete, or if another process has taken the journal over, and OSError if the
+        disk is full."""
+        self.check()
         videos = {video_id: self.extracted(video_id) for video_id in video_ids}
         inside = self.root.parent == self.output.parent
+        folder = self.root if inside else self.output.parent
         make_output(
             self.output,
-            self.root / "output.h5.tmp" if inside else self.output.with_name(f".{self.output.name}.tmp"),
+            name_unfinished(folder, "output" if inside else f".{self.output.name}", self.run),
             layout,
             lambda mine: read_rows((piece for record in mine for piece in videos[record.id].pieces), self.arrays),
             [video.record for video in videos.values()],
             FileDescription(self.arrays, {**attributes, "run": self.run}, classes),
-            shard_limit=shard_limit,
+            self.check,
+            shard_limit,
         )
+        self.check()
+        self.lock = None
         remove_journal(self.root)
 
 
@@ -171,7 +201,8 @@ def open_journal(
     root = journal_directory(output, storage)
     make_directory(root)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(claim(root / "lock", output))
+        lock = stack.enter_context(claim(root / "lock", output))
+        refuse_beside_tasks(root, output, lock)
         begun = read_job(root)
         if begun:
             check_same_output(root, begun, output)
@@ -182,8 +213,8 @@ def open_journal(
         if begun is None:
             empty(root, ("lock",))
             begun = begin_job(root, output, settings, arrays, facts)
-        journal = Journal(output, root, arrays, begun["run"])
-        remove_abandoned(root)
+        journal = Journal(output, root, arrays, begun["run"], lock=lock)
+        remove_abandoned(root, lock)
         journal.load()
         dropped = sorted(journal.entries.keys() - set(video_ids))
         if dropped and not overwrite:
@@ -193,7 +224,7 @@ def open_journal(
             )
         if list(known := read_list(root)) != list(video_ids):
             write_list(root, {video_id: known.get(video_id) for video_id in video_ids})
-        stack.callback(tidy, root)
+        stack.callback(tidy, root, lock)
         journal.stack = stack.pop_all()
     return journal
 
@@ -201,18 +232,28 @@ def open_journal(
 def join_journal(
     output: Path, settings: dict[str, Any], arrays: Arrays, facts: Mapping[str, Any], storage: Path | None = None
 ) -> Journal:
-    """Share a run with other processes, here or on other hosts, without a lock. The first of them begins the journal.
+    """Share a run with other processes, here or on other hosts. The first of them begins the journal. The lock of this
+    task's own directory says that it lives.
 
     Raises OutputError if the journal is of other settings, or if a process that works alone has it.
     """
     root = journal_directory(output, storage)
     make_directory(root)
-    if holder := locks.holder(root / "lock", DEAD_AFTER):
-        raise in_use(output, holder, root / "lock")
+    refuse_beside_run(root, output)
     begun = read_job(root) or begin_job(root, output, settings, arrays, facts)
     check_same_output(root, begun, output)
     if begun["settings"] != settings:
         raise other_settings(root, begun["settings"], settings, f"delete {root}")
     journal = Journal(output, root, arrays, begun["run"])
-    journal.load(verify=False)  # `merge` verifies; a task need not read what all tasks wrote
+    with journal.stack as stack:
+        journal.lock = journal.writer(TASK).lock
+        refuse_beside_run(root, output)  # again: one that began meanwhile may not have seen the lock of this task
+        journal.load(verify=False)  # `merge` verifies; a task need not read what all tasks wrote
+        journal.stack = stack.pop_all()
     return journal
+
+
+def refuse_beside_run(root: Path, output: Path) -> None:
+    """Raise OutputError if a living process works alone on the journal."""
+    if (root / "lock").exists() and (holder := locks.holder(root / "lock", DEAD_AFTER)):
+        raise in_use(output, holder, root / "lock")

@@ -17,8 +17,15 @@ from typing import Literal
 
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.formatting import describe_difference, name_some
-from vswin_extract.journal.directory import claim, journal_directory, remove_journal
+from vswin_extract.journal.directory import (
+    claim,
+    journal_directory,
+    name_unfinished,
+    refuse_beside_tasks,
+    remove_journal,
+)
 from vswin_extract.journal.sources import Source, open_sources
+from vswin_extract.locks import Lock
 from vswin_extract.store.features import linked_files
 from vswin_extract.store.hdf5 import check_output, output_path
 from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output, shards_directory
@@ -75,8 +82,7 @@ def merge(
     check_apart(output, paths)
     check_output(output, overwrite)
     with ExitStack() as stack:
-        if ours:
-            stack.enter_context(claim(own / "lock", output))
+        lock = stack.enter_context(claim(own / "lock", output)) if ours else None
         sources = open_sources(paths, stack)
         for source in sources:
             for note in source.notes:
@@ -84,11 +90,14 @@ def merge(
         check_alike(sources)
         chosen = choose(sources, on_duplicate)
         expected = find_expected(sources, chosen, allow_missing)
+        if lock is not None and not chosen.keys() >= set(expected):  # they may be extracted just now
+            refuse_beside_tasks(own, output, lock)
         one_run = len(sources) == 1 and bool(expected)
         order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
         run = sources[0].run if one_run else uuid.uuid4().hex
-        records = _write(output, layout, sources, {name: chosen[name] for name in order}, run, shard_limit)
-        if ours:
+        records = _write(output, layout, sources, {name: chosen[name] for name in order}, run, lock, shard_limit)
+        if lock is not None:
+            lock.check()
             remove_journal(own)
     videos, failed = split_failed(records)
     clips = sum(record.clips for record in records)
@@ -160,13 +169,14 @@ def _write(
     sources: Sequence[Source],
     chosen: Mapping[str, Source],
     run: str,
+    lock: Lock | None,
     shard_limit: ShardLimit,
 ) -> list[VideoRecord]:
-    """Write the chosen videos in this order, and return their records."""
+    """Write the chosen videos in this order, and return their records. `lock`: must still be ours at the end."""
     first = sources[0]
     description = FileDescription(first.arrays, {**first.attributes, **first.settings, "run": run}, first.classes)
     records = [source.records[name] for name, source in chosen.items()]
-    unfinished = output.with_name(f".{output.name}.{run}.tmp")
+    unfinished = name_unfinished(output.parent, f".{output.name}", run)
 
     def rows(videos: Sequence[VideoRecord]) -> Iterator[RowBlock]:
         for record in videos:
@@ -175,6 +185,8 @@ def _write(
     def finish() -> None:
         for source in sources:
             source.finish()
+        if lock is not None:
+            lock.check()
 
     if layout == "linked":
         files = [source.link({name for name in chosen if chosen[name] is source}) for source in sources]

@@ -4,8 +4,9 @@ only orders and events go through Ray.
     driver: Dispatch, RayPool ──Extractor.order────> actor: a worker ──shard directory──> journal, on the storage
                               <─Extractor.messages──
 
-An actor that dies, alone or with its node, is reported as WorkerLost. Dispatch starts it again, and Ray places it where
-there is room. Where there is none it waits, and the other actors take its videos.
+An actor that dies, alone or with its node, or that sends no heartbeat any more, is reported as WorkerLost. Dispatch
+starts it again, and Ray places it where there is room. Where there is none it waits, and the other actors take its
+videos.
 """
 
 import logging
@@ -31,9 +32,11 @@ from vswin_extract.errors import DeviceError
 from vswin_extract.job.events import Notice, VideoDone
 from vswin_extract.job.job import AUTO, Job
 from vswin_extract.pools.ray_actor import Extractor, Placed
+from vswin_extract.pools.silence import Silence
+from vswin_extract.processes import waited
 from vswin_extract.video.videos import Video
 from vswin_extract.weights.registry import BUNDLED
-from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Begin, Message, Order, Ready, WorkerLost
+from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Begin, Heartbeat, Message, Order, Ready, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +120,7 @@ class RayPool:
         """Actors that have not started yet, and the user was told."""
         self._arrivals: queue.SimpleQueue[tuple[int, Any, Future[list[Message | Placed]]]] = queue.SimpleQueue()
         self.received: deque[tuple[int, Message]] = deque()
+        self._silence = Silence(job.timeout)
 
     def start(self, worker: int) -> None:
         self._end(worker)
@@ -143,11 +147,18 @@ class RayPool:
             return self.received.popleft()
         if (notice := self._waiting()) is not None:
             return notice
+        if (lost := self._silence.lost()) is not None:
+            worker, place = lost[0], self.places.get(lost[0])
+            self._end(worker)
+            return worker, WorkerLost(lost[1].reason + (f" ({place})" if place else ""))
         # ray.wait would swallow what signal handlers raise
+        begun, most = time.monotonic(), min(seconds, self._silence.step)
         try:
-            worker, actor, future = self._arrivals.get(timeout=seconds)
+            worker, actor, future = self._arrivals.get(timeout=most)
         except queue.Empty:
+            self._silence.wait(waited(begun, most))
             return None
+        self._silence.wait(waited(begun, most))
         if self.actors.get(worker) is not actor:  # an actor that was replaced
             return None
         try:
@@ -158,8 +169,13 @@ class RayPool:
             return worker, WorkerLost(describe(error, place))
         self._listen(worker, actor)
         for message in messages:
+            if not isinstance(message, Placed):
+                self._silence.hear(worker, message)
+            if isinstance(message, Heartbeat):
+                continue
             if isinstance(message, Placed):
                 self.places[worker] = message
+                self._silence.begin(worker)
                 self.pending.pop(worker, None)
                 self.reported.discard(worker)
             else:
@@ -179,6 +195,7 @@ class RayPool:
         reference.future().add_done_callback(lambda future: self._arrivals.put((worker, actor, future)))
 
     def _end(self, worker: int) -> None:
+        self._silence.end(worker)
         self.pending.pop(worker, None)
         self.reported.discard(worker)
         if (actor := self.actors.pop(worker, None)) is not None:

@@ -35,11 +35,12 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
         if list(known) == [video.id for video in job.videos]:
             return known
         try:
-            with claim(journal.root / "probing", job.output):
+            with claim(journal.root / "probing", job.output) as lock:
                 known = _known_counts(journal.root)  # another task may have finished in the meantime
                 new = [video for video in job.videos if video.id not in known]
                 known |= estimate_counts(new, job, ready)
                 counts = {video.id: known[video.id] for video in job.videos}
+                lock.check()
                 write_list(journal.root, counts)
                 return counts
         except OutputError:  # another task is estimating

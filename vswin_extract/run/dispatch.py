@@ -38,7 +38,8 @@ class Dispatch:
 
     `work`: videos or clip ranges of them, in order. `costs`: of each piece, in clips, where there are several workers.
     `begin`: the first order of each worker. `check`: raises where a worker would compute something different.
-    `give_up`: records that a video failed, and returns the record. `done`: what finished workers reported.
+    `give_up`: records that a video failed, and returns the record. `watch`: is called again and again, and raises where
+    the run must end. `done`: what finished workers reported.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Dispatch:
         begin: Begin,
         check: Callable[[Ready], None],
         give_up: Callable[[Video, WorkerDied], VideoRecord],
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         self.done: dict[int, WorkerDone] = {}
         self._pool = pool
@@ -58,6 +60,7 @@ class Dispatch:
         self._begin = begin
         self._check = check
         self._give_up = give_up
+        self._watch = watch
         self._suspects: deque[Video] = deque()
         self._capacity: dict[int, int | None] = {}  # videos that each running worker takes at a time; None: all
         self._in_flight: dict[int, dict[PieceKey, Video]] = {worker: {} for worker in range(len(pool.names))}
@@ -84,6 +87,7 @@ class Dispatch:
             self._close_workers(ending, stopping.is_set())
             if ending and not self._capacity.keys() - self.done.keys():
                 return
+            self._watch()
             came = self._pool.receive(1.0)
             if came is not None:
                 yield from self._take(*came, ending)

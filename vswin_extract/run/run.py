@@ -159,6 +159,7 @@ def extract_work(
         Begin(journal.root, clips / len(pool.names)),
         check=lambda other: check_same(ready, other),
         give_up=lambda video, error: give_up(journal, video, error),
+        watch=journal.check_noticed,
     )
     new_clips, failed, hdr = 0, 0, ""
     for event in dispatch.run(arrived, stopping):

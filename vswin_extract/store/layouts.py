@@ -1,12 +1,13 @@
 """An output as one file, or as an index over several: a small file that reads as if all rows were in it.
 
 out.h5                        the index: tables, and virtual datasets and external links to the files' own
-out.h5.shards/00000-<run>.h5  at most 10,000 videos each, every one an output that can be read by itself
+out.h5.shards/00000-<id>.h5   at most 10,000 videos each, every one an output that can be read by itself
 """
 
 import contextlib
 import os
 import re
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def make_output(
     `rows(videos)`: the rows of videos that did not fail, in order. `finish` is called when all rows have been read; if
     it raises, there is no output. Shards appear together with their index. Raises OSError if the disk is full.
     """
-    with replacing(output, unfinished):
+    attempt = uuid.uuid4().hex[:8]
+    with replacing(output, unfinished, attempt):
         if layout == "single":
             write_output(unfinished, rows(split_failed(records)[0]), records, description)
         else:
@@ -81,7 +83,7 @@ def make_output(
             directory.mkdir(exist_ok=True)
             shards: list[LinkedFile] = []
             for number, mine in enumerate(split(records, description.arrays, shard_limit)):
-                path = directory / f"{number:05}-{description.attributes['run'][:8]}.h5"
+                path = directory / f"{number:05}-{attempt}.h5"
                 videos, _ = split_failed(mine)
                 write_output(path.with_name(path.name + ".tmp"), rows(videos), mine, description)
                 publish(path.with_name(path.name + ".tmp"), path)
@@ -107,17 +109,19 @@ def make_index(
 
 
 @contextlib.contextmanager
-def replacing(output: Path, unfinished: Path) -> Iterator[None]:
+def replacing(output: Path, unfinished: Path, attempt: str = "") -> Iterator[None]:
     """Publish what the block writes to `unfinished` as the output, and remove the shards of the output before. If the
-    block raises, the output stays as it was, and the new shards go."""
+    block raises, the output stays as it was, and the new shards go, whose names have `attempt`."""
+    ids = attempt
     try:
         with names_path(output, unfinished):
             yield
             publish(unfinished, output)
+        ids = "[0-9a-f]{8}"
     finally:
         unfinished.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # if the output cannot be read now, its shards are not known, and stay
-            _remove_other_shards(shards_directory(output), read_links(output))
+            _remove_other_shards(shards_directory(output), read_links(output), ids)
 
 
 def split(
@@ -187,12 +191,13 @@ def _relative(file: Path, base: Path) -> str:
     return os.fspath(file.relative_to(base) if file.is_relative_to(base) else file)
 
 
-def _remove_other_shards(directory: Path, kept: Collection[Path]) -> None:
-    """Remove the shards that no output needs: those of a replaced output, or of one that was not finished."""
+def _remove_other_shards(directory: Path, kept: Collection[Path], ids: str) -> None:
+    """Remove the shards that no output needs: those of a replaced output, or of one that was not finished. `ids`: a
+    regular expression of what their names end with."""
     if not directory.is_dir():
         return
     for path in directory.iterdir():
-        if re.fullmatch(r"\d{5,}-[0-9a-f]{8}\.h5(\.tmp)?", path.name) and path not in kept:
+        if re.fullmatch(rf"\d{{5,}}-{ids}\.h5(\.tmp)?", path.name) and path not in kept:
             path.unlink()
     with contextlib.suppress(OSError):  # something else is in it
         directory.rmdir()

@@ -95,7 +95,7 @@ class Fetch(threading.Thread):
         """Grows with each sign of progress."""
         self.path = Path()
         self.file = -1
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         if self.after is not None:
@@ -103,9 +103,9 @@ class Fetch(threading.Thread):
             self.after = None
         try:
             self._fetch()
-        except Exception as error:  # `wait` raises it, in the thread that waits
-            self.drop()
+        except BaseException as error:  # `wait` raises it, in the thread that waits
             self.error = error
+            self.drop()
 
     def wait(self, on_progress: Callable[[], None]) -> Path:
         """Return the path of the file once it is there, and call `on_progress` meanwhile. Raises VideoMissing,

@@ -2,12 +2,13 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from vswin_extract import locks
-from vswin_extract.errors import UsageError, WeightsError
+from vswin_extract.errors import OutputError, UsageError, WeightsError
 from vswin_extract.files import file_sha256, names_path
 from vswin_extract.video.remote import without_secrets
 from vswin_extract.weights.cache import (
@@ -64,15 +65,29 @@ def pull_weights(
             announced = holder
             time.sleep(poll)
             continue
-        with locks.held(lock, TOUCH_EVERY), names_path(target):
+        with (
+            locks.held(lock, TOUCH_EVERY) as ours,
+            suppress(OutputError),  # if it was taken over, wait for that process
+            names_path(target),
+        ):
             if not target.is_file():
                 try:
-                    sha256 = _fill_cache(row, target, origin, progress, say, patience)
+                    sha256 = _fill_cache(row, target, origin, _checking(progress, ours), say, patience)
                 except FileNotFoundError:  # another process took this lock for abandoned, and finished the same part
                     if not target.is_file():
                         raise
     file = cached_file(row)
     return file, check_hash(sha256 or file_sha256(file), row)
+
+
+def _checking(progress: ProgressCallback, lock: locks.Lock) -> ProgressCallback:
+    """Return a progress callback that raises OutputError once the lock was taken over by another process."""
+
+    def checked(done: int, total: int) -> None:
+        lock.check()
+        progress(done, total)
+
+    return checked
 
 
 def download_progress(row: Published) -> tuple[int, int]:

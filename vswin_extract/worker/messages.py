@@ -2,6 +2,7 @@
 
 run    ──Begin, Video, Close, Stop──────────────> worker
 run    <──Ready, events, WorkerDone, exceptions── worker
+pool   <──Heartbeat────────────────────────────── worker
 run    <──WorkerLost───────────────────────────── worker pool
 """
 
@@ -62,6 +63,11 @@ class WorkerDone:
 
 
 @dataclass(frozen=True)
+class Heartbeat:
+    """The worker lives. A thread of it sends this while the network computes."""
+
+
+@dataclass(frozen=True)
 class WorkerLost:
     """The worker died. The videos that it had are not done."""
 
@@ -69,5 +75,5 @@ class WorkerLost:
 
 
 Order = Begin | Video | Close | Stop
-Message = Ready | Event | WorkerDone | WorkerLost | Exception
+Message = Ready | Event | Heartbeat | WorkerDone | WorkerLost | Exception
 """An exception ends the run: another try would not help."""

@@ -2,9 +2,12 @@
 another host; `serve` is the same everywhere."""
 
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -18,12 +21,14 @@ from vswin_extract.video.videos import Video
 from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import make_device
-from vswin_extract.worker.messages import Begin, Close, Message, Order, Ready, Stop, WorkerDone
+from vswin_extract.worker.messages import Begin, Close, Heartbeat, Message, Order, Ready, Stop, WorkerDone
 from vswin_extract.worker.pipeline import Pipeline
 from vswin_extract.worker.settings import describe_settings, feature_arrays, load_backbone, make_task
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import Writer
 
+HEARTBEAT = 5.0
+"""Seconds between two heartbeats of a worker, or an eighth of the job's timeout if that is less."""
 COMPILE_FROM = 100_000
 """Clips from which compiling on a GPU, which takes about a minute, should pay. Not measured yet."""
 
@@ -119,8 +124,30 @@ class Worker:
 
 def serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send: Callable[[Message], None]) -> None:
     """Be a worker that takes orders by `receive` and answers by `send`: load the model, say Ready, wait for Begin,
-    extract what comes. Errors of this package and of the file system are sent as messages. When `receive` raises
-    EOFError or OSError, the run is gone, and this process exits."""
+    extract what comes. Send a Heartbeat now and then meanwhile. Errors of this package and of the file system are sent
+    as messages. When `receive` raises EOFError or OSError, the run is gone, and this process exits."""
+    with heartbeats(send, min(HEARTBEAT, job.timeout / 8)):
+        _serve(job, device, cores, receive, send)
+
+
+@contextmanager
+def heartbeats(send: Callable[[Message], None], interval: float) -> Iterator[None]:
+    """Send a Heartbeat every `interval` seconds while the block runs, by a thread."""
+    over = threading.Event()
+
+    def beat() -> None:
+        with suppress(OSError):  # the run is gone
+            while not over.wait(interval):
+                send(Heartbeat())
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _serve(job: Job, device: str, cores: int, receive: Callable[[], Order], send: Callable[[Message], None]) -> None:
     try:
         worker = Worker(job, device, cores)
         send(worker.ready())
@@ -152,4 +179,8 @@ def _follow_orders(receive: Callable[[], Order], queue: VideoQueue, stopping: th
             order = receive()
         except (EOFError, OSError):
             os._exit(0)  # the run is gone
+        except BaseException:  # without orders the worker would wait for ever
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
         follow_order(order, queue, stopping)

@@ -1,0 +1,315 @@
+"""Processes that use one output at a time: who is refused, and one that finds its lock taken over when it wakes up."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numbered
+import pytest
+from conftest import ROOT, Run, script
+from journals import ARRAYS, SETTINGS, add, begin, expect_complete, names, publish
+
+from vswin_extract import locks
+from vswin_extract.errors import OutputError
+from vswin_extract.journal.directory import DEAD_AFTER, begin_job, claim, finish_interrupted_cleanup
+from vswin_extract.journal.journal import join_journal, open_journal
+from vswin_extract.journal.merge import merge
+from vswin_extract.journal.writer import open_writer
+from vswin_extract.store.features import open_features
+
+HERE = os.uname().nodename
+
+HOLDER = """
+import socket, sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+socket.gethostname = lambda: {host!r}
+from vswin_extract.errors import OutputError
+from vswin_extract.journal.journal import join_journal
+from vswin_extract.journal.writer import open_writer
+import journals
+how, output, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+opened = journals.begin(output) if how == "alone" else join_journal(output, journals.SETTINGS, journals.ARRAYS, {{}})
+try:
+    with opened as journal, open_writer(journal.root, journals.ARRAYS) as writer:
+        print("ready", flush=True)
+        for line in sys.stdin:
+            if line.strip() == "publish":
+                journals.publish(journal, count)
+            elif line.strip() != "end":
+                journals.add(writer, int(line))
+            print("done", flush=True)
+            if line.strip() in ("publish", "end"):
+                break
+except OutputError as error:
+    sys.exit(f"OutputError: {{error}}")
+"""
+
+
+class Other:
+    """Another process that has the journal of an output, alone or as a task. It does what it is told."""
+
+    def __init__(self, how: str, output: Path, count: int = 0, host: str = HERE) -> None:
+        code = HOLDER.format(root=str(ROOT), tests=str(ROOT / "tests"), host=host)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, how, str(output), str(count)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._answer() == "ready\n"
+
+    def tell(self, order: object) -> str:
+        """Give an order, and return "done", or the error that ended the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{order}\n")
+        self.process.stdin.flush()
+        return self._answer().strip()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        return self.process.stdout.readline() or self.process.stderr.read()
+
+
+@contextmanager
+def other(how: str, output: Path, count: int = 0, host: str = HERE) -> Iterator[Other]:
+    found = Other(how, output, count, host)
+    try:
+        yield found
+    finally:
+        found.process.kill()
+        found.process.communicate()
+
+
+def age(root: Path, seconds: float = DEAD_AFTER + 100) -> None:
+    """Make all locks of a journal as old as if their machine had slept for so long."""
+    for lock in [root / "lock", *root.glob("shard-*/lock")]:
+        if lock.exists():
+            os.utime(lock, (time.time() - seconds, time.time() - seconds))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_beside_a_task_is_refused(tmp_path: Path, overwrite: bool) -> None:
+    output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    with other("task", output) as task:
+        before = sorted(root.iterdir())
+        for settings in (SETTINGS, {"settings": 2}):
+            with pytest.raises(OutputError, match=f"process {task.process.pid} on {HERE}"):
+                open_journal(output, settings, ARRAYS, overwrite, names(7))
+        assert sorted(root.iterdir()) == before
+        assert [task.tell(number) for number in range(3)] == ["done"] * 3
+        assert task.tell("end") == "done"
+        task.process.wait()
+    with begin(output) as journal:
+        assert sorted(journal.entries) == names(3)
+    assert not list(root.glob("shard-*/lock"))
+
+
+def test_a_task_that_was_killed_refuses_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with other("task", output) as task:
+        task.tell(0)
+    assert len(list((tmp_path / "out.h5.parts").glob("shard-*"))) == 2  # of the task, and of its worker
+    with begin(output) as journal:
+        assert sorted(journal.entries) == names(1)
+    assert len(list((tmp_path / "out.h5.parts").glob("shard-*"))) == 1
+
+
+def test_a_task_of_another_host_counts_until_it_is_silent_for_long(tmp_path: Path) -> None:
+    output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    with other("task", output, host="elsewhere") as task:
+        task.tell(0)
+        for seconds in (0, DEAD_AFTER - 60):
+            age(root, seconds)
+            with pytest.raises(OutputError, match=f"process {task.process.pid} on elsewhere"):
+                begin(output)
+        age(root)
+        with begin(output) as journal:
+            assert sorted(journal.entries) == names(1)
+            error = task.tell(1)
+            assert f"process {os.getpid()} on {HERE}" in error
+            publish(journal, 1)
+    expect_complete(output, 1)
+
+
+def test_a_task_beside_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    with other("alone", output) as run, pytest.raises(OutputError, match=f"process {run.process.pid} on {HERE}"):
+        join_journal(output, SETTINGS, ARRAYS, {})
+    before = sorted(root.iterdir())
+    (root / "lock").unlink()
+
+    def begin_late(*arguments: object) -> object:
+        """As if a run had begun since the task looked."""
+        assert locks.acquire(root / "lock", DEAD_AFTER) is None
+        return begin_job(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vswin_extract.journal.journal.read_job", lambda root: None)
+    monkeypatch.setattr("vswin_extract.journal.journal.begin_job", begin_late)
+    with pytest.raises(OutputError, match=f"process {os.getpid()} on {HERE}"):
+        join_journal(output, SETTINGS, ARRAYS, {})
+    assert sorted(root.iterdir()) == before
+
+
+def test_tasks_do_not_refuse_each_other(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with other("task", output) as one, other("task", output) as two:
+        assert (one.tell(0), two.tell(1)) == ("done", "done")
+
+
+def test_the_empty_directory_of_a_living_writer_stays(tmp_path: Path) -> None:
+    """And one that was made just now, by a writer that is about to lock it."""
+    with begin(tmp_path / "out.h5") as journal:
+        writer = open_writer(journal.root, ARRAYS)
+        (journal.root / "shard-new").mkdir()
+        (journal.root / "shard-old").mkdir()
+        os.utime(journal.root / "shard-old", (0, 0))
+    add(writer, 0)
+    with begin(tmp_path / "out.h5") as journal:
+        assert sorted(journal.entries) == names(1)
+    assert {path.name for path in journal.root.glob("shard-*")} == {writer.directory.name, "shard-new"}
+    writer.close()
+
+
+def test_an_interrupted_cleanup_waits_for_tasks(tmp_path: Path) -> None:
+    output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    with begin(output) as journal:
+        add(journal.writer(), 0)
+        shutil.copytree(root, tmp_path / "kept", ignore=shutil.ignore_patterns("lock"))
+        publish(journal, 1)
+    (tmp_path / "kept").rename(root)
+    with other("task", output) as task:
+        with pytest.raises(OutputError, match=f"process {task.process.pid} on {HERE}"):
+            finish_interrupted_cleanup(output, root)
+        assert task.tell(1) == "done"
+    assert finish_interrupted_cleanup(output, root) == SETTINGS
+    assert os.listdir(tmp_path) == ["out.h5"]
+
+
+def test_an_unfinished_journal_is_not_merged_beside_its_tasks(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with begin(output) as journal:
+        add(journal.writer(), 0)
+    with other("task", output) as task:
+        with pytest.raises(OutputError, match=f"process {task.process.pid} on {HERE}"):
+            merge(output, allow_missing=True)
+        assert task.tell(1) == "done"
+    assert merge(output, allow_missing=True).videos == 2
+
+
+@pytest.mark.parametrize("order", ["publish", "0", "end"])
+def test_a_holder_whose_lock_was_taken_over_leaves_everything_to_the_new_one(tmp_path: Path, order: str) -> None:
+    output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    with other("alone", output, 4, "elsewhere") as first:
+        assert [first.tell(number) for number in range(4)] == ["done"] * 4
+        first.process.send_signal(signal.SIGSTOP)
+        age(root)
+        with begin(output) as journal:
+            assert sorted(journal.entries) == names(4)
+            content, directory = (root / "lock").read_text(), journal.writer().directory
+            first.process.send_signal(signal.SIGCONT)
+            answer = first.tell(order)
+            if order == "end":
+                assert (answer, first.process.wait()) == ("done", 0)
+            else:
+                assert answer.startswith("OutputError")
+                assert f"process {os.getpid()} on {HERE}" in answer
+            assert not output.exists()
+            assert (root / "lock").read_text() == content
+            assert directory.is_dir()
+            publish(journal, 4)
+    expect_complete(output, 4)
+    assert os.listdir(tmp_path) == ["out.h5"]
+
+
+def test_a_lock_of_another_process_is_neither_touched_nor_removed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    theirs = json.dumps({"host": "elsewhere", "pid": 1, "started": "1"})
+    with claim(lock, tmp_path / "out.h5", touch_every=0.01) as ours:
+        ours.check()
+        (tmp_path / "new").write_text(theirs)
+        (tmp_path / "new").rename(lock)
+        os.utime(lock, (1, 1))
+        while not ours.lost:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        with pytest.raises(OutputError, match="process 1 on elsewhere"):
+            ours.check()
+    assert (lock.read_text(), lock.stat().st_mtime) == (theirs, 1)
+
+
+SLEEPER = """
+import socket, sys
+sys.path[:0] = [{root!r}]
+socket.gethostname = lambda: "elsewhere"
+from vswin_extract.cli.extract import extract
+extract(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(8):
+        numbered.write(folder / f"{number}.mp4", 300, first=100 * number)
+    return folder
+
+
+def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("device", "second_ends"), [("cpu", True), ("cpu:2", False)])
+def test_a_run_that_slept_for_long_leaves_the_output_to_the_next(
+    environment: dict[str, str], videos: Path, options: list[str], tmp_path: Path, device: str, second_ends: bool
+) -> None:
+    """`second_ends`: it wakes up after the other run has finished. Both are real commands."""
+    out, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    arguments = [str(videos), str(out), *options, "--device", device]
+
+    def start(*command: str) -> "subprocess.Popen[str]":
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*command, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    first = start(sys.executable, "-c", SLEEPER.format(root=str(ROOT)))
+    wait_for(lambda: list(root.glob("shard-*/*.json")), first)
+    first.send_signal(signal.SIGSTOP)
+    age(root)
+    second = start(script("vswin-extract"))
+    if second_ends:
+        assert second.wait() == 0, second.communicate()
+    else:
+        wait_for(lambda: (root / "lock").exists() and json.loads((root / "lock").read_text())["host"] == HERE, second)
+    first.send_signal(signal.SIGCONT)
+    error = first.communicate()[1]
+    assert first.returncode == 2, error
+    assert ("removed" if second_ends else f"process {second.pid} on {HERE}") in error
+    assert second.wait() == 0, second.communicate()
+    second.communicate()
+    with open_features(out) as features:
+        assert len(features) == 8
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.toml"]
+
+
+def test_a_command_beside_a_shard_is_refused_and_the_shard_ends_well(
+    run: Run, environment: dict[str, str], videos: Path, options: list[str], tmp_path: Path
+) -> None:
+    out, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    command = [script("vswin-extract"), str(videos), str(out), *options, "--shard", "0/2"]
+    shard = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(root.glob("shard-*/lock")), shard)
+    shard.send_signal(signal.SIGSTOP)
+    refused = run("vswin-extract", videos, out, *options)
+    assert (refused.returncode, f"process {shard.pid} on {HERE}" in refused.stderr) == (2, True), refused.stderr
+    shard.send_signal(signal.SIGCONT)
+    shard.communicate()
+    assert shard.returncode == 0
+    assert run("vswin-extract", videos, out, *options).returncode == 0
