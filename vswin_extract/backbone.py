@@ -39,7 +39,8 @@ class Features:
 class Backbone:
     """A pretrained Video Swin on a device, with the mean and standard deviation of its pixels: it takes uint8 RGB.
 
-    `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `load_model` makes it. On a CPU, any
+    `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `sha256` is that of their file; of
+    averaged weights beside usual ones it ends in `+` and their place in the file. `load_model` makes it. On a CPU, any
     number of threads may call it at once.
     """
 
@@ -146,13 +147,15 @@ def load_model(
     weights: str | os.PathLike[str] = BUNDLED,
     *,
     variant: str | None = None,
+    ema: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
 ) -> Backbone:
     """Load weights by name or file onto a device.
 
     `weights`: "nano" (bundled), a name that `vswin weights list` shows, or a checkpoint file of any published layout.
-    `variant`: replaces the one that follows from the shapes. `device`: "auto" (CUDA if there is one), "cpu", "cuda",
+    `variant`: replaces the one that follows from the shapes. `ema`: the averaged weights that a training has saved
+    beside the usual ones in the same file. `device`: "auto" (CUDA if there is one), "cpu", "cuda",
     "cuda:1". `precision`: "auto" is bf16 if the device has instructions for it, else fp32 on a CPU, fp16 on CUDA.
     Raises UsageError, WeightsError, DeviceError.
 
@@ -164,7 +167,7 @@ def load_model(
     """
     where = find_device(device)
     how = find_precision(precision, where)
-    name, checkpoint = load_checkpoint(os.fspath(weights), variant)
+    name, checkpoint = load_checkpoint(os.fspath(weights), variant, ema)
     return Backbone(name, checkpoint, where, how)
 
 

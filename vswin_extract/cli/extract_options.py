@@ -9,6 +9,7 @@ from vswin_extract.cli.options import (
     RUN,
     Choice,
     device_option,
+    ema_option,
     layout_option,
     option,
     overwrite_option,
@@ -226,6 +227,7 @@ model_options = together(
         metavar="T|S|B|L",
         help="Size of the network, instead of the one that the weights' shapes tell.",
     ),
+    ema_option(MODEL),
     device_option("auto, cpu, cuda or cuda:0; a process each for several: cuda:0,1 or cuda:all, cpu:2.", MODEL),
     option(
         MODEL,
