@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vswin_extract.errors import DeviceError, UsageError, first_line
 from vswin_extract.network.cpu import has_bf16
@@ -139,8 +139,14 @@ class Backbone:
         return Features(
             embedding=pooled if embedding else None,
             stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
-            logits=head(pooled) if logits and head is not None else None,
+            logits=_apply_head(head, pooled) if logits and head is not None and pooled is not None else None,
         )
+
+
+def _apply_head(head: nn.Linear, embeddings: Tensor) -> Tensor:
+    """Return the logits of each embedding. They are computed one by one, because the last bits of a matrix product
+    depend on how many rows it has."""
+    return torch.cat([head(embedding) for embedding in torch.split(embeddings, 1)])
 
 
 def load_model(
