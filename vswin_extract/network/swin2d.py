@@ -57,7 +57,8 @@ def _attention(x: Tensor, state: Mapping[str, Tensor], name: str, heads: int, wi
     x = F.pad(x, (0, 0, 0, -width % sides[1], 0, -height % sides[0]))
     padded = (x.shape[0], x.shape[1])
     tokens, regions = _windows((height, width), padded, window, shifted)
-    q, k, v = _linear(x.flatten(0, 1)[tokens], state, f"{name}.qkv").unflatten(-1, (3, heads, -1)).unbind(2)
+    qkv = _linear(x.flatten(0, 1)[tokens], state, f"{name}.qkv")  # windows tokens 3C
+    q, k, v = qkv.view(*tokens.shape, 3, heads, -1).unbind(2)
     scores = torch.einsum("wihc,wjhc->whij", q, k) * q.shape[-1] ** -0.5
     down, right = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, sides), indexing="ij"))
     offsets_down, offsets_right = (place[:, None] - place[None, :] for place in (down, right))
@@ -79,7 +80,7 @@ def _windows(size: Size2, padded: Size2, window: Size2, shifted: bool) -> tuple[
     for axis in (0, 1):
         side = min(size[axis], window[axis])
         shift = window[axis] // 2 if shifted and size[axis] > window[axis] else 0
-        place = torch.arange(padded[axis]).unflatten(0, (-1, 1) if axis == 0 else (1, -1))
+        place = torch.arange(padded[axis]).view((-1, 1) if axis == 0 else (1, -1))
         moved = (place - shift) % padded[axis]
         order = order * padded[axis] + moved // side
         within = within * side + moved % side

@@ -13,8 +13,8 @@ from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS, Variant
 
 TABLE = "attn.relative_position_bias_table"
-LARGEST_SIDE = 64
-"""Rows of a window at most; the largest published one has 24."""
+LARGEST_SIDE, MOST_FRAMES = 64, 64
+"""Rows of a window at most, and frames of a usual one, in tokens. The largest published windows have 24 and 16."""
 
 
 def build_network(state: Mapping[str, Tensor], variant: Variant, num_classes: int = 0) -> VideoSwin:
@@ -50,8 +50,9 @@ def window_by_shape(
     """Return the window (frames, rows, columns) that a 3D state dict was made for.
 
     A bias table has (2t-1)(2h-1)(2w-1) rows, with h = w. If several windows have so many, it is the one with this
-    number of `tokens` (0: not known), else the one of 7 x 7, as in every published checkpoint. `published`: the names
-    in the file, by our names. Raise WeightsError if a table is missing or fits no window, or if blocks differ.
+    number of `tokens` (0: not known), else the one of 7 x 7, as in every published checkpoint, else the one of a usual
+    length. `published`: the names in the file, by our names. Raise WeightsError if a table is missing or fits no
+    window, or if blocks differ.
     """
     name, rows = _one_table(state, published, path)
     fits = []
@@ -59,7 +60,8 @@ def window_by_shape(
         temporal, rest = divmod(rows, (2 * side - 1) ** 2)
         if not rest and temporal % 2:
             fits.append(((temporal + 1) // 2, side, side))
-    likely = [fit for fit in fits if math.prod(fit) == tokens] or [fit for fit in fits if fit[1] == 7] or fits
+    likely = [fit for fit in fits if math.prod(fit) == tokens] or [fit for fit in fits if fit[1] == 7]
+    likely = likely or [fit for fit in fits if fit[0] <= MOST_FRAMES] or fits
     if len(likely) == 1:
         return likely[0]
     problem = f"{path}: {published[name]} has {rows} rows"

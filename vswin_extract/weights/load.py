@@ -225,8 +225,8 @@ def choose_network(content: Any, ema: bool, path: Path) -> tuple[StoredNetwork, 
         )
     if others:
         notes.append(f"{path.name} also has another network, {name_some(others)}, which is not used")
-    label = re.sub(r"[^\w.-]", "_", f"+{chosen.where}")[1:] if ema and usual else ""
-    return chosen, [*notes, *_left_out(chosen, networks)], f"+{label}" if label else ""
+    label = "+" + re.sub(r"[^\w.-]", "_", chosen.where) if ema and usual else ""
+    return chosen, [*notes, *_left_out(chosen, networks)], label
 
 
 def _find_tables(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], StateDict]]:
