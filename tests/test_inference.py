@@ -15,6 +15,7 @@ from vswin_extract.errors import DeviceError
 from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.cuda import CudaSwin
 from vswin_extract.network.inference import InferenceNetwork, inference_network
+from vswin_extract.network.pooling import Pool
 from vswin_extract.network.reference import ReferenceSwin
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.threads import single_threaded_workers
@@ -115,6 +116,30 @@ def test_any_number_of_threads_with_clips_of_any_size(small_weights: Path, preci
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     assert threads_of_a_new_thread() == torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_neither_the_batch_nor_the_threads_change_a_bit(small_weights: Path, precision: str) -> None:
+    """Embeddings, pooled maps and logits, too, so that a run's bytes do not depend on how batches were filled."""
+    model = load_model(small_weights, device="cpu", precision=precision)  # type: ignore[arg-type]
+    clips = pixels(7, 4, 32, 40)
+
+    def call(size: int, pool: Pool) -> list[Tensor]:
+        each = [model(some, (1, 4), pool, logits=True) for some in torch.split(clips, size)]
+        named = ([f.embedding for f in each], [f.logits for f in each], *([f.stages[s] for f in each] for s in (1, 4)))
+        return [torch.cat(values) for values in named]  # type: ignore[arg-type]
+
+    before = torch.get_num_threads()
+    try:
+        for pool in ("space", "all"):
+            torch.set_num_threads(1)
+            expected = call(1, pool)
+            for threads, size in ((1, 7), (2, 3), (3, 1)):
+                torch.set_num_threads(threads)
+                for found, value in zip(call(size, pool), expected, strict=True):
+                    assert torch.equal(found, value), (pool, threads, size)
+    finally:
+        torch.set_num_threads(before)
 
 
 def threads_of_a_new_thread() -> int:

@@ -5,11 +5,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numbered
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Run
-from parity import relative_error
+from parity import in_layout, relative_error
 from torch import Tensor
 
 from vswin_extract import load_model
@@ -18,7 +19,14 @@ from vswin_extract.errors import WeightsError
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.checkpoints import StateDict, save_checkpoint
 from vswin_extract.weights.fit import expected_shapes
-from vswin_extract.weights.inflation import check_still, maps_2d, still_picture
+from vswin_extract.weights.inflation import (
+    check_still,
+    inflate_state,
+    maps_2d,
+    resizing_difference,
+    still_picture,
+    window_side,
+)
 from vswin_extract.weights.load import read_checkpoint
 from vswin_extract.weights.recipe import Recipe
 
@@ -84,6 +92,100 @@ def test_a_wrong_inflation_is_noticed(microsoft: Path, name: str) -> None:
     assert max(check_still(right).values()) < 1e-12
 
 
+def test_a_wrong_table_for_one_stage_is_noticed(microsoft: Path) -> None:
+    """The 2D network is computed from the file's own tensors, so that what inflation gets wrong is not wrong there."""
+    right = read_checkpoint(microsoft, window=(2, 7, 7))
+    bases = [name for name in right.state_2d if name.startswith("stages.3.") and name.endswith("bias_table")]
+    resized = {name: golden.drawn_tensor(name, (27 * 27, SMALL.heads[3])) for name in bases}
+    state_2d = {**right.state_2d, **resized}  # as timm's swin_s3: windows of 14 in one stage, and 7 in others
+    wrong = replace(right, state_2d=state_2d, state=inflate_state(state_2d, right.variant))
+    with pytest.raises(WeightsError, match="stage 4"):
+        check_still(wrong)
+    for name in (bases[0], "stages.0.blocks.0.attn.relative_position_bias_table"):
+        table = right.state[name]
+        across = table.view(3, 13, 13, -1).transpose(1, 2).reshape(table.shape)  # rows and columns exchanged
+        with pytest.raises(WeightsError, match="stage 4"):
+            check_still(replace(right, state={**right.state, name: across}))
+
+
+@pytest.mark.parametrize(
+    ("wide", "timm"),
+    [
+        (r"layers\.2\.blocks\.\d\.attn", True),  # timm's swin_s3_tiny_224: 7, 7, 14, 7
+        (r"layers\.3\.blocks\.\d\.attn", False),
+        (r"layers\.2\.blocks\.2\.attn", False),  # one block of a stage
+        (r"layers\.0\.blocks\.0\.attn", False),
+    ],
+)
+def test_windows_that_differ_are_refused(run: Run, microsoft: Path, wide: str, timm: bool, tmp_path: Path) -> None:
+    state = torch.load(microsoft, weights_only=True)["model"]
+    for name, value in list(state.items()):
+        if re.match(wide, name) and name.endswith("bias_table"):
+            state[name] = torch.zeros(27 * 27, value.shape[1])
+        if timm and ".downsample." in name:
+            later = re.sub(r"layers\.(\d)", lambda m: f"layers.{int(m[1]) + 1}", name)
+            state[later] = state.pop(name)
+    torch.save(state, tmp_path / "s3.pth")
+    done = run("vswin", "weights", "inflate", tmp_path / "s3.pth", "-o", tmp_path / "out.safetensors")
+    assert done.returncode != 0
+    assert re.search(wide + r"\.relative_position_bias_table has 729 rows", done.stderr)
+    assert not (tmp_path / "out.safetensors").exists()
+    with pytest.raises(WeightsError, match="169"):
+        read_checkpoint(tmp_path / "s3.pth")
+
+
+@pytest.mark.parametrize("rows", [168, 144, 170])
+def test_tables_of_no_square_window_are_refused(microsoft: Path, rows: int, tmp_path: Path) -> None:
+    state = torch.load(microsoft, weights_only=True)["model"]
+    for name, value in state.items():
+        if name.endswith("bias_table"):
+            state[name] = torch.zeros(rows, value.shape[1])
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=f"{rows} rows"):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("window", ["2x7x7", "1x12x12", "1x5x9", "16x3x3"])
+def test_what_inflate_writes_loads_again(run: Run, microsoft: Path, window: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    done = run("vswin", "weights", "inflate", microsoft, "-o", out, "--window", window)
+    assert done.returncode == 0, done.stderr
+    sides = tuple(map(int, window.split("x")))
+    found, again = read_checkpoint(microsoft, window=sides), read_checkpoint(out)  # type: ignore[arg-type]
+    assert (again.variant.window, again.layout) == (sides, "vswin-extract")
+    assert all(torch.equal(value, found.state[name]) for name, value in again.state.items())
+    resized = window != "2x7x7"
+    assert bool(resizing_difference(found)) == resized
+    assert ("own window" in done.stdout) == resized
+    assert all((error > 1e-4) == resized for error in resizing_difference(found).values())
+    clip = torch.randint(0, 256, (1, 4, 64, 64, 3), dtype=torch.uint8)
+    assert load_model(out, device="cpu", precision="fp32")(clip, (4,)).stages[4].shape == (1, 2, 2, 2, 128)
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("window", [(8, 12, 12), (8, 8, 8), (5, 5, 5), (16, 7, 7), (1, 7, 7)])
+def test_windows_of_other_sides_in_the_official_layout(
+    run: Run, window: tuple[int, int, int], index: bool, tmp_path: Path
+) -> None:
+    """A window of 5x5x5 has as many biases as one of 1x14x14; the index tells them apart."""
+    variant = replace(SMALL, window=window)
+    state = in_layout("official", variant, golden.drawn_state(variant, 3))
+    if not index:
+        state = {name: value for name, value in state.items() if not name.endswith("index")}
+    path = tmp_path / "official.pth"
+    torch.save({"state_dict": state}, path)
+    if window == (5, 5, 5) and not index:
+        with pytest.raises(WeightsError, match=r"5x5x5.*1x14x14"):
+            read_checkpoint(path)
+        return
+    assert read_checkpoint(path).variant == variant
+    if window == (8, 12, 12):
+        numbered.write(tmp_path / "a.mp4", 10)
+        options = ("--clip-len", "4", "--size", "64", "--stage", "4", "--logits")
+        done = run("vswin-extract", tmp_path / "a.mp4", tmp_path / "out.h5", "--weights", path, *options)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_3d_checkpoint_cannot_be_compared(small_weights: Path) -> None:
     with pytest.raises(WeightsError, match="2D"):
         check_still(read_checkpoint(small_weights))
@@ -93,6 +195,7 @@ def test_a_resized_window_is_noted(microsoft: Path) -> None:
     assert not any("resized" in note for note in read_checkpoint(microsoft).notes)
     resized = read_checkpoint(microsoft, window=(8, 12, 12))
     assert any("7x7" in note and "12x12" in note for note in resized.notes)
+    assert window_side(resized.state_2d) == 7
 
 
 def test_naming_the_variant_keeps_the_window_of_our_file(microsoft: Path, tmp_path: Path) -> None:

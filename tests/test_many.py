@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import Run, script
 
+from vswin_extract import open_features
 from vswin_extract.checks.output import verify_output
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
@@ -54,6 +55,28 @@ def test_two_workers_write_what_one_does(
     assert "on cpu x 2" in done.stderr
     expect_equal(single, tmp_path / "out.h5")
     assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.h5.toml"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_devices_order_and_batches_do_not_change_a_bit(
+    run: Run, videos: Path, options: list[str], precision: str, tmp_path: Path
+) -> None:
+    """On CPUs. With several workers, timing decides which clips are computed together, and so does the order here."""
+    paths = sorted(videos.glob("[01]*.mp4"))
+    shared = [*options, "--stage", "1", "--pool", "space", "--logits", "--precision", precision]
+    names = ("embedding", "logits", "stage1", "stage4")
+    found = []
+    for number, (files, device, batch) in enumerate([(paths, "cpu", 1), (paths[::-1], "cpu:2", 3)]):
+        out = tmp_path / f"{number}.h5"
+        done = run("vswin-extract", *files, out, *shared, "--device", device, "--batch-size", batch)
+        assert done.returncode == 0, done.stderr
+        with open_features(out) as features:
+            found.append({(video, name): getattr(features[video], name)[:] for video in features for name in names})
+    one, other = found
+    assert len(one) == len(paths) * len(names)
+    assert other.keys() == one.keys()
+    for key, values in one.items():
+        assert other[key].tobytes() == values.tobytes(), key
 
 
 def test_a_worker_that_is_killed_is_started_again(

@@ -27,7 +27,7 @@ from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import CpuDevice
 from vswin_extract.worker.pipeline import Pipeline
 from vswin_extract.worker.video_queue import VideoQueue
-from vswin_extract.worker.writer import Writer
+from vswin_extract.worker.writer import InFlightVideo, Writer
 
 ARRAYS = Arrays({"embedding": (3,)})
 
@@ -175,6 +175,25 @@ def test_values_that_are_not_finite_fail_their_video_alone(build: Build) -> None
     _, done = extract(build("a-1", "z-2", scale=1e39 / 250))  # z's values do not fit into float32
     assert done["a-1"].record.status == "ok"
     assert done["z-2"].record.error == "NonFiniteFeatures"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "advice"),
+    [
+        ("fp32", "float32", {"vswin weights verify"}),
+        ("fp32", "float16", {"--dtype float32"}),
+        ("bf16", "float32", {"--precision fp32"}),
+        ("fp16", "float16", {"--precision fp32", "--dtype float32"}),
+    ],
+)
+def test_what_is_advised_is_not_what_is_in_force(precision: str, dtype: str, advice: set[str], tmp_path: Path) -> None:
+    with closing(open_writer(tmp_path, ARRAYS)) as journal:
+        in_flight = InFlightVideo(video(tmp_path, "a-1"), (3, 0.0, ""))
+        [done] = Writer(journal, precision, dtype).rows([in_flight], {"embedding": np.full((1, 3), np.nan)})
+    assert done.record.error == "NonFiniteFeatures"
+    everything = {"vswin weights verify", "--precision fp32", "--dtype float32"}
+    found = {option for option in everything if all(word in done.record.message for word in option.split())}
+    assert found == advice
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_so_are_the_next(build: Build) -> None:

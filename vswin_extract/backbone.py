@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vswin_extract.errors import DeviceError, UsageError, first_line
 from vswin_extract.network.cpu import has_bf16
@@ -43,7 +43,8 @@ class Features:
 class Backbone:
     """A pretrained Video Swin on a device, with the mean and standard deviation of its pixels: it takes uint8 RGB.
 
-    `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `load_model` makes it. On a CPU, any
+    `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `sha256` is that of their file; of
+    averaged weights beside usual ones it ends in `+` and their place in the file. `load_model` makes it. On a CPU, any
     number of threads may call it at once.
     """
 
@@ -143,7 +144,7 @@ class Backbone:
         return Features(
             embedding=pooled if embedding else None,
             stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
-            logits=head(pooled) if logits and head is not None else None,
+            logits=_apply_head(head, pooled) if logits and head is not None and pooled is not None else None,
         )
 
 
@@ -165,19 +166,27 @@ def _can_write_home() -> bool:
     return home is not None and os.access(home, os.W_OK | os.X_OK)
 
 
+def _apply_head(head: nn.Linear, embeddings: Tensor) -> Tensor:
+    """Return the logits of each embedding. They are computed one by one, because the last bits of a matrix product
+    depend on how many rows it has."""
+    return torch.cat([head(embedding) for embedding in torch.split(embeddings, 1)])
+
+
 def load_model(
     weights: str | os.PathLike[str] = BUNDLED,
     *,
     variant: str | None = None,
+    ema: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
 ) -> Backbone:
     """Load weights by name or file onto a device.
 
     `weights`: "nano" (bundled), a name that `vswin weights list` shows, or a checkpoint file of any published layout.
-    `variant`: replaces the one that follows from the shapes. `device`: "auto" (CUDA if there is one), "cpu", "cuda",
-    "cuda:1", "mps" (Apple's GPUs, in fp32 only). `precision`: "auto" is bf16 if the device has instructions for it,
-    else fp32 on a CPU and mps, fp16 on CUDA. Raises UsageError, WeightsError, DeviceError.
+    `variant`: replaces the one that follows from the shapes. `ema`: the averaged weights that a training has saved
+    beside the usual ones in the same file. `device`: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps"
+    (Apple's GPUs, in fp32 only). `precision`: "auto" is bf16 if the device has instructions for it, else fp32 on a CPU
+    and mps, fp16 on CUDA. Raises UsageError, WeightsError, DeviceError.
 
         >>> import torch, vswin_extract
         >>> model = vswin_extract.load_model("nano", device="cpu")
@@ -187,7 +196,7 @@ def load_model(
     """
     where = find_device(device)
     how = find_precision(precision, where)
-    name, checkpoint = load_checkpoint(os.fspath(weights), variant)
+    name, checkpoint = load_checkpoint(os.fspath(weights), variant, ema)
     return Backbone(name, checkpoint, where, how)
 
 

@@ -25,6 +25,7 @@ from vswin_extract.weights.cache import (
     writable_cache,
 )
 from vswin_extract.weights.checkpoints import Checkpoint
+from vswin_extract.weights.fit import not_finite
 from vswin_extract.weights.load import load_checkpoint, read_checkpoint
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED, Published, class_names, find_by_sha256, manifest
@@ -33,9 +34,9 @@ SIZE_TOLERANCE = 0.02
 """How far the size of a cached file may be from the published size, which is rounded, relative to it."""
 
 
-def describe_weights(name_or_file: str) -> dict[str, Any]:
+def describe_weights(name_or_file: str, ema: bool = False) -> dict[str, Any]:
     """Return what is known of weights; what is not known is None. Of published weights that are not in the cache, it is
-    what the manifest says. Raises what `load` raises."""
+    what the manifest says. `ema`: of the averaged weights in the file. Raises what `load` raises."""
     row = manifest().get(name_or_file)
     if row is not None and not is_cached(row):
         return {
@@ -45,7 +46,7 @@ def describe_weights(name_or_file: str) -> dict[str, Any]:
             "layout": row.layout, "notes": [row.note] if row.note else [],
         }  # fmt: skip
     path = find_weights(name_or_file)
-    name, checkpoint = load_checkpoint(name_or_file)
+    name, checkpoint = load_checkpoint(name_or_file, ema=ema)
     row = manifest().get(name)
     unknown = dict.fromkeys(("dataset", "accuracy", "views"))
     return {
@@ -70,10 +71,11 @@ def _published(row: Published) -> dict[str, Any]:
     return {"dataset": row.dataset, "accuracy": row.accuracy, "views": row.views}
 
 
-def verify_weights(name_or_file: str, record: bool = False) -> Iterator[Check]:
+def verify_weights(name_or_file: str, record: bool = False, ema: bool = False) -> Iterator[Check]:
     """Yield the checks of weights, until one makes the next impossible: their sha256; that they fit their variant
     exactly; that all values are finite; golden features on the CPU in float32, first of their variant with drawn
-    weights, which checks the code, then of these weights. `record` stores the latter if there are none yet.
+    weights, which checks the code, then of these weights. `record` stores the latter if there are none yet. `ema`:
+    verify the averaged weights in the file.
 
     Raises UsageError or WeightsError if there are no such weights, OSError if the features cannot be stored.
     """
@@ -87,7 +89,7 @@ def verify_weights(name_or_file: str, record: bool = False) -> Iterator[Check]:
             yield Check("sha256", "failed", str(error))
             return
     try:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, ema=ema, finite=False)
     except WeightsError as error:
         yield Check("fit", "failed", str(error))
         return
@@ -98,8 +100,7 @@ def verify_weights(name_or_file: str, record: bool = False) -> Iterator[Check]:
     fit = f"variant {checkpoint.variant.name}, window {window}, {values:,} parameters, no tensor left over"
     yield Check("fit", "ok", fit)
 
-    broken = [name for name, value in checkpoint.state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
+    if broken := not_finite(checkpoint.state):
         yield Check("finite", "failed", f"{name_some(broken)} hold NaN or infinity", "get the file again")
         return
     yield Check("finite", "ok", "all values are finite")
@@ -114,7 +115,8 @@ def _compare_weights(name: str, checkpoint: Checkpoint, record: bool) -> Check:
     what = "golden features"
     expected = golden.of_weights(checkpoint.sha256)
     if expected is None and not record:
-        advice = f"once you trust this file and this machine: vswin weights verify {name} --record"
+        options = "--ema --record" if "+" in checkpoint.sha256 else "--record"
+        advice = f"once you trust this file and this machine: vswin weights verify {name} {options}"
         return Check(what, "warning", "nobody has computed them for these weights yet", advice)
     if expected is None or (record and name == BUNDLED):
         golden.record_values(name, checkpoint)

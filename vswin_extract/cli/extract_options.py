@@ -10,6 +10,7 @@ from vswin_extract.cli.options import (
     Choice,
     Stages,
     device_option,
+    ema_option,
     layout_option,
     option,
     overwrite_option,
@@ -229,6 +230,7 @@ model_options = together(
         metavar="T|S|B|L",
         help="Size of the network, instead of the one that the weights' shapes tell.",
     ),
+    ema_option(MODEL),
     device_option(
         "auto, cpu, cuda, cuda:0, mps (not measured); a process each for several: cuda:0,1, cuda:all, cpu:2.",
         MODEL,

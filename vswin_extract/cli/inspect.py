@@ -53,6 +53,12 @@ def file_facts(features: "FeatureFile") -> dict[str, Any]:
     }
 
 
+def short_sha256(sha256: str) -> str:
+    """Return the first digits of the recorded hash, with the place of averaged weights in their file."""
+    digits, plus, place = sha256.partition("+")
+    return f"{digits[:8]}…{plus}{place}"
+
+
 def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
     """Return the names and values of what people want to know about a run."""
     from pathlib import Path
@@ -66,7 +72,7 @@ def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
         *([("index of", f"{plural(len(features.linked), 'file')}, {human_bytes(linked)}")] if features.linked else ()),
         ("complete", "yes" if info["complete"] else "no"),
         ("created", info["created"]),
-        ("model", f"{info['model']} (variant {variant['name']}, sha256 {info['weights_sha256'][:8]}…)"),
+        ("model", f"{info['model']} (variant {variant['name']}, sha256 {short_sha256(info['weights_sha256'])})"),
         (
             "clips of",
             f"{sampling['clip_len']} frames, interval {sampling['frame_interval']}, stride {sampling['stride']}{fps}, "

@@ -152,6 +152,16 @@ def weights_option(help: str, group: str = RUN, **attributes: Any) -> Decorator:
     return option(group, "--weights", help=help, **names, **attributes)
 
 
+def ema_option(group: str = RUN) -> Decorator:
+    """The option --ema of every command that reads weights."""
+    return option(
+        group,
+        "--ema",
+        is_flag=True,
+        help="Take the averaged weights (EMA) of a checkpoint file that has both, as under state_dict_ema.",
+    )
+
+
 def device_option(help: str, group: str = RUN) -> Decorator:
     return option(group, "--device", default="auto", show_default=True, metavar="DEVICE", help=help)
 

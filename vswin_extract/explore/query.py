@@ -109,12 +109,14 @@ def extract_like(
     if kind := other_kind(Path(path)):
         raise UsageError(f"{path} cannot be searched for: VideoUnreadable: it is {kind}, not a video")
     info = features.info
+    path_of_weights, ema = weights_of(features, weights)
     sampling, pixels = info["sampling"], info["preprocessing"]
     output = folder / "query.h5"
     done = extract(
         [path],
         output,
-        weights=os.fspath(weights_of(features, weights)),
+        weights=os.fspath(path_of_weights),
+        ema=ema,
         variant=info["variant"]["name"],
         clip_len=sampling["clip_len"],
         frame_interval=sampling["frame_interval"],
@@ -137,13 +139,14 @@ def extract_like(
     return output
 
 
-def weights_of(features: FeatureFile, given: str | None) -> Path:
-    """Return the file of the weights that an output was made with: the given name or file, or else the name that the
-    output records. Raises WeightsError if it is not found, or its sha256 is not the recorded one."""
+def weights_of(features: FeatureFile, given: str | None) -> tuple[Path, bool]:
+    """Return the file of the weights that an output was made with, and whether its averaged weights were taken: the
+    given name or file, or else the name that the output records. Raises WeightsError if it is not found, or its sha256
+    is not the recorded one."""
     from vswin_extract.weights.cache import find_weights
 
     info = features.info
-    name, sha256 = str(info["model"]), str(info["weights_sha256"])
+    name, (sha256, ema, _) = str(info["model"]), str(info["weights_sha256"]).partition("+")
     file = features.file.filename
     try:
         path = find_weights(given or name)
@@ -158,4 +161,4 @@ def weights_of(features: FeatureFile, given: str | None) -> Path:
             f"{path} has sha256 {found[:8]}…, but {file} was made with {name} of sha256 {sha256[:8]}…; give the file "
             "of those weights: --weights FILE"
         )
-    return path
+    return path, bool(ema)

@@ -3,8 +3,8 @@
     decoder slots ──clips──> this thread ──batches──> computer ──features──> writer's thread ──> journal
 
 Batches are filled across videos, in the order in which decoder slots give clips. That order never depends on timing, so
-the same command makes the same batches and the same bytes. The work that is under way is bounded: this thread waits
-when the computer and the writer are too far behind.
+the same videos make the same batches; but timing decides which of several workers gets a video. The work that is under
+way is bounded: this thread waits when the computer and the writer are too far behind.
 """
 
 import threading

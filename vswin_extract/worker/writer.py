@@ -67,7 +67,7 @@ class Writer:
             if not np.isfinite(values).all():
                 error = NonFiniteFeatures(
                     f"{name} has NaN or infinite values in precision {self._precision}, stored as {self._dtype}; "
-                    "try --precision fp32 --dtype float32"
+                    f"{larger_numbers(self._precision, self._dtype)}"
                 )
                 return self.fail(video, error)
         if video.part is None:
@@ -101,6 +101,15 @@ class Writer:
         )
         self._journal.commit(record, part)
         return [VideoDone(record, max(video.fingerprint[0], 0))]
+
+
+def larger_numbers(precision: str, dtype: str) -> str:
+    """Return what to do about features that are not finite."""
+    advice = [] if precision == "fp32" else ["--precision fp32"]
+    advice += [] if dtype == "float32" else ["--dtype float32"]
+    if advice:
+        return f"try {' '.join(advice)}"
+    return "numbers in the network are too large for 32 bits, so look at the weights: vswin weights verify"
 
 
 def failed_record(video: Video, fingerprint: tuple[int, float, str], error: VideoError) -> VideoRecord:

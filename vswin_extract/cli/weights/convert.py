@@ -5,8 +5,8 @@ import click
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, stderr
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import output_option
-from vswin_extract.formatting import human_bytes
+from vswin_extract.cli.options import ema_option, output_option
+from vswin_extract.formatting import human_bytes, name_some
 
 variant_option = click.option(
     "--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the shapes tell."
@@ -18,27 +18,32 @@ replace_option = click.option("--overwrite", is_flag=True, help="Replace OUT.saf
 @click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
 @click.argument("target", type=click.Path(dir_okay=False), metavar="OUT.safetensors")
 @variant_option
+@ema_option()
 @replace_option
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the size, features equal to about 1e-3.")
 @reports_errors
-def convert_command(source: str, target: str, variant: str | None, overwrite: bool, half: bool) -> None:
+def convert_command(source: str, target: str, variant: str | None, ema: bool, overwrite: bool, half: bool) -> None:
     """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
     from pathlib import Path
 
+    from vswin_extract.errors import WeightsError
     from vswin_extract.weights.checkpoints import save_checkpoint
+    from vswin_extract.weights.fit import not_finite
     from vswin_extract.weights.load import load_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
     check_target(target, overwrite)
-    name, checkpoint = load_checkpoint(source, variant and variant.lower())
+    name, checkpoint = load_checkpoint(source, variant and variant.lower(), ema)
     state = {key: tensor.half() for key, tensor in checkpoint.state.items()} if half else checkpoint.state
+    if half and (too_large := not_finite(state)):
+        raise WeightsError(f"{name_some(too_large)} of {source} do not fit 16-bit floats; leave out --half")
     save_checkpoint(
         Path(target),
         state,
         checkpoint.variant,
         checkpoint.recipe or Recipe(),
         checkpoint.classes,
-        source=checkpoint.source or name,
+        source=checkpoint.source or f"{name} {checkpoint.sha256.partition('+')[2]}".rstrip(),
         license=checkpoint.license,
     )
     for note in checkpoint.notes:
@@ -53,25 +58,26 @@ def convert_command(source: str, target: str, variant: str | None, overwrite: bo
 @click.argument("source", metavar="2D.pth")
 @output_option("OUT.safetensors", "The file to write.", "--output")
 @variant_option
+@ema_option()
 @click.option(
     "--window", default="8x7x7", show_default=True, metavar="TxHxW", help="Window in tokens: frames, rows, columns."
 )
 @replace_option
 @reports_errors
-def inflate_command(source: str, output: str, variant: str | None, window: str, overwrite: bool) -> None:
+def inflate_command(source: str, output: str, variant: str | None, ema: bool, window: str, overwrite: bool) -> None:
     """Make a Video Swin of a 2D Swin checkpoint, of Microsoft's or timm's layout, and check it on a still clip: the
     features of every stage must be the 2D network's at every time step."""
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
     from vswin_extract.weights.checkpoints import save_checkpoint
-    from vswin_extract.weights.inflation import TOLERANCE, check_still
+    from vswin_extract.weights.inflation import TOLERANCE, check_still, resizing_difference
     from vswin_extract.weights.layouts import LAYOUTS_2D
     from vswin_extract.weights.load import read_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
     check_target(output, overwrite)
-    checkpoint = read_checkpoint(Path(source), variant and variant.lower(), parse_window(window))
+    checkpoint = read_checkpoint(Path(source), variant and variant.lower(), parse_window(window), ema=ema)
     if checkpoint.layout not in LAYOUTS_2D:
         raise UsageError(
             f"{source} is a 3D checkpoint already ({checkpoint.layout}), so it cannot be inflated; "
@@ -81,15 +87,26 @@ def inflate_command(source: str, output: str, variant: str | None, window: str, 
         say(stderr(), f"note: {note}")
     errors = check_still(checkpoint)
     save_checkpoint(
-        Path(output), checkpoint.state, checkpoint.variant, Recipe(), source=f"{Path(source).name}, inflated"
+        Path(output),
+        checkpoint.state,
+        checkpoint.variant,
+        Recipe(),
+        source=f"{Path(source).name} {checkpoint.sha256.partition('+')[2]}".rstrip() + ", inflated",
     )
-    by_stage = ", ".join(f"stage {stage} {error:.0e}" for stage, error in errors.items())
+    resized = resizing_difference(checkpoint)
+    of = "features of the 2D network with the resized window" if resized else "2D features"
     click.echo(
-        f"a still clip gives the 2D features at every time step: relative error {by_stage} (at most {TOLERANCE:.0e})"
+        f"a still clip gives the {of} at every time step: relative error {by_stage(errors)} (at most {TOLERANCE:.0e})"
     )
+    if resized:
+        click.echo(f"the 2D network with its own window gives other features: relative difference {by_stage(resized)}")
     click.echo(
         f"{output}: variant {checkpoint.variant.name}, window {window}, {human_bytes(Path(output).stat().st_size)}"
     )
+
+
+def by_stage(errors: dict[int, float]) -> str:
+    return ", ".join(f"stage {stage} {error:.0e}" for stage, error in errors.items())
 
 
 def check_target(target: str, overwrite: bool) -> None:

@@ -10,20 +10,21 @@ import click
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, show_checks, stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import json_option
+from vswin_extract.cli.options import ema_option, json_option
 
 UNKNOWN = "not known"
 
 
 @click.command()
 @click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
+@ema_option()
 @json_option
 @reports_errors
-def show_command(source: str, as_json: bool) -> None:
+def show_command(source: str, ema: bool, as_json: bool) -> None:
     """Show what is known of weights: variant, window, classes, recipe, licence, accuracy, source, hash."""
     from vswin_extract.checks.weights import describe_weights
 
-    known = describe_weights(source)
+    known = describe_weights(source, ema)
     if as_json:
         click.echo(json.dumps(known, indent=1))
     else:
@@ -72,16 +73,17 @@ def _classes(count: int, names: list[str]) -> str:
 @click.option(
     "--record", is_flag=True, help="Store golden features of weights that have none yet, for later comparison."
 )
+@ema_option()
 @json_option
 @reports_errors
-def verify_command(sources: tuple[str, ...], record: bool, as_json: bool) -> None:
+def verify_command(sources: tuple[str, ...], record: bool, ema: bool, as_json: bool) -> None:
     """Check weights: sha256, exact fit, finite values, and golden features on this machine, in float32 on the
     processor. Exit code 4 where something is wrong."""
     from vswin_extract.checks.weights import verify_weights
 
     found = {}
     for source in sources:
-        found[source] = list(verify_weights(source, record))
+        found[source] = list(verify_weights(source, record, ema))
         if not as_json:
             say(stdout(), f"{source}:")
             show_checks(found[source])
