@@ -57,7 +57,7 @@ def test_two_workers_write_what_one_does(
     assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.h5.toml"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_devices_order_and_batches_do_not_change_a_bit(
     run: Run, videos: Path, options: list[str], precision: str, tmp_path: Path
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_worker_that_stops_answering_is_replaced(
     expect_equal(single, tmp_path / "out.h5")
 
 
-@pytest.mark.parametrize("device", ["cpu", "cpu:2"])
+@pytest.mark.parametrize("device", ["cpu:2", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_a_run_that_was_suspended_goes_on(
     environment: dict[str, str], videos: Path, options: list[str], single: Path, tmp_path: Path, device: str
 ) -> None:

@@ -55,7 +55,7 @@ def test_weights_are_listed_without_a_home(folder: Path, home: str | None) -> No
 
 
 @as_root
-@pytest.mark.parametrize("home", [None, "/"])
+@pytest.mark.parametrize("home", [None, pytest.param("/", marks=pytest.mark.slow)])
 def test_what_needs_a_cache_names_the_variable(folder: Path, home: str | None) -> None:
     for command in (
         ["vswin-extract", "videos", "out.h5", "--weights", "t-k400"],
@@ -89,6 +89,7 @@ def test_extraction_works_without_a_home(folder: Path, small_weights: Path) -> N
         assert done.returncode == 0, (command, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_entered(tmp_path: Path) -> None:
     """As HOME=/root of a user who is not root."""
     home = tmp_path / "home"

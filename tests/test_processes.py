@@ -103,7 +103,7 @@ def test_a_message_that_does_not_end_is_an_end(start: Start, size: int) -> None:
     time.sleep(1.5)  # a child that has nothing to say is left alone
     child.send(2)
     assert receive(inbox) == ("echo", 2)
-    child.send(("send", (pack_header([1 << 32]) + b"\x80" * 9)[:size]))
+    child.send(("send", (pack_header([1 << 20]) + b"\x80" * 9)[:size]))
     ended = receive(inbox)
     assert isinstance(ended, Ended)
     assert "not ended" in ended.reason

@@ -58,20 +58,20 @@ def test_linux_is_taken_away_from_children_too(other: dict[str, str]) -> None:
 def test_features_are_the_same_on_another_system(
     other: dict[str, str], run: Run, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
-    """One process here; there two shards of two processes each, the first of which is killed and continues."""
+    """One process here; there two shards, one of two processes that are killed, and that one process continues."""
     here, there = tmp_path / "here.h5", tmp_path / "there.h5"
     options = ["--weights", str(small_weights), "--stage", "4", "--quiet"]
     assert run("vswin-extract", videos, here, *options).returncode == 0
 
-    first = [*options, "--device", "cpu:2", "--shard", "0/2"]
-    process = subprocess.Popen([script("vswin-extract"), str(videos), str(there), *first], env=other)
+    first = [str(videos), str(there), *options, "--shard", "0/2"]
+    process = subprocess.Popen([script("vswin-extract"), *first, "--device", "cpu:2"], env=other)
     deadline = time.monotonic() + 100
     while not list(there.with_name("there.h5.parts").glob("shard-*/*.json")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
     process.wait()
-    call(other, "vswin-extract", videos, there, *first)
+    call(other, "vswin-extract", *first)
     call(other, "vswin-extract", videos, there, *options, "--shard", "1/2")
     call(other, "vswin", "merge", there)
     with open_features(here) as expected, open_features(there) as found:

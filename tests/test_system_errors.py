@@ -95,7 +95,7 @@ def test_a_writer_that_was_killed(run: Run, tmp_path: Path) -> None:
 
 
 def limited(most: int) -> Callable[[], None]:
-    """Return what lets a child process write files of so many bytes only: a full disk, for whom may not mount one."""
+    """Return what lets a child process write files of so many bytes only, as a full disk would."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_cannot_grow_is_named(
     numbered.write(tmp_path / "a.mp4", 40)
     name, *words = line.replace("OUT", str(out)).split()
     done = subprocess.run(
-        [script(name), *words], cwd=tmp_path, env=environment, capture_output=True, text=True, preexec_fn=limited(60)
+        [script(name), *words], cwd=tmp_path, env=environment, capture_output=True, text=True, preexec_fn=limited(400)
     )
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]

@@ -40,7 +40,7 @@ HEADER = struct.Struct("<4sIQI")
 """MAGIC, the number of parts, their bytes together, and the CRC-32 of the three."""
 SIZE = struct.Struct("<Q")
 MOST_PARTS = 1 << 16
-MOST_BYTES = 1 << 32
+MOST_BYTES = 1 << 30
 """A message has at most this many buffers, each of at most this many bytes. A header with larger numbers is
 an error."""
 SEND_TIMEOUT = 30
