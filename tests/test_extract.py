@@ -185,8 +185,8 @@ SMALL = ["--size", "64", "--clip-len", "8"]
 
 @pytest.mark.parametrize(
     ("precision", "size"),
-    [("fp32", SMALL), ("bf16", SMALL), pytest.param("fp32", [], marks=pytest.mark.slow),
-     pytest.param("bf16", [], marks=pytest.mark.slow)],
+    [("fp32", SMALL), pytest.param("bf16", SMALL, marks=pytest.mark.slow),
+     pytest.param("fp32", [], marks=pytest.mark.slow), pytest.param("bf16", [], marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_two_runs_give_identical_bytes_and_batches_do_not_matter(
     shell: Run, run: Run, tmp_path: Path, precision: str, size: list[str]
@@ -297,7 +297,10 @@ def test_a_changed_video_is_extracted_again(
         assert features["00.mp4"].info["frames"] == 100
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGUSR1, 143)],
+)
 def test_a_signal_lets_videos_in_flight_finish(
     run: Run,
     environment: dict[str, str],
@@ -337,7 +340,7 @@ def test_names_with_colons_are_printed_unchanged(run: Run, tmp_path: Path) -> No
     assert ":tv:.mp4" in run("vswin", "inspect", tmp_path / "out.h5").stdout
 
 
-@pytest.mark.parametrize("grace", ["20", "0"])
+@pytest.mark.parametrize("grace", [pytest.param("20", marks=pytest.mark.slow), "0"])
 def test_a_second_signal_or_the_end_of_grace_stops_at_once(
     environment: dict[str, str], small_weights: Path, long: Path, tmp_path: Path, grace: str
 ) -> None:

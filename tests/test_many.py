@@ -47,6 +47,7 @@ def expect_equal(one: Path, other: Path) -> None:
             assert np.linalg.norm(a[name][:] - b[name][:]) <= 1e-6 * np.linalg.norm(a[name][:])
 
 
+@pytest.mark.slow
 def test_two_workers_write_what_one_does(
     run: Run, videos: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_devices_order_and_batches_do_not_change_a_bit(
         assert other[key].tobytes() == values.tobytes(), key
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again(
     videos: Path, options: list[str], single: Path, small_weights: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_run_that_was_suspended_goes_on(
     expect_equal(single, out)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_whole_run_and_the_same_command(
     run: Run, environment: dict[str, str], videos: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_what_needs_a_cache_names_the_variable(folder: Path, home: str | None) -
 
 
 @as_root
+@pytest.mark.slow
 def test_doctor_works_without_a_home(folder: Path) -> None:
     done = call(UNKNOWN_USER, None, "vswin", "doctor", cwd=folder)
     assert done.returncode == 0, done.stdout

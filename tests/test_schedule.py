@@ -67,7 +67,9 @@ def test_shards_are_written_from_zero() -> None:
             parse_shard(text)
 
 
-@pytest.mark.parametrize(("devices", "rate"), [(8, 20.0), (8, 400.0), (64, 20.0), (64, 70.0)])
+@pytest.mark.parametrize(
+    ("devices", "rate"), [(8, 20.0), pytest.param(8, 400.0, marks=pytest.mark.slow), (64, 20.0), (64, 70.0)]
+)
 def test_devices_end_together(devices: int, rate: float) -> None:
     """Plan and dispatch with simulated devices: 500 videos for each, of up to three hours."""
     pool = Simulated(lengths(500 * devices, 0), devices, rate, converted=9.2, dropped=14.5)

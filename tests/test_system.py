@@ -80,6 +80,7 @@ def test_features_are_the_same_on_another_system(
             assert np.allclose(found[name].stage4[:], expected[name].stage4[:], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_other_commands_on_another_system(
     other: dict[str, str], videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:

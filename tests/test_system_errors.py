@@ -101,8 +101,8 @@ def limited(most: int) -> Callable[[], None]:
 
 WRITING = [
     ("vswin export npy OUT d", "d"),
-    ("vswin export webdataset OUT d", "d"),
-    ("vswin search OUT v/0.mp4 --html r.html", "r.html"),
+    pytest.param("vswin export webdataset OUT d", "d", marks=pytest.mark.slow),
+    pytest.param("vswin search OUT v/0.mp4 --html r.html", "r.html", marks=pytest.mark.slow),
     ("vswin merge -o m.h5 OUT", "m.h5"),
     ("vswin slurm a.mp4 o.h5 --tasks 2 -o s.sbatch", "s.sbatch"),
     ("vswin-extract a.mp4 o.h5", "o.h5.parts"),

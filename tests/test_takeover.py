@@ -267,9 +267,8 @@ def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]") 
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    ("device", "second_ends"), [("cpu", True), pytest.param("cpu:2", False, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "second_ends"), [("cpu", True), ("cpu:2", False)])
 def test_a_run_that_slept_for_long_leaves_the_output_to_the_next(
     environment: dict[str, str], videos: Path, options: list[str], tmp_path: Path, device: str, second_ends: bool
 ) -> None:
