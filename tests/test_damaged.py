@@ -215,3 +215,13 @@ def test_a_run_says_once_that_videos_are_hdr(tmp_path: Path, run: Run, small_wei
     assert run("vswin", "merge", tmp_path / "both.h5", tmp_path / "a.h5", tmp_path / "old.h5").returncode == 0
     with h5py.File(tmp_path / "both.h5") as file:
         assert file["videos_table/transfer"].asstr()[:].tolist() == ["smpte2084", "smpte2084", "", ""]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_an_mp4_file_that_is_cut_off_behind_its_header_is_partial(tmp_path: Path, share: float) -> None:
+    """However little is left: what is there is sound."""
+    path = write(tmp_path / "video.mp4", options=H264, container_options={"movflags": "faststart"})
+    os.truncate(path, round(path.stat().st_size * share))
+    end = decode(path)
+    assert 0 < end.frames < 190
+    assert end.partial

@@ -142,7 +142,7 @@ class Positions:
             return self.first, self.last
         if self.last is not None:
             raise VideoUnreadable(f"it ends at {self.last.end:.3f} s, before its segment starts at {self.origin:g} s")
-        if not self.decoder.damaged and self.task.end is not None:
+        if not (self.decoder.damaged or self.decoder.incomplete) and self.task.end is not None:
             raise VideoUnreadable(f"nothing of it is shown between {self.origin:g} s and {self.task.end:g} s")
         why = f": {self.decoder.trouble}" if self.decoder.trouble else ""
         raise VideoUnreadable(f"no frame of it decodes ({self.decoder.damaged} damaged packets{why})")

@@ -132,7 +132,7 @@ class PyavDecoder:
     def _packets(self) -> "Iterator[av.Packet[VideoStream]]":
         """Yield packets of the stream, and at last an empty one, which flushes the decoder. Damage is skipped as long
         as packets follow."""
-        true_dts = self._avi_index()
+        true_dts: dict[int, int] = {}
         errors = 0
         while errors < TRIES:
             try:
@@ -141,6 +141,7 @@ class PyavDecoder:
                     self.on_progress()
                     if hole := self._coverage.add(packet.stream.index, packet.pos, packet.size):
                         self._hole = hole, self.packets
+                        true_dts = true_dts or self._avi_index()
                     if packet.stream is not self.video:
                         continue
                     if packet.size:
@@ -154,18 +155,19 @@ class PyavDecoder:
             except IndexError:  # PyAV's end of a file in which streams appeared that were not there when it was opened
                 return
             except av.error.FFmpegError as error:
-                self._damage(_reason(error))
+                self._lose(_reason(error))
                 errors += 1
 
     def _avi_index(self) -> dict[int, int]:
-        """Return the dts of packets of an AVI file by their position. Its reader counts packets, also after a hole."""
+        """Return the dts of packets of an AVI file by their position. Its reader counts packets, and goes on counting
+        behind a hole."""
         if "avi" not in self._formats:
             return {}
         return {entry.pos + AVI_CHUNK_HEADER: entry.timestamp for entry in self.video.index_entries}
 
     def _check_gap(self, packet: "av.Packet[Any]") -> None:
-        """Take note if a hole in the file has cost frames: if the time stamps jump near it. Behind a hole,
-        readers give wrong positions or time stamps for some packets."""
+        """Take note if a hole in the file has cost frames: if the time stamps jump near it. Behind a hole, readers give
+        wrong positions or time stamps for some packets."""
         stamp = packet.pts if packet.dts is None else packet.dts
         if stamp is None:
             return
