@@ -115,6 +115,41 @@ def test_a_variable_rate_is_sound(tmp_path: Path, ending: str) -> None:
     assert (end.frames, end.partial, end.trouble) == (120, False, "")
 
 
+def test_sound_and_large_frames_of_a_variable_rate_are_sound(tmp_path: Path) -> None:
+    """In a transport stream the packets of sound lie inside those of large frames."""
+    path = tmp_path / "video.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", options={"crf": "1", "preset": "ultrafast", "g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 320, 256, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 30)
+        sound = container.add_stream("mp2", rate=48000, layout="mono")
+        number = 0
+        for count in range(60):
+            noise = np.random.default_rng(count).integers(0, 255, (256, 320, 3), np.uint8)
+            picture = av.VideoFrame.from_ndarray(noise, format="rgb24")
+            picture.pts, picture.time_base = number, Fraction(1, 30)
+            container.mux(stream.encode(picture))
+            for _ in range(3):
+                block = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16", layout="mono")
+                block.sample_rate, block.pts = 48000, None
+                container.mux(sound.encode(block))
+            number += 3 if count % 7 == 0 else 1
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    end = decode(path)
+    assert (end.frames, end.partial, end.trouble) == (60, False, "")
+
+
+def test_alpha_beside_the_frames_is_no_hole(tmp_path: Path) -> None:
+    ticks = [0, *np.cumsum(np.random.default_rng(0).integers(1, 9, 59) * 33).tolist()]
+    path = numbered.write(
+        tmp_path / "video.webm", 60, ticks=ticks, codec="libvpx", pix_fmt="yuva420p", size=(320, 256),
+        options={"b": "4M", "auto-alt-ref": "0"},
+    )  # fmt: skip
+    end = decode(path)
+    assert (end.frames, end.partial, end.trouble) == (60, False, "")
+
+
 def joined(path: Path, one: Path, other: Path) -> Path:
     path.write_bytes(one.read_bytes() + other.read_bytes())
     return path
@@ -225,3 +260,26 @@ def test_an_mp4_file_that_is_cut_off_behind_its_header_is_partial(tmp_path: Path
     end = decode(path)
     assert 0 < end.frames < 190
     assert end.partial
+
+
+def test_a_movie_whose_header_is_repeated_is_one_recording(tmp_path: Path) -> None:
+    """As segments of DASH and HLS are joined."""
+    path = write(
+        tmp_path / "video.mp4", 60, options=H264,
+        container_options={"movflags": "frag_keyframe+empty_moov+default_base_moof"},
+    )  # fmt: skip
+    content = path.read_bytes()
+    first = content.index(b"moof") - 4
+    second = content.index(b"moof", first + 8) - 4
+    path.write_bytes(content[:second] + content[:first] + content[second:])
+    end = decode(path)
+    assert (end.frames, end.partial) == (60, False)
+
+
+def test_damage_before_a_segment_does_not_refuse_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "video.mp4", codec="mpeg4", options={"q": "3", "g": "5"})
+    content = path.read_bytes()
+    path.write_bytes(overwrite(content, len(content) // 20, len(content) // 3))
+    assert decode(path).partial
+    task = Task(os.fspath(path), "pyav", Sampling(1, 1), Geometry(64, 64), start=3.0, end=3.5)
+    assert decode_video(task, lambda message: None).frames == 15

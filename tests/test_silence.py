@@ -2,8 +2,8 @@
 
 import time
 
-from vswin_extract.job.events import Profile
-from vswin_extract.pools.silence import STARTING, Silence
+from vswin_extract.job.events import ClipsDone, Profile
+from vswin_extract.pools.silence import FIRST_CLIPS, STARTING, Silence
 from vswin_extract.processes import waited
 from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
@@ -23,6 +23,7 @@ def test_the_worker_that_sends_nothing_is_lost() -> None:
     for worker in (0, 1):
         silence.begin(worker)
         silence.hear(worker, READY)
+        silence.hear(worker, ClipsDone(1))
     pass_seconds(silence, 9)
     silence.hear(1, Heartbeat())
     assert silence.lost() is None
@@ -43,6 +44,8 @@ def test_a_worker_may_take_long_to_load_the_model_and_after_it_is_done() -> None
     assert silence.lost() is not None
     silence.begin(0)
     silence.hear(0, READY)
+    pass_seconds(silence, FIRST_CLIPS - 1)  # libraries that it needs for the first clips are imported
+    assert silence.lost() is None
     silence.hear(0, WorkerDone(Profile(), False))
     pass_seconds(silence, 2 * STARTING)
     assert silence.lost() is None

@@ -70,6 +70,7 @@ def read(path: Path) -> tuple[list[int], list[float], list[float], str]:
             for frame in timeline(decoder, decoder)
         ]
         trouble = decoder.trouble
+    assert shown
     numbers, starts, ends = zip(*shown, strict=True)
     return list(numbers), list(starts), list(ends), trouble
 
@@ -96,19 +97,23 @@ def test_frames_are_shown_when_their_numbers_say(tmp_path: Path, codec: str, con
 @pytest.mark.parametrize("codec", CODECS)
 def test_the_full_product(tmp_path: Path, codec: str) -> None:
     """Every container and rate, as far as FFmpeg writes them, and knows what it wrote."""
-    checked, wrong = 0, []
+    checked, unknown, wrong = 0, set(), []
     for container, rate in product(CONTAINERS, RATES):
         if container == "mpg" and codec.startswith(NOT_IN_MPG):
             continue
         try:
             path = write(tmp_path / f"{rate.numerator}-{rate.denominator}.{container}", codec, rate)
-            check(path, rate)
-        except (av.error.FFmpegError, ValueError, VideoUnreadable):
+        except (av.error.FFmpegError, ValueError):
             continue
+        try:
+            check(path, rate)
+        except VideoUnreadable:
+            unknown.add(container)
         except AssertionError as error:
             wrong.append(f"{path.name}: {error}")
         checked += 1
     assert not wrong
+    assert unknown <= {"ts", "m2ts", "mpg"}  # muxers that write what no standard knows
     assert checked >= 3 * len(RATES)
 
 
@@ -139,22 +144,20 @@ def test_pts_that_are_dts_are_not_believed(tmp_path: Path, codec: str, container
 
 def test_b_frames_that_begin_late_are_noticed_in_time(tmp_path: Path) -> None:
     """Until the first B-frame, pts in coding order look right. The frames before the first wrong one are right, too."""
-    options = {**X264, "x264-params": "bframes=3:b-adapt=0:keyint=200"}
-    source = numbered.write(tmp_path / "source.mkv", 100, rate=25, size=(128, 96), options={"bf": "0"})
-    late = numbered.write(tmp_path / "late.mkv", 40, rate=25, size=(128, 96), options=options, first=100)
-    joined = tmp_path / "joined.mp4"
-    with av.open(str(source)) as one, av.open(str(late)) as two, av.open(str(joined), "w") as writer:
-        copied = writer.add_stream_from_template(two.streams.video[0])
-        at = 0
-        for reader in (one, two):
-            for packet in reader.demux(reader.streams.video[0]):
-                if packet.size:
-                    packet.pts = packet.dts = at * 40
-                    packet.time_base, packet.stream, at = Fraction(1, 1000), copied, at + 1
-                    writer.mux(packet)
-    numbers, starts, _, _ = read(joined)
-    assert numbers == list(range(numbers[0], 140))
-    assert np.diff(starts) == pytest.approx(np.full(len(starts) - 1, 0.04), abs=0.0011)
+    headers = "repeat-headers=1:keyint=200"
+    plain, late = (
+        numbered.write(
+            tmp_path / f"{first}.h264", count, rate=25, size=(128, 96), first=first,
+            options={**X264, "x264-params": f"{headers}:bframes={bframes}:b-adapt=0"},
+        )
+        for first, count, bframes in ((0, 100, 0), (100, 40, 3))
+    )  # fmt: skip
+    raw = tmp_path / "raw.h264"
+    raw.write_bytes(plain.read_bytes() + late.read_bytes())
+    copy_as_coded(raw, tmp_path / "video.nut")
+    numbers, starts, _, trouble = read(tmp_path / "video.nut")
+    assert (numbers, trouble) == (list(range(140)), "")
+    assert starts == pytest.approx([number / 25 for number in range(140)], abs=0.0011)
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "mov", "ts"])

@@ -49,7 +49,7 @@ def test_time_stamps_that_jump_back_are_counted_on() -> None:
 def test_frames_that_are_missing_at_the_beginning_count_as_damage() -> None:
     decoder = FakeDecoder([1.0, 1.04], begins=0.2)
     assert begins(decoder) == pytest.approx([0.8, 0.84])
-    assert decoder.damaged == 1
+    assert decoder.incomplete
 
 
 @given(st.lists(st.none() | st.floats(-100, 100), min_size=1, max_size=40))

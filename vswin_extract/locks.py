@@ -27,6 +27,8 @@ from vswin_extract.errors import OutputError
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Errors of file systems without hard links."""
+SECOND_LOOK = 0.2
+"""Seconds after which a lock that is missing is looked for again."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Holder:
 
 
 class Lock:
-    """A lock that this process took; `held` makes it. `lost`: it was noticed that it is ours no more."""
+    """A lock that this process took; `held` makes it. `lost`: it is no longer ours."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,34 +59,39 @@ class Lock:
 
     def is_ours(self) -> bool:
         """Look whether the lock is still ours. Raises OSError where that cannot be found out."""
-        try:
-            self.lost = self.lost or _read(self.path) != self._content
-        except FileNotFoundError:
-            self.lost = True
+        if not self.lost and not self._is_there():
+            time.sleep(SECOND_LOOK)  # a process that found another's lock in its place puts it back
+            self.lost = not self._is_there()
         return not self.lost
 
+    def _is_there(self) -> bool:
+        try:
+            return _read(self.path) == self._content
+        except FileNotFoundError:
+            return False
+
     def check(self) -> None:
-        """Raise OutputError if the lock is ours no more. It names the process that has it now."""
+        """Raise OutputError if the lock is no longer ours. It names the process that has it now."""
         if self.is_ours():
             return
         now = named_holder(self.path)
         what = f"was taken over by {now}" if now else "was removed by another process, or by hand"
         raise OutputError(
-            f"{self.path} {what}, as if this process had ended (was its machine suspended?); it stops here, and keeps "
-            "what is finished"
+            f"{self.path} {what}, because this process seemed to have ended (was its machine suspended?); it stops "
+            "here, and keeps what is finished"
         )
 
     def touch(self) -> float:
-        """Touch the file if it is still ours, and return its time, by the file server's clock. It is touched as it was
-        opened, so never that of another process."""
+        """Touch the file if it is still ours, and return its time, by the file server's clock; else 0. It is touched as
+        it was opened, so never that of another process."""
+        if not self.is_ours():
+            return 0.0
         try:
             with self.path.open(errors="replace") as file:
-                self.lost = self.lost or file.read() != self._content
-                if not self.lost:
+                if file.read() == self._content:
                     os.utime(file.fileno())
                 return os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
-            self.lost = True
             return 0.0
 
     def release(self) -> None:

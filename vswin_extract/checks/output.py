@@ -64,7 +64,9 @@ def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
     found = _verify_journal(directory, against)
     if output == directory:
         begun_for = Path(begun["output"] or "")
-        output = begun_for if begun_for.name and begun_for.parent.is_dir() else directory.with_suffix("")
+        own = journal_directory(begun_for).resolve() == directory.resolve()
+        stored = bool(begun_for.name) and begun_for.parent.is_dir() and not begun_for.exists()  # in --storage
+        output = begun_for if own or stored else directory.with_suffix("")
     return replace(found, output=output)
 
 

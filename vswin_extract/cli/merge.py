@@ -72,7 +72,7 @@ def merge_command(output: Path, journal: Path, layout: str = "single", overwrite
     show_default=True,
     help="A video that several parts have: an error, or the first counts.",
 )
-@click.option("--allow-missing", is_flag=True, help="Merge what there is, though some videos are not through.")
+@click.option("--allow-missing", is_flag=True, help="Merge what there is, even if some videos are not complete.")
 @overwrite_option()
 @reports_errors
 def merge(
@@ -85,8 +85,8 @@ def merge(
     overwrite: bool,
 ) -> None:
     """Make one file of features of PARTs: finished files, and the OUT.h5.parts that runs and shards leave. Without
-    PARTs, of OUT.h5.parts, which then goes. Videos come in the order of their ids; those of one run in the run's; with
-    --link part by part.
+    PARTs, of OUT.h5.parts, which is then removed. Videos come in the order of their ids; those of a single run in the
+    order of the run; with --link part by part.
 
     \b
     vswin merge out.h5                     the shards of a run, of out.h5.parts

@@ -5,7 +5,7 @@ most one of them. Nothing here imports torch.
     messages.py           what parent and child send to each other
     child.py    (child)   decodes tasks one after another, and fetches the next video meanwhile
     decoders.py           the protocol of decoders, and the list of them; pyav.py and decord.py implement it
-    stamps.py             which of its two time stamps says when a frame is shown
+    stamps.py             which of the two time stamps of a frame says when it is shown
     coverage.py           which bytes of a file its packets cover, by which holes and a second recording are noticed
     timeline.py           a decoder's frames on one clock: when each is shown, from the first frame on
     positions.py          the frames of a task's segment, resampled if need be; then `video.rows` and `video.geometry`

@@ -32,6 +32,7 @@ class Coverage:
         self._size = size
         self._stream = stream
         self._between = max((BETWEEN_PACKETS[name] for name in formats & BETWEEN_PACKETS.keys()), default=size)
+        self._position = -1  # of the last packet
         self._end = 0
         self._extent: dict[int, tuple[int, int]] = {}  # of each stream: where its first packet begins, its last ends
 
@@ -39,6 +40,10 @@ class Coverage:
         """Take the next packet. Return how many bytes before it are in a hole, or 0."""
         if position is None or position < 0 or not size:
             return 0
+        if position == self._position:  # several packets in one block of the file, one after another
+            self._end += size
+            return 0
+        self._position = position
         hole = position - self._end if self._end else 0
         self._end = max(self._end, position + size)
         first, end = self._extent.get(stream, (position, 0))
@@ -50,7 +55,8 @@ class Coverage:
         if self._stream not in self._extent:
             return 0
         if "mp4" in self._formats:
-            tail, usual = self._size - _second_movie(self._path, self._size), 0
+            second, usual = _second_movie(self._path, self._size), 0
+            tail = self._size - second if self._extent[self._stream][1] <= second else 0  # else all is one recording
         elif known := self._formats & AT_END.keys():
             last = self._extent[self._stream][1]  # streams that begin after this one has ended are another recording's
             tail = self._size - max(end for first, end in self._extent.values() if first < last)
@@ -61,7 +67,7 @@ class Coverage:
 
 
 def _second_movie(path: Path, size: int) -> int:
-    """Return where a second movie begins in an MP4 or MOV file, or else the size."""
+    """Return where a second movie begins in an MP4 or MOV file, or else the size. Raises OSError."""
     with path.open("rb") as file:
         at = movies = 0
         while at < size:

@@ -56,9 +56,9 @@ class Decoder(AbstractContextManager["Decoder"], Protocol):
     packets: int
     """Packets so far."""
     damaged: int
-    """How many of them could not be decoded."""
+    """How many of them are damaged, or could not be decoded."""
     incomplete: bool
-    """True once it is known that a part of the video is missing from what packets there are."""
+    """True once it is known that frames are missing although all packets that were read may be sound."""
     trouble: str
     """What was wrong last."""
 

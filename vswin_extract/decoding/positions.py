@@ -35,6 +35,7 @@ class Positions:
         self.fps = task.sampling.fps
         self.origin = task.start or 0.0
         self.seen = 0
+        self._ended = False  # all of the video was read
         self._regular = 0  # frames that last as long as the nominal rate says
         self._longest: tuple[float, float] | None = None  # when the longest gap begins and ends
 
@@ -67,7 +68,7 @@ class Positions:
         measured = frames / duration if duration else 0.0
         nominal = self.decoder.stream.fps
         cut_off = "" if complete else self._cut_off(last.end)
-        if 2 * self.decoder.damaged > self.decoder.packets:
+        if self._ended and 2 * self.decoder.damaged > self.decoder.packets:
             raise VideoDamaged(
                 f"{self.decoder.damaged} of its {self.decoder.packets} packets are damaged: {self.decoder.trouble}"
             )
@@ -121,6 +122,7 @@ class Positions:
                 continue
             self.first = self.first or shown
             yield shown
+        self._ended = True
 
     def _resampled(self, frames: Iterator[Shown], fps: Fraction) -> Iterator[tuple[Shown, float]]:
         """Yield each frame as often as positions show it: position k shows what is shown k / fps seconds after the

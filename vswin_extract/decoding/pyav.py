@@ -4,6 +4,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,10 @@ FORMATS = (
 MJPEG_STREAMS = (".mjpeg", ".mjpg")
 LOSSY_ENDS = frozenset(("matroska", "webm", "avi", "flv", "asf", "mxf"))
 """Formats whose reader ends without an error where the file was cut off or has a hole."""
+LOOSE = frozenset(("mpegts", "mpeg", "avi"))
+LOOSE_GAP = 0.5
+"""Seconds that must be missing at a hole in these formats. Packets overlap in them, or have padding or
+indexes between them, also where a recorder has left out frames."""
 ROUNDING = 0.0015
 """Seconds by which a clock of milliseconds moves a time stamp, at most."""
 MISSING_AT_END = 0.5
@@ -58,6 +63,7 @@ class PyavDecoder:
         self.video = max(known, key=_preference)
         self.video.codec_context.thread_count = 1  # processes are the parallelism
         self._formats = frozenset(self.container.format.name.split(","))
+        self._has_side_data = "matroska" in self._formats  # in the block of a packet, beside its data
         self.stream = Stream(
             fps=float(self._rate() or 0),
             tick=float(self.video.time_base or 0),
@@ -108,30 +114,26 @@ class PyavDecoder:
         av.logging.restore_default_callback()
 
     def _decoded(self) -> Iterator[StampedFrame]:
-        """Yield frames in the order in which they are shown. Damage is skipped and counted. Raises VideoUnreadable
-        where the video is encrypted."""
+        """Yield frames in the order in which they are shown. Damage is skipped and counted."""
         for packet in self._packets():
-            if packet.size and not packet.is_discard:
-                self._stamps.add(packet.pts, packet.dts)
-            if packet.has_sidedata("encryption_info"):
-                raise VideoUnreadable("it is encrypted; decrypt it first")
-            if packet.is_corrupt:
-                self._damage("packets were lost or damaged")
+            trouble = "packets were lost or damaged" if packet.is_corrupt else ""
             try:
                 decoded = packet.decode()
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:  # the next packets may be sound
-                self._damage(_reason(error))
+                decoded, trouble = [], _reason(error)
                 self._stamps.damaged = True
-                continue
+            if trouble:
+                self.damaged += 1
+                self.trouble = trouble
             for frame in decoded:
                 if isinstance(frame, VideoFrame):
                     yield StampedFrame(frame, frame.pts, packet.pts if self._stamps.rising else frame.dts)
 
     def _packets(self) -> "Iterator[av.Packet[VideoStream]]":
         """Yield packets of the stream, and at last an empty one, which flushes the decoder. Damage is skipped as long
-        as packets follow."""
+        as packets follow. Raises VideoUnreadable where the video is encrypted."""
         true_dts: dict[int, int] = {}
         errors = 0
         while errors < TRIES:
@@ -139,13 +141,18 @@ class PyavDecoder:
                 for packet in self.container.demux():
                     errors = 0
                     self.on_progress()
-                    if hole := self._coverage.add(packet.stream.index, packet.pos, packet.size):
+                    side = sum(data.buffer_size for data in packet.iter_sidedata()) if self._has_side_data else 0
+                    if hole := self._coverage.add(packet.stream.index, packet.pos, packet.size + side):
                         self._hole = hole, self.packets
                         true_dts = true_dts or self._avi_index()
                     if packet.stream is not self.video:
                         continue
                     if packet.size:
                         _correct(packet, true_dts.get(packet.pos or 0, packet.dts))
+                        if packet.has_sidedata("encryption_info"):
+                            raise VideoUnreadable("it is encrypted; decrypt it first")
+                        if not packet.is_discard:
+                            self._stamps.add(packet.pts, packet.dts)
                         self.packets += 1
                         self._check_gap(packet)
                     else:
@@ -172,12 +179,13 @@ class PyavDecoder:
         if stamp is None:
             return
         usual = packet.duration or (1 / self.stream.fps / self.stream.tick if self.stream.fps else 0)
-        if self._last is not None and stamp - self._last > 1.5 * usual:
+        if self._last is not None and stamp - self._last > 1.6 * usual:  # 1.5 in films for television
             self._jumps.append((self.packets, (stamp - self._last - usual) * self.stream.tick))
         hole, at = self._hole
-        missing = sum(seconds for packets, seconds in self._jumps if abs(packets - at) <= REORDERED)
-        if hole and missing and self.packets - at <= REORDERED:
-            self._lose(f"{hole} bytes of the file cannot be read; {missing:.2f} s are missing there")
+        if hole and self.packets - at <= REORDERED:
+            missing = sum(seconds for packets, seconds in self._jumps if abs(packets - at) <= REORDERED)
+            if missing > (LOOSE_GAP if self._formats & LOOSE else 0.0):
+                self._lose(f"{hole} bytes of the file cannot be read; {missing:.2f} s are missing there")
         self._last = stamp
         shown = stamp if packet.pts is None else packet.pts
         self._end = max(self._end or 0, shown + (packet.duration or 0))
@@ -186,19 +194,18 @@ class PyavDecoder:
         """Take note if the file or its index goes on after the last packet."""
         if self._end is None:
             return
-        begins, clock = self.begins or 0.0, self.stream.tick
-        end = self._end * clock - begins
-        if tail := self._coverage.tail():
-            share = tail / self.container.size
-            self._lose(f"it is read up to {end:.2f} s; the last {share:.0%} of the file is another stream or recording")
+        start, clock = self.begins or 0.0, self.stream.tick
+        end = self._end * clock - start
+        with suppress(OSError):  # the file was removed meanwhile
+            if tail := self._coverage.tail():
+                share = tail / self.container.size
+                self._lose(
+                    f"it is read up to {end:.2f} s; the last {share:.0%} of the file is another stream or recording"
+                )
         index = self.video.index_entries
-        indexed = index[-1].timestamp * clock - begins if len(index) else 0.0
+        indexed = index[-1].timestamp * clock - start if len(index) else 0.0
         if indexed > end + MISSING_AT_END:
             self._lose(f"it is read up to {end:.2f} s, but its index goes on to {indexed:.2f} s")
-
-    def _damage(self, trouble: str) -> None:
-        self.damaged += 1
-        self.trouble = trouble
 
     def _lose(self, trouble: str) -> None:
         self.incomplete = True

@@ -79,6 +79,7 @@ class DisplayTimes:
         self._by_dts = False
         self._lag: int | None = None  # dts - pts, of the last frame whose pts were believed
         self._pts: int | None = None  # of the frame before
+        self._step = 0  # from the pts before that to it
         self._dts: int | None = None
 
     def __iter__(self) -> Iterator[tuple[VideoFrame, int | None]]:
@@ -86,6 +87,7 @@ class DisplayTimes:
             frame = self._ahead.popleft()
             yield frame.frame, self._tick(frame)
             self._first = False
+            self._step = frame.pts - self._pts if frame.pts is not None and self._pts is not None else 0
             self._pts = frame.pts if frame.pts is not None else self._pts
             self._dts = frame.dts if frame.dts is not None else self._dts
 
@@ -97,6 +99,12 @@ class DisplayTimes:
                 self._lag = self._lag if frame.dts is None else frame.dts - frame.pts
                 return frame.pts
             self._by_dts = True
+            if (
+                frame.dts is not None
+                and self._pts is not None
+                and abs(frame.pts - self._pts - self._step) <= self._tolerance
+            ):
+                self._lag = frame.dts - frame.pts  # this pts is still right, and the decoder waits for more frames now
         if frame.dts is None or (self._dts is not None and frame.dts <= self._dts and not self._by_dts):
             return None
         if self._lag is None:
@@ -104,7 +112,7 @@ class DisplayTimes:
         return frame.dts - self._lag
 
     def _doubtful(self, frame: StampedFrame) -> bool:
-        """Return True if the pts of a frame goes back, or it moves otherwise than its dts, in a file whose pts are not
+        """Return True if the pts of a frame goes back, or moves differently from its dts, in a file whose pts are not
         known to be right."""
         if self._pts is not None and frame.pts is not None and frame.pts <= self._pts:
             return True

@@ -44,7 +44,7 @@ def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
             if origin is None:
                 origin = frame.time - follows
                 if held is None and decoder.begins is not None and decoder.begins < origin:
-                    decoder.damaged += 1
+                    decoder.incomplete = True
                     decoder.trouble = f"its first {origin - decoder.begins:.3f} s do not decode"
                     origin = decoder.begins
             at = frame.time - origin

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
@@ -113,7 +114,11 @@ def read_job(root: Path) -> dict[str, Any] | None:
     if not job.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(job.read_text("utf-8"))
+        text = job.read_text("utf-8")
+        if not text:  # without hard links, its content comes a moment later
+            time.sleep(0.1)
+            text = job.read_text("utf-8")
+        content: dict[str, Any] = json.loads(text)
         required = {"settings": content["settings"], "run": content["run"]}
         return {"arrays": None, "attributes": {}, "classes": [], "output": None, **content, **required}
     except (ValueError, KeyError, TypeError) as error:
@@ -160,7 +165,7 @@ def empty(root: Path, keep: Collection[str]) -> None:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def tidy(root: Path, lock: locks.Lock) -> None:
@@ -169,7 +174,8 @@ def tidy(root: Path, lock: locks.Lock) -> None:
     if not root.is_dir() or not lock.is_ours():
         return
     for unfinished in root.glob("*.tmp"):
-        unfinished.unlink()
+        if not unfinished.name.startswith("lock."):  # of a process that asks for the lock just now
+            unfinished.unlink(missing_ok=True)
     for directory in _abandoned(root, lock.touch()):
         remove_if_empty(directory)
     if not set(os.listdir(root)) - {"job.json", "videos.json", "lock"}:
@@ -200,7 +206,8 @@ def _abandoned(root: Path, now: float) -> Iterator[Path]:
 def remove_if_empty(directory: Path) -> None:
     """Remove a writer's directory if no video was finished in it."""
     if not any(directory.glob("*.json")):
-        shutil.rmtree(directory)
+        with contextlib.suppress(FileNotFoundError):  # its own process removes it at the same time
+            shutil.rmtree(directory)
 
 
 def name_unfinished(directory: Path, name: str, run: str) -> Path:
@@ -216,7 +223,8 @@ def remove_journal(root: Path) -> None:
     empty(root, ("job.json", "lock"))
     (root / "job.json").unlink()
     (root / "lock").unlink(missing_ok=True)
-    root.rmdir()
+    with contextlib.suppress(OSError):  # a process that asks for the lock just now still has a file there
+        root.rmdir()
 
 
 def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | None:

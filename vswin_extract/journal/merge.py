@@ -73,7 +73,7 @@ def merge(
     output = output_path(output)
     own = journal_directory(output)
     paths = [Path(part) for part in parts] or [own]
-    ours = any(os.path.abspath(path) == os.path.abspath(own) for path in paths)
+    ours = os.path.realpath(own) in map(os.path.realpath, paths)
     if ours and not own.is_dir():
         raise UsageError(
             f"no unfinished run {own} to make {output.name} of; to merge finished files, name the output by -o: "

@@ -63,19 +63,18 @@ class JournalWriter:
     def close(self, pack: bool = True) -> None:
         """Remove unfinished files, pack the single videos if `pack`, and remove the directory if nothing was finished.
         Do nothing the second time."""
-        for part in self.parts:
-            part.discard()
-        if not self.lock.is_ours():  # the journal was published, removed by hand, or taken over by another process
-            self.stack.close()
-            return
-        for unfinished in self.directory.glob("*.tmp"):
-            unfinished.unlink(missing_ok=True)
-        if pack and len(self.singles) > 1:
-            with contextlib.suppress(OSError):  # a disk may be full; single videos are as good as a pack
-                self._pack()
-        self.singles = {}
-        remove_if_empty(self.directory)
-        self.stack.close()
+        with self.stack:
+            for part in self.parts:
+                part.discard()
+            if not self.lock.is_ours():  # the journal was published, removed by hand, or taken over by another process
+                return
+            for unfinished in self.directory.glob("*.tmp"):
+                unfinished.unlink(missing_ok=True)
+            if pack and len(self.singles) > 1:
+                with contextlib.suppress(OSError):  # a disk may be full; single videos are as good as a pack
+                    self._pack()
+            self.singles = {}
+            remove_if_empty(self.directory)
 
     def __enter__(self) -> "JournalWriter":
         return self

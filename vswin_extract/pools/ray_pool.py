@@ -173,6 +173,8 @@ class RayPool:
                 self._silence.hear(worker, message)
             if isinstance(message, Heartbeat):
                 continue
+            if isinstance(message, WorkerLost):
+                self._end(worker)
             if isinstance(message, Placed):
                 self.places[worker] = message
                 self._silence.begin(worker)

@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
@@ -65,16 +64,15 @@ def pull_weights(
             announced = holder
             time.sleep(poll)
             continue
-        with (
-            locks.held(lock, TOUCH_EVERY) as ours,
-            suppress(OutputError),  # if it was taken over, wait for that process
-            names_path(target),
-        ):
+        with locks.held(lock, TOUCH_EVERY) as ours, names_path(target):
             if not target.is_file():
                 try:
                     sha256 = _fill_cache(row, target, origin, _checking(progress, ours), say, patience)
                 except FileNotFoundError:  # another process took this lock for abandoned, and finished the same part
                     if not target.is_file():
+                        raise
+                except OutputError:
+                    if not ours.lost:  # else wait for the process that has taken it over
                         raise
     file = cached_file(row)
     return file, check_hash(sha256 or file_sha256(file), row)
