@@ -114,7 +114,7 @@ def test_the_full_product(tmp_path: Path, codec: str) -> None:
         checked += 1
     assert not wrong
     assert unknown <= {"ts", "m2ts", "mpg"}  # muxers that write what no standard knows
-    assert checked >= 3 * len(RATES)
+    assert checked >= 2 * len(RATES)
 
 
 def copy_as_coded(source: Path, target: Path) -> None:
