@@ -424,7 +424,8 @@ def test_shapes_of_every_stage_and_pooling(small_weights: Path) -> None:
     assert features.embedding is not None
     assert features.logits is not None
     assert torch.allclose(features.embedding, features.stages[4].mean((1, 2, 3)))
-    assert torch.allclose(features.logits, model.network.head(features.embedding))  # type: ignore[misc]
+    logits = model.network.head(features.embedding)  # type: ignore[misc]
+    assert torch.allclose(features.logits, logits, atol=1e-5)  # which are not computed clip by clip here
     space = model(clips, (3,), "space").stages[3]
     assert torch.allclose(space, features.stages[3].mean((2, 3)))
     assert torch.allclose(model(clips, (3,), "all").stages[3], space.mean(1), atol=1e-6)

@@ -127,7 +127,8 @@ def test_a_worker_that_stops_answering_is_replaced(
     expect_equal(single, tmp_path / "out.h5")
 
 
-@pytest.mark.parametrize("device", ["cpu:2", pytest.param("cpu", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", "cpu:2"])
 def test_a_run_that_was_suspended_goes_on(
     environment: dict[str, str], videos: Path, options: list[str], single: Path, tmp_path: Path, device: str
 ) -> None:
