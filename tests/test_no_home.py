@@ -79,6 +79,7 @@ def test_doctor_works_without_a_home(folder: Path) -> None:
 
 
 @as_root
+@pytest.mark.slow
 def test_extraction_works_without_a_home(folder: Path, small_weights: Path) -> None:
     numbered.write(folder / "a.mp4", 30)
     weights = folder / "small.safetensors"

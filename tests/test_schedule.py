@@ -68,7 +68,13 @@ def test_shards_are_written_from_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "rate"), [(8, 20.0), pytest.param(8, 400.0, marks=pytest.mark.slow), (64, 20.0), (64, 70.0)]
+    ("devices", "rate"),
+    [
+        (8, 20.0),
+        pytest.param(8, 400.0, marks=pytest.mark.slow),
+        (64, 20.0),
+        pytest.param(64, 70.0, marks=pytest.mark.slow),
+    ],
 )
 def test_devices_end_together(devices: int, rate: float) -> None:
     """Plan and dispatch with simulated devices: 500 videos for each, of up to three hours."""

@@ -300,6 +300,7 @@ def test_a_run_that_slept_for_long_leaves_the_output_to_the_next(
     assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.h5.toml"]
 
 
+@pytest.mark.slow
 def test_a_command_beside_a_shard_is_refused_and_the_shard_ends_well(
     run: Run, environment: dict[str, str], videos: Path, options: list[str], tmp_path: Path
 ) -> None:
