@@ -362,6 +362,23 @@ def test_a_second_signal_or_the_end_of_grace_stops_at_once(
     assert not out.with_name("out.h5.parts").exists()  # no video was finished
 
 
+def test_a_cleanup_that_waits_for_ever_is_interrupted() -> None:
+    """As for a thread that waits for a lock that the interrupted code has taken."""
+    signals = StopSignals(0.01, lambda text: None, cleanup=0.05)
+
+    def work() -> None:
+        with signals:
+            try:
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(10)
+            finally:
+                threading.Event().wait()
+
+    with pytest.raises(Interrupted):
+        work()
+    assert signals.stuck
+
+
 def test_interrupted_stays_interrupted_when_another_error_follows() -> None:
     messages: list[str] = []
 

@@ -199,6 +199,8 @@ def follow(
     except Interrupted:
         console.print("stopped at once; the videos in flight will be extracted again")
     click.echo(f"stopped: {_done(job, progress)}; the same command continues", err=True)
+    if signals.stuck:
+        os._exit(signals.code)
     sys.exit(signals.code)
 
 

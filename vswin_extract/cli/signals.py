@@ -7,6 +7,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
+CLEANUP = 10.0
+"""Seconds after which the cleanup that follows Interrupted is interrupted, too."""
+
 
 class Interrupted(BaseException):
     """Stop at once: a second signal arrived, or the time to finish is over."""
@@ -18,15 +21,19 @@ class StopSignals:
     before it ends a job.
 
     Interrupted can be raised between any two instructions, also between taking a lock and noting that it is taken. So
-    any other error that it causes leaves the context as Interrupted.
+    any other error that it causes leaves the context as Interrupted. A thread may then wait for such a lock for ever.
+    If the cleanup waits for that thread, it is interrupted after `cleanup` seconds, and `stuck` is true: the process
+    must end without waiting for its threads.
     """
 
-    def __init__(self, grace: float, say: Callable[[str], None]) -> None:
+    def __init__(self, grace: float, say: Callable[[str], None], cleanup: float = CLEANUP) -> None:
         self.grace = grace
         self.say = say
         self.stopping = threading.Event()
         self.code = 0
         self.raised = False
+        self.stuck = False
+        self.cleanup = cleanup
 
     def __enter__(self) -> Self:
         self.previous = {
@@ -44,7 +51,8 @@ class StopSignals:
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGALRM or self.stopping.is_set():
-            self.raised = True
+            self.stuck, self.raised = self.raised, True
+            signal.setitimer(signal.ITIMER_REAL, self.cleanup)
             raise Interrupted
         self.code = 130 if number == signal.SIGINT else 143
         self.stopping.set()
