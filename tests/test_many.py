@@ -80,23 +80,28 @@ def test_devices_order_and_batches_do_not_change_a_bit(
         assert other[key].tobytes() == values.tobytes(), key
 
 
+class TwoProcesses:
+    """Makes the pool of a job: two worker processes. The test can reach it by `pool`."""
+
+    pool: ProcessPool
+
+    def __call__(self, job: Job) -> WorkerPool:
+        self.pool = ProcessPool(job, ["cpu", "cpu"])
+        return self.pool
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again(
     videos: Path, options: list[str], single: Path, small_weights: Path, tmp_path: Path
 ) -> None:
-    pools: list[ProcessPool] = []
-
-    def two_processes(job: Job) -> WorkerPool:
-        pools.append(ProcessPool(job, ["cpu", "cpu"]))
-        return pools[-1]
-
+    two_processes = TwoProcesses()
     job = Job(find_videos([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, device="cpu:2")
     notices: list[str] = []
     done = 0
     for event in run_job(job, make_pool=two_processes):
         done += type(event).__name__ == "VideoDone"
         if done == 2 and not notices:
-            os.kill(pools[0].children[0].pid, signal.SIGKILL)
+            os.kill(two_processes.pool.children[0].pid, signal.SIGKILL)
             done += 1
         if isinstance(event, Notice):
             notices.append(event.text)
@@ -107,18 +112,14 @@ def test_a_worker_that_is_killed_is_started_again(
 def test_a_worker_that_stops_answering_is_replaced(
     videos: Path, options: list[str], single: Path, small_weights: Path, tmp_path: Path
 ) -> None:
-    pools: list[ProcessPool] = []
-
-    def two_processes(job: Job) -> WorkerPool:
-        pools.append(ProcessPool(job, ["cpu", "cpu"]))
-        return pools[-1]
-
+    two_processes = TwoProcesses()
     job = Job(find_videos([videos]), tmp_path / "out.h5", str(small_weights), stages=(4,), stride=6, timeout=5)
     notices: list[str] = []
     stopped = 0
     for event in run_job(job, make_pool=two_processes):
-        if type(event).__name__ == "VideoDone" and not stopped:
-            stopped = pools[0].children[0].pid
+        finished = tmp_path.glob("out.h5.parts/shard-*/*.json")
+        if not stopped and len({video.parent for video in finished}) == 2:  # the first clips may take a worker longer
+            stopped = two_processes.pool.children[0].pid
             os.kill(stopped, signal.SIGSTOP)
         if isinstance(event, Notice):
             notices.append(event.text)

@@ -134,9 +134,8 @@ class DisplayTimes:
         near = [frame, *self._ahead]
         pts = [self._pts, *(other.pts for other in near)]
         dts = [self._dts, *(other.dts for other in near)]
-        while (
-            not more and len(dts) > 2 and dts[-1] is None
-        ):  # the last frames come without a packet, and so without dts
+        # the last frames come without a packet, and so without dts
+        while not more and len(dts) > 2 and dts[-1] is None:
             dts.pop()
         return _faults(pts) > _faults(dts)
 

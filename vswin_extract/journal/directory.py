@@ -62,7 +62,7 @@ def in_use(output: Path, holder: locks.Holder, lock: Path) -> OutputError:
 
 
 def check_lock(lock: locks.Lock, root: Path) -> None:
-    """Raise OutputError if a lock of this journal is ours no more. It names the process that has the journal now."""
+    """Raise OutputError if a lock of this journal is no longer ours. It names the process that has the journal now."""
     try:
         lock.check()
     except OutputError as error:
