@@ -6,7 +6,7 @@ from types import TracebackType
 import numbered
 
 from vswin_extract.decoding.decoders import Frame, Stream
-from vswin_extract.video.geometry import Pixels
+from vswin_extract.video.geometry import Picture, picture_of
 
 SIZE = (96, 64)
 
@@ -43,7 +43,7 @@ class FakeDecoder:
 
     def __iter__(self) -> Iterator[Frame]:
         for number, time in enumerate(self.times):
-            yield Frame(time, duration=self.duration, rgb=lambda number=number: self._draw(number))  # type: ignore[misc]
+            yield Frame(time, duration=self.duration, picture=lambda number=number: self._draw(number))  # type: ignore[misc]
 
     def scan(self) -> Iterable[Frame]:
         return list(self)
@@ -52,6 +52,6 @@ class FakeDecoder:
     def set_up_process() -> None:
         pass
 
-    def _draw(self, number: int) -> Pixels:
+    def _draw(self, number: int) -> Picture:
         self.converted.append(number)
-        return numbered.draw(number, *SIZE)
+        return picture_of(numbered.draw(number, *SIZE))

@@ -25,7 +25,7 @@ from vswin_extract.checks.output import verify_output
 from vswin_extract.cli.signals import Interrupted, StopSignals
 from vswin_extract.job.events import Finished, Notice, Profile
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.geometry import Geometry, picture_of
 from vswin_extract.video.sampling import Sampling
 
 EXAMPLES = ROOT / "examples" / "videos"
@@ -137,7 +137,7 @@ def test_features_are_those_of_the_model_on_those_frames(plain: Path, small_weig
         for name, first, n in (("a.mp4", 0, 50), ("sub dir/a.mp4", 100, 33), ("short.webm", 200, 7)):
             for k in range(len(features[name])):
                 positions = Sampling(8, 2, 8).clip(k, n).positions
-                frames = [geometry.apply(numbered.draw(first + p, 96, 64))[0] for p in positions]
+                frames = [geometry.apply(picture_of(numbered.draw(first + p, 96, 64)))[0] for p in positions]
                 expected = model(torch.from_numpy(np.stack(frames))[None]).embedding
                 assert expected is not None
                 found = torch.from_numpy(features[name].embedding[k])
@@ -589,7 +589,7 @@ def test_three_crops_are_averaged(run: Run, videos: Path, small_weights: Path, t
     assert done.returncode == 0, done.stderr
     model = vswin_extract.load_model(str(small_weights), device="cpu")
     geometry = Geometry(32, 32, "three")
-    frames = [geometry.apply(numbered.draw(p, 96, 64)) for p in Sampling(8, 2).clip(1, 50).positions]
+    frames = [geometry.apply(picture_of(numbered.draw(p, 96, 64))) for p in Sampling(8, 2).clip(1, 50).positions]
     views = torch.from_numpy(np.stack(frames, 1))  # crops T size size 3
     expected = model(views).embedding
     assert expected is not None

@@ -155,7 +155,7 @@ def extract_and_compare(run: Run, video: Path, weights: Path, network: VideoSwin
     done = run("vswin-extract", video, out, "--weights", weights, "--precision", "fp32", "--device", "cpu", *options)
     assert done.returncode == 0, done.stderr
     with open_decoder("pyav", video) as decoder:
-        frames = torch.from_numpy(np.stack([frame.rgb() for frame in decoder]))
+        frames = torch.from_numpy(np.stack([frame.picture().rgb() for frame in decoder]))
     assert len(frames) == FRAMES
     normalised = (frames - torch.tensor(recipe.mean)) / torch.tensor(recipe.std)
     with torch.inference_mode(), open_features(out) as features:

@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[list[int], list[float], list[float], str]:
     geometry = Geometry(64, 64)
     with PyavDecoder(path, lambda: None) as decoder:
         shown = [
-            (numbered.read(geometry.apply(frame.rgb())[0]), frame.start, frame.end)
+            (numbered.read(geometry.apply(frame.picture())[0]), frame.start, frame.end)
             for frame in timeline(decoder, decoder)
         ]
         trouble = decoder.trouble

@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from vswin_extract.decoding.decoders import Decoder, decoder_class, open_decoder
 from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, FromChild, Progress, Task, VideoEnd
 from vswin_extract.decoding.positions import Positions
@@ -75,10 +77,10 @@ class ClipSender:
     def _convert(self, frame: Shown) -> None:
         if frame.index == self._converted:  # the previous position shows the same frame
             return
-        rgb = frame.rgb()
+        picture = frame.picture()
         if self._converted < 0:
-            self.size = rgb.shape[1], rgb.shape[0]
-        self._unsent[frame.index] = self.geometry.apply(rgb)
+            self.size = picture.width, picture.height
+        self._unsent[frame.index] = self.geometry.apply(picture)
         self._converted = frame.index
 
     def _send(self, row: ClipRow | None) -> None:
@@ -190,6 +192,7 @@ def receive_tasks(receive: Callable[[], Any], waiting: Waiting, leave: Callable[
 def main(channel: Channel) -> None:
     """Serve tasks for the decoder that the first message names."""
     limit_memory(MOST_MEMORY)
+    cv2.setNumThreads(1)  # processes are the parallelism
     decoder_class(channel.receive()).set_up_process()
     channel.send(DecoderReady())
     waiting: Waiting = queue.SimpleQueue()

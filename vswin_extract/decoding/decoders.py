@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from vswin_extract.errors import UsageError
-from vswin_extract.video.geometry import Pixels
+from vswin_extract.video.geometry import Picture
 
 DecoderName = Literal["pyav", "decord"]
 
@@ -37,11 +37,11 @@ class Stream:
 @dataclass(frozen=True)
 class Frame:
     """A decoded frame. `time`: when it is shown, in the stream's own seconds; None where the file does not say.
-    `duration` in seconds, 0 where unknown. `rgb()`: (height, width, 3), upright."""
+    `duration` in seconds, 0 where unknown. `picture()`: what it shows, upright."""
 
     time: float | None
     duration: float
-    rgb: Callable[[], Pixels]
+    picture: Callable[[], Picture]
 
 
 class Decoder(AbstractContextManager["Decoder"], Protocol):
@@ -81,8 +81,8 @@ class Decoder(AbstractContextManager["Decoder"], Protocol):
         """Called once in a process that decodes, before the first video."""
 
 
-def not_decoded() -> Pixels:
-    """The `rgb` of frames that were only scanned."""
+def not_decoded() -> Picture:
+    """The `picture` of frames that were only scanned."""
     raise TypeError("this frame was scanned, not decoded")
 
 

@@ -12,7 +12,7 @@ import decord
 from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
 from vswin_extract.decoding.pyav import PyavDecoder
 from vswin_extract.errors import VideoUnreadable
-from vswin_extract.video.geometry import Pixels
+from vswin_extract.video.geometry import Picture, Pixels, picture_of
 
 
 class DecordDecoder:
@@ -58,16 +58,16 @@ class DecordDecoder:
                 self.trouble = str(error).strip().splitlines()[-1]
                 return
             self.on_progress()
-            yield Frame(time=begin, duration=end - begin, rgb=partial(_rgb, frame))
+            yield Frame(time=begin, duration=end - begin, picture=partial(_picture, frame))
 
     def scan(self) -> Iterable[Frame]:
         return [Frame(begin, end - begin, not_decoded) for begin, end in self.times]
 
 
-def _rgb(frame: Any) -> Pixels:
-    """Return a decord array as (height, width, 3). decord mistakes the padding of narrow rows for channels (#336)."""
+def _picture(frame: Any) -> Picture:
+    """Return the picture of a decord array. decord mistakes the padding of narrow rows for channels (#336)."""
     pixels: Pixels = frame.asnumpy()
     height, width, channels = pixels.shape
     if channels == 3:
-        return pixels
-    return pixels.reshape(height, width * channels)[:, : width * 3].reshape(height, width, 3)
+        return picture_of(pixels)
+    return picture_of(pixels.reshape(height, width * channels)[:, : width * 3].reshape(height, width, 3))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from vswin_extract.decoding.decoders import Decoder, Frame
-from vswin_extract.video.geometry import Pixels
+from vswin_extract.video.geometry import Picture
 
 JUMP = 0.1
 """Seconds: time stamps that go back by less are taken for jitter, and the frame before lasts until them."""
@@ -20,7 +20,7 @@ class Shown:
     index: int
     start: float
     end: float
-    rgb: Callable[[], Pixels]
+    picture: Callable[[], Picture]
 
 
 def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
@@ -57,9 +57,9 @@ def timeline(decoder: Decoder, frames: Iterable[Frame]) -> Iterator[Shown]:
         if held is None:
             held, begin = frame, at
             continue
-        yield Shown(index, begin, at, held.rgb)
+        yield Shown(index, begin, at, held.picture)
         steady = abs(at - begin - lasted) < STEADY
         lasted = at - begin
         held, begin, index = frame, at, index + 1
     if held is not None:
-        yield Shown(index, begin, begin + (held.duration or nominal or lasted), held.rgb)
+        yield Shown(index, begin, begin + (held.duration or nominal or lasted), held.picture)

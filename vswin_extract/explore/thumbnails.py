@@ -84,7 +84,7 @@ def thumbnails(
     made = []
     with PyavDecoder(path, on_progress=lambda: None) as decoder:
         for frame in _frames_at(decoder, moments, ahead):
-            picture = Image.fromarray(frame.rgb())
+            picture = Image.fromarray(frame.picture().rgb())
             picture.thumbnail(size)
             made.append(data_uri(picture, "JPEG", quality=QUALITY))
     return made

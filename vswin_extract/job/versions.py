@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("vswin-extract", "torch", "numpy", "av", "decord2", "h5py")
+PACKAGES = ("vswin-extract", "torch", "numpy", "av", "decord2", "opencv-python-headless", "h5py")
 
 
 def installed_versions() -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 The rule is torchvision's video preset (transforms/_presets.py, VideoClassification): bilinear interpolation of floats
 without antialiasing, rounded to whole grey levels, then a centre crop. Normalisation (mean, std) happens on the
-device, see `backbone`. Only the rows and columns that the crops need are computed.
+device, see `backbone`. Only the pixels that the crops need are read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,34 @@ from vswin_extract.errors import UsageError
 
 Pixels = NDArray[np.uint8]
 Crop = Literal["center", "three"]
+
+
+class Box(NamedTuple):
+    """The rows [top, bottom) and columns [left, right) of a picture."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame of a video, upright. `read(box)`: its pixels in a box, (rows, columns, 3)."""
+
+    height: int
+    width: int
+    read: Callable[[Box], Pixels]
+
+    def rgb(self) -> Pixels:
+        """Return all of its pixels, (height, width, 3)."""
+        return self.read(Box(0, self.height, 0, self.width))
+
+
+def picture_of(rgb: Pixels) -> Picture:
+    """Return the picture of pixels (height, width, 3)."""
+    height, width, _ = rgb.shape
+    return Picture(height, width, lambda box: rgb[box.top : box.bottom, box.left : box.right])
 
 
 @dataclass(frozen=True)
@@ -39,10 +68,10 @@ class Geometry:
     def crops(self) -> int:
         return 1 if self.crop == "center" else 3
 
-    def apply(self, rgb: Pixels) -> Pixels:
-        """Return the crops (crops, size, size, 3) of a frame (height, width, 3). Three crops go from the left or the
-        top to the other end of the frame."""
-        band = self._band(rgb)
+    def apply(self, picture: Picture) -> Pixels:
+        """Return the crops (crops, size, size, 3) of a picture. Three crops go from the left or the top to the other
+        end of it."""
+        band = self._band(picture)
         if self.crops == 1:
             return band[None]
         down, right = ((side - self.size) // 2 for side in band.shape[:2])
@@ -50,31 +79,25 @@ class Geometry:
             [band[i * down : i * down + self.size, i * right : i * right + self.size] for i in range(self.crops)]
         )
 
-    def _band(self, rgb: Pixels) -> Pixels:
-        """Return the part of the resized frame that the crops lie in, (h, w, 3)."""
-        height, width = rgb.shape[:2]
-        y0, y1, wy, x0, x1, wx = _taps(height, width, self)
-        left, right = x0[0], x1[-1] + 1
-        rgb, x0, x1 = rgb[:, left:right], x0 - left, x1 - left
-        rows = np.empty((len(y0), right - left, 3), np.float32)
-        np.multiply(rgb[y0], 1 - wy, out=rows)
-        rows += rgb[y1] * wy
-        pixels = rows.take(x0, axis=1)
-        pixels *= 1 - wx
-        pixels += rows.take(x1, axis=1) * wx
-        band: Pixels = np.rint(pixels, out=pixels).astype(np.uint8)
-        return band
+    def _band(self, picture: Picture) -> Pixels:
+        """Return the part of the resized picture that the crops lie in, (h, w, 3)."""
+        import cv2  # here, since it is not needed to check sizes
+
+        box, x, y = _source(picture.height, picture.width, self)
+        four = cv2.cvtColor(picture.read(box), cv2.COLOR_RGB2RGBA)  # resized in a quarter of the time of three bytes
+        band = cv2.remap(four, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.cvtColor(band, cv2.COLOR_RGBA2RGB)  # type: ignore[return-value]
 
 
-@lru_cache(maxsize=32)
-def _taps(height: int, width: int, geometry: Geometry) -> tuple[NDArray[Any], ...]:
-    """Return, for each row and then each column of the band, its two neighbours in the source and the weight of the
-    second one."""
+@lru_cache(maxsize=8)
+def _source(height: int, width: int, geometry: Geometry) -> tuple[Box, NDArray[np.float32], NDArray[np.float32]]:
+    """Return the box of a picture that the band is made of, and for each pixel of the band its x and y in the box."""
     if height < width:
         resized = (geometry.resize, geometry.resize * width // height)
     else:
         resized = (geometry.resize * height // width, geometry.resize)
-    taps: list[NDArray[Any]] = []
+    places: list[NDArray[np.float32]] = []
+    ends: list[int] = []
     for axis, (source, target) in enumerate(zip((height, width), resized, strict=True)):
         long_side = (axis == 1) == (width >= height)
         if geometry.crop == "three" and long_side:
@@ -83,9 +106,10 @@ def _taps(height: int, width: int, geometry: Geometry) -> tuple[NDArray[Any], ..
         else:
             first, count = round((target - geometry.size) / 2), geometry.size
         wanted = np.arange(first, first + count, dtype=np.float32)
-        at = np.maximum((wanted + np.float32(0.5)) * np.float32(source / target) - np.float32(0.5), np.float32(0))
-        low = np.minimum(at.astype(np.int64), source - 1)
-        high = np.minimum(low + 1, source - 1)
-        weight = (at - low).astype(np.float32)
-        taps += [low, high, weight.reshape((-1, 1, 1) if axis == 0 else (-1, 1))]
-    return tuple(taps)
+        at = (wanted + np.float32(0.5)) * np.float32(source / target) - np.float32(0.5)
+        at = at.clip(0, source - 1)
+        begin = int(at[0])
+        ends += [begin, min(int(at[-1]) + 2, source)]
+        places.append(at - np.float32(begin))  # exact: the fraction is what it was
+    y, x = np.meshgrid(*places, indexing="ij")
+    return Box(*ends), x, y
