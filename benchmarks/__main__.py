@@ -12,6 +12,7 @@ from rich.table import Table
 from benchmarks.decode import decode
 from benchmarks.devices import devices
 from benchmarks.end_to_end import end_to_end, start
+from benchmarks.feed import feed
 from benchmarks.forward import forward
 from benchmarks.growth import growth
 from benchmarks.machine import Row, describe
@@ -22,7 +23,7 @@ from benchmarks.simulation import simulation
 from vswin_extract.backbone import find_device
 from vswin_extract.network.cpu import has_bf16
 
-PARTS = ("forward", "decode", "end-to-end", "start", "growth", "devices", "merging", "simulation", "scale", "model")
+PARTS = ("forward", "decode", "feed", "end-to-end", "start", "growth", "devices", "merging", "simulation", "scale", "model")
 
 
 @click.command()
@@ -39,6 +40,7 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) 
     measures: dict[str, Callable[[], list[Row]]] = {
         "forward": lambda: forward(where, smoke),
         "decode": lambda: decode(smoke),
+        "feed": lambda: feed(smoke),
         "end-to-end": lambda: end_to_end(where, smoke),
         "start": lambda: start(where),
         "growth": lambda: growth(where),
