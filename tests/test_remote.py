@@ -30,7 +30,7 @@ from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
 from vswin_extract.run.run import run as run_job
 from vswin_extract.store.schema import Arrays, VideoRecord
-from vswin_extract.video import remote
+from vswin_extract.video import listing, remote
 from vswin_extract.video.fetch import Cache
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE
@@ -301,6 +301,12 @@ def test_addresses_without_a_video(web: Web, s3: str) -> None:
         remote.list_files(f"{web.url}/x", waits=(0.01,) * 4)
     with pytest.raises(UsageError, match="'x'"):
         find_videos(listed=["https://h/x?video=1", "https://h/x?video=2"])
+
+
+def test_a_bucket_with_more_files_than_the_bound(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "LINKS", 3)
+    with pytest.raises(UsageError, match="3 files"):
+        find_videos([s3])
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from vswin_extract.cli.console import say, stdout, table
+from vswin_extract.cli.console import note, say, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.merge import merge_command
 from vswin_extract.cli.options import HELP, file_argument
@@ -31,7 +31,7 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     from vswin_extract.checks.output import verify_output
     from vswin_extract.video.videos import find_videos
 
-    videos = find_videos(against, manifest) if against or manifest else ()
+    videos = find_videos(against, manifest, say=note) if against or manifest else ()
     found = verify_output(Path(file), videos)
     out = stdout()
     state = "finished" if found.finished else "unfinished"

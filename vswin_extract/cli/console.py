@@ -53,6 +53,11 @@ def say(console: "Console", text: str) -> None:
     console.print(printable(text), markup=False)
 
 
+def note(text: str) -> None:
+    """Print a note for the user to standard error."""
+    say(stderr(), f"note: {text}")
+
+
 def table(rows: Iterable[Sequence[object]], titles: Sequence[str] = (), right: Collection[str] = ()) -> "Table":
     """Return a table of plain text. Columns named in `right` are aligned to the right."""
     from rich.table import Table

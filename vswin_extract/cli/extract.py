@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from vswin_extract.cli.config import check_environment, write_config
-from vswin_extract.cli.console import say, stderr
+from vswin_extract.cli.console import note, say, stderr
 from vswin_extract.cli.exit import EXIT_CODES, reports_errors
 from vswin_extract.cli.extract_options import (
     clip_options,
@@ -150,7 +150,7 @@ def make_job(
         )
     file = output_path(output)
     listed = read_paths(sys.stdin.buffer if sys.stdin else ()) if "-" in inputs else []
-    videos = find_videos([path for path in inputs if path != "-"], manifest, listed)
+    videos = find_videos([path for path in inputs if path != "-"], manifest, listed, note)
 
     from vswin_extract.job.job import Job, parse_fps, parse_stages  # imports torch, which takes a second
     from vswin_extract.job.shard import parse_shard
