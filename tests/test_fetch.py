@@ -96,6 +96,27 @@ def test_what_cannot_be_fetched_says_why(
     assert len(web.gets("/x")) <= most
 
 
+def test_bytes_that_come_too_slowly_are_no_progress(web: Web, tmp_path: Path) -> None:
+    web.always["/x"], web.files["/x"] = "trickle", CONTENT[:5]
+    fetching, calls = Fetch(Address(f"{web.url}/x"), Cache(str(tmp_path), 10**6)), 0
+
+    def on_progress() -> None:
+        nonlocal calls
+        calls += 1
+
+    fetching.start()
+    assert fetching.wait(on_progress).read_bytes() == CONTENT[:5]
+    fetching.drop()
+    assert calls <= 2  # the first byte may come at once
+
+
+def test_a_server_that_gives_one_byte_at_a_time_is_given_up(web: Web, tmp_path: Path) -> None:
+    web.always["/x"], web.files["/x"] = "one byte", CONTENT[:60]
+    with pytest.raises(VideoUnreachable):
+        fetched(f"{web.url}/x", tmp_path)
+    assert len(web.gets("/x")) < 10
+
+
 def test_a_server_that_is_not_there(web: Web, tmp_path: Path) -> None:
     with pytest.raises(VideoUnreachable, match="Connect call failed"):
         fetched("http://127.0.0.1:9/x?signature=secret", tmp_path)

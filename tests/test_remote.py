@@ -25,7 +25,7 @@ from vswin_extract.checks.output import verify_output
 from vswin_extract.cli.extract_options import parse_bytes
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecoderProcess
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import DecoderTimeout, UsageError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
 from vswin_extract.run.run import run as run_job
@@ -99,6 +99,24 @@ def test_a_slow_server_is_not_taken_for_a_decoder_that_hangs(web: Web, tmp_path:
     assert (len(clips), end.frames) == (end.clips, 40)
     assert end.file is not None
     assert end.file[0] == len(web.files["/v/00.mp4"])
+
+
+@pytest.mark.slow
+def test_a_server_that_gives_a_byte_now_and_then_does_not_hold_a_decoder(web: Web, tmp_path: Path) -> None:
+    web.always["/v/00.mp4"] = "trickle"
+    cache = Cache(str(tmp_path), 10**6)
+    task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=Address(f"{web.url}/v/00.mp4"), cache=cache)
+    with closing(DecoderProcess("pyav", timeout=3)) as process:
+        begun = time.monotonic()
+        process.submit(task)
+        process.submit(replace(task, address=Address(f"{web.url}/v/03.mp4")))
+        with pytest.raises(DecoderTimeout, match="256 bytes a second"):
+            process.read()
+        assert time.monotonic() - begun < 8
+        while not isinstance(end := process.read(), VideoEnd):
+            pass
+    assert end.frames == 43
+    assert not os.listdir(tmp_path)
 
 
 def test_a_decoder_that_is_stopped_leaves_nothing_in_the_cache(web: Web, tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 if self.web.over.wait(0.3):
                     break
+        elif fault == "one byte":
+            self.wfile.write(content[:1])
+            self.close_connection = True
         elif fault == "endless":  # until the client has enough
             with suppress(OSError):
                 while not self.web.over.is_set():

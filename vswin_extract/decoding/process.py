@@ -110,7 +110,7 @@ class DecoderProcess:
                 silence += waited(begun, step)
         fetching = self._tasks[0].address is not None and not self._begun
         self._restart()
-        slow = f"; its file did not come, or by less than {SLOWEST} bytes a second" if fetching else ""
+        slow = f"; perhaps its file came by less than {SLOWEST} bytes a second, or not at all" if fetching else ""
         raise DecoderTimeout(f"the decoder made no progress for {self.timeout:g} s and was stopped{slow}")
 
     def _clip(self, row: ClipRow, oldest: int) -> DecodedClip:
