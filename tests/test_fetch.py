@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +116,30 @@ def test_a_server_that_gives_one_byte_at_a_time_is_given_up(web: Web, tmp_path: 
     with pytest.raises(VideoUnreachable):
         fetched(f"{web.url}/x", tmp_path)
     assert len(web.gets("/x")) < 10
+
+
+def test_a_cache_on_a_full_disk(web: Web, small_disk: Path) -> None:
+    """What does not fit fails, and what fits is fetched."""
+    cache = cache_directory(small_disk)
+    web.files["/large"] = bytes(3 << 20)
+    for fault in ("", "chunked"):
+        web.always["/large"] = fault
+        with pytest.raises(VideoUnreachable, match=str(cache)):
+            fetched(f"{web.url}/large", cache, size=10**8)
+        assert fetched(f"{web.url}/x", cache)[0] == CONTENT
+    (small_disk / "filling").write_bytes(bytes(1 << 20))
+    ahead = Fetch(Address(f"{web.url}/large2"), Cache(str(cache), 10**8))
+    web.files["/large2"] = bytes(3 << 19)
+    ahead.start()
+    ahead.join(0.3)
+    assert ahead.is_alive()  # read-ahead waits for room
+    (small_disk / "filling").unlink()
+    ahead.join(5)
+    assert len(ahead.wait(lambda: None).read_bytes()) == 3 << 19
+    ahead.drop()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(VideoUnreachable, match=rf"{cache}.*[Rr]ead-only"):
+        fetched(f"{web.url}/x", cache)
 
 
 def test_a_server_that_is_not_there(web: Web, tmp_path: Path) -> None:

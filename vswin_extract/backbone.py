@@ -1,8 +1,10 @@
 """Weights, normalisation and network in one callable: uint8 clips in, features out."""
 
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -150,15 +152,29 @@ class Backbone:
 
 def name_compiler_cache(variable: str) -> None:
     """Set TORCHINDUCTOR_CACHE_DIR or TRITON_CACHE_DIR, where PyTorch and Triton keep what they compile, unless it is
-    set: to a directory in the weights cache, or, if no cache can be written, in the one for temporary files. Raises
-    DeviceError."""
+    set: to a directory in the weights cache. If that cannot be written, or if other users can write there, it is one
+    of this user alone, in the directory for temporary files: what is found there is executed. Raises DeviceError."""
     if variable in os.environ:
         return
     try:
-        directory = writable_cache() or cache_directory(None)
+        shared = writable_cache()
+        directory = shared if shared and _is_written_by_us_alone(shared) else cache_directory(None)
     except UsageError as error:
         raise DeviceError(f"there is no directory for what is compiled; set {variable} to one of your own") from error
     os.environ[variable] = str(directory / COMPILED)
+
+
+def _is_written_by_us_alone(directory: Path) -> bool:
+    """Make a directory if it is missing. Return False where other users may write to it."""
+    try:
+        directory.mkdir(0o755, parents=True, exist_ok=True)
+        compiled = directory / COMPILED
+        found = [path.lstat() for path in (directory.resolve(), compiled) if os.path.lexists(path)]
+    except OSError:
+        return False
+    return all(
+        stat.S_ISDIR(each.st_mode) and each.st_uid == os.geteuid() and not each.st_mode & 0o022 for each in found
+    )
 
 
 def _can_write_home() -> bool:

@@ -130,6 +130,10 @@ class Fetch(threading.Thread):
             self.after = None
         try:
             self._fetch()
+        except OSError as error:  # of the disk of the cache, for example because it is read-only
+            reason = error.strerror or str(error)
+            self.error = VideoUnreachable(f"it cannot be kept in the cache {self.cache.directory}: {reason}")
+            self.drop()
         except BaseException as error:  # `wait` raises it, in the thread that waits
             self.error = error
             self.drop()
@@ -199,8 +203,8 @@ class Fetch(threading.Thread):
         """Give up the file. It is removed unless another decoder uses it."""
         if self.file < 0:
             return
-        # VideoUnreachable: the cache was removed, or taken by another user
-        with suppress(VideoUnreachable, BlockingIOError, FileNotFoundError), _alone(self.cache.directory) as handle:
+        # errors: another decoder uses it, or the cache was removed, or its disk is read-only now
+        with suppress(VideoUnreachable, OSError), _alone(self.cache.directory) as handle:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(self.file), os.lstat(self.path.name, dir_fd=handle)):
                 os.unlink(self.path.name, dir_fd=handle)
@@ -256,7 +260,8 @@ class Fetch(threading.Thread):
                     while block := source.read(BLOCK):
                         if address.size < 0:
                             self._reserve(((at + len(block)) // BLOCK + 1) * BLOCK)
-                        os.pwrite(self.file, block, at)
+                        with names_path(Path(self.cache.directory)):
+                            os.pwrite(self.file, block, at)
                         at += len(block)
                         quick = self._count(len(block))
                         if at > (self.cache.size if address.size < 0 else address.size):
@@ -316,7 +321,7 @@ def _sweep(directory: int) -> int:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(name, dir_fd=directory)
-        except BlockingIOError:  # in use
+        except OSError:  # in use, or the disk is read-only now
             held += os.fstat(file).st_size
         finally:
             os.close(file)

@@ -30,6 +30,7 @@ from vswin_extract.weights.part import (
     BLOCK,
     PartOrigin,
     ProgressCallback,
+    continue_part,
     explain_disk_error,
     read_origin,
     remove_part,
@@ -124,7 +125,7 @@ def _try(url: str, part: Path, progress: ProgressCallback, silence: float) -> No
     if origin and position and position == origin.size:  # an earlier process ended before it could publish the file
         progress(position, position)
         return
-    if position and not os.access(part, os.W_OK):  # it belongs to another user: start again with a new file
+    if position and not os.access(part, os.W_OK):  # it cannot be written: start again with a new file
         position = 0
     with closing(_request(url, position, origin.validator if origin else "", silence)) as response:
         file, blocks, total = _open_target(response, url, part, position, origin, silence)
@@ -145,7 +146,7 @@ def _open_target(
     """Return the opened part, the blocks that belong at its end, and the size of the complete file, 0 if unknown."""
     blocks = _blocks(response, silence)
     if position and origin and (total := _size_if_rest(response, position, origin)) is not None:
-        return FileIO(part, "ab"), blocks, total
+        return continue_part(part), blocks, total
     if response.status == 200:  # also from servers that ignore ranges, and if the file has changed
         total = response.length or 0  # before the first block is read, which counts down
         first = next(blocks, b"")

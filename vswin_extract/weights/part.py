@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -37,10 +38,12 @@ class PartOrigin:
 
 
 def read_origin(part: Path) -> PartOrigin | None:
-    """Return the origin of a part, or None if the part is missing or its origin cannot be read."""
+    """Return the origin of a part, or None if it cannot be read, or if one of the two is missing or is not a regular
+    file of this user with a single name: other users may plant files in a shared cache."""
     try:
-        origin = PartOrigin(**json.loads(_origin_file(part).read_text("utf-8")))
-        return origin if part.is_file() else None
+        if not all(_is_own_file(path.lstat()) for path in (part, _origin_file(part))):
+            return None
+        return PartOrigin(**json.loads(_origin_file(part).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -57,10 +60,24 @@ def start_part(part: Path, origin: PartOrigin | None = None) -> FileIO:
     An older part and its origin are removed first, so that the origin never describes bytes of another file.
     """
     remove_part(part)  # removed instead of truncated, because it may belong to another user
-    file = FileIO(part, "wb")
+    file = FileIO(part, "xb")  # a new file: a link that another user has put there meanwhile is not followed
     if origin:
-        _origin_file(part).write_text(json.dumps(asdict(origin)))
+        with _origin_file(part).open("x", encoding="utf-8") as described:
+            described.write(json.dumps(asdict(origin)))
     return file
+
+
+def continue_part(part: Path) -> FileIO:
+    """Open a part for writing at its end. Raise OSError if it is not a regular file of this user with a single name."""
+    file = FileIO(part, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
+    if not _is_own_file(os.fstat(file.fileno())):
+        file.close()
+        raise PermissionError(errno.EPERM, "it is no regular file of this user alone", str(part))
+    return file
+
+
+def _is_own_file(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
 
 
 def write_block(file: FileIO, block: bytes) -> int:
