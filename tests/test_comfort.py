@@ -1,6 +1,7 @@
 """Where options come from, answers to mistakes, colours, completion, versions."""
 
 import io
+import logging
 import os
 import pty
 import re
@@ -23,13 +24,18 @@ from click.shell_completion import BashComplete
 from conftest import Run, script
 from outputs import make_output
 from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
 
 from vswin_extract import open_features
+from vswin_extract.checks.result import Check
 from vswin_extract.cli import COMMANDS, vswin
 from vswin_extract.cli.config import parameters, write_config
+from vswin_extract.cli.console import PrintableFormatter, note, show_checks, stderr, stdout, table
+from vswin_extract.cli.exit import fail
 from vswin_extract.cli.extract import extract
 from vswin_extract.cli.progress import LiveProgress, LogProgress, QuietProgress
-from vswin_extract.job.events import ClipsDone, Started, VideoDone
+from vswin_extract.job.events import ClipsDone, Notice, Started, VideoDone
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.sampling import Sampling
 
@@ -314,6 +320,51 @@ def test_displays_name_what_failed_as_text(display: type[QuietProgress]) -> None
     assert "failed: b\\x1b[2J.mp4: VideoUnreadable: bad" in shown.getvalue()
     assert ("note: a note" in shown.getvalue()) == (display is not QuietProgress)
     assert bool(COLOUR.search(shown.getvalue())) == live
+
+
+ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x08"
+
+
+def test_nothing_that_is_printed_has_control_characters(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names, notes, messages of servers and decoders: whoever prints them, and however."""
+    events = (
+        Started(ESCAPES, 1, ESCAPES, "fp32", videos=1, resumed=0, bytes=1, notes=(ESCAPES,)),
+        Notice(ESCAPES),
+        VideoDone(VideoRecord(ESCAPES, "/v", "partial", message=ESCAPES), bytes=1),
+        VideoDone(VideoRecord(ESCAPES, "/v", "ok"), bytes=1),
+    )
+    for display in (LiveProgress, LogProgress, QuietProgress):
+        with display(stderr(), verbose=True) as progress:
+            for event in events:
+                progress.show(event)
+    for out in (stdout(), stderr()):
+        out.print(ESCAPES)
+        out.print(Text(ESCAPES), table([[ESCAPES]], [ESCAPES]), Panel(ESCAPES, title=ESCAPES))
+        out.print("two\nlines")
+    note(ESCAPES)
+    show_checks([Check(ESCAPES, "failed", ESCAPES, ESCAPES)])
+    with pytest.raises(SystemExit):
+        fail(ESCAPES, 1)
+    record = logging.LogRecord("x", logging.DEBUG, "x", 1, "decoder: %s", (ESCAPES,), None)
+    shown = "".join(capsys.readouterr()) + PrintableFormatter().format(record)
+    assert re.findall(r"[^\n -~\xa0-\U0010ffff]", shown) == []
+    assert shown.count("\\x1b]0;title") >= 15
+    assert "two\nlines\n" in shown
+
+
+@pytest.mark.slow
+def test_a_note_about_a_damaged_part_has_no_control_characters(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    video = numbered.write(tmp_path / f"a{ESCAPES}.mp4", 20)
+    words = [video, tmp_path / "o.h5", "--weights", small_weights, "--shard", "0/1"]
+    assert run("vswin-extract", *words).returncode == 0
+    (rows,) = (tmp_path / "o.h5.parts").glob("shard-*/*.rows")
+    rows.write_bytes(rows.read_bytes()[:-1])
+    done = run("vswin-extract", *words)
+    assert done.returncode == 0
+    assert "extracting again: a\\x1b" in done.stderr
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stderr + done.stdout)
 
 
 def test_a_log_has_no_live_display_whatever_is_forced(

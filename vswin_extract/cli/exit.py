@@ -35,7 +35,7 @@ RESTARTED = "VSWIN_RESTARTED"
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error and exit."""
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(code)
 
 
@@ -51,7 +51,7 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
             return command(*args, **kwargs)
         except VswinError as error:
             elsewhere = origins(click.get_current_context(silent=True))
-            fail(printable(str(error)) + (f" (options come from {elsewhere}, too)" if elsewhere else ""), 2)
+            fail(str(error) + (f" (options come from {elsewhere}, too)" if elsewhere else ""), 2)
         except KeyboardInterrupt:
             fail("stopped; the same command begins again", 130)
         except BrokenPipeError:  # the reader of our output, as `head`, wants no more
@@ -93,7 +93,7 @@ def describe_system_error(error: Exception) -> str:
 
             text = why_not_opened(error) if is_locked(error) else text
     where = os.fsdecode(path) if isinstance(path, str | bytes) else _guess_path(error, text)
-    return printable(f"{text} ({where})" if where else text)
+    return f"{text} ({where})" if where else text
 
 
 def _guess_path(error: Exception, text: str) -> str:
@@ -116,5 +116,5 @@ def _start_again(message: str) -> NoReturn:
     """Run the command again in a new process: this one cannot use the device any more. Finished videos are kept."""
     if RESTARTED in os.environ or "-" in sys.argv:
         fail(f"the device failed: {message}; what is finished is kept, and the same command continues", 1)
-    click.echo(f"the device failed: {message}; starting again once", err=True)
+    click.echo(f"the device failed: {printable(message)}; starting again once", err=True)
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, RESTARTED: "1"})

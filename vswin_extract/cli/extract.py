@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from vswin_extract.cli.config import check_environment, write_config
-from vswin_extract.cli.console import note, say, stderr
+from vswin_extract.cli.console import PrintableFormatter, note, say, stderr
 from vswin_extract.cli.exit import EXIT_CODES, reports_errors
 from vswin_extract.cli.extract_options import (
     clip_options,
@@ -76,7 +76,9 @@ def extract(
     if verbose:
         logger = logging.getLogger("vswin_extract")
         logger.setLevel(logging.DEBUG)
-        logger.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(PrintableFormatter())
+        logger.addHandler(handler)
     job = make_job(inputs, output, shard=find_shard(shard, quiet), **options)
 
     from vswin_extract.job.events import ShardDone
