@@ -344,12 +344,17 @@ def test_a_cache_that_others_may_enter_has_a_directory_for_each_user(mode: int, 
     assert cache_directory(tmp_path / "new" / "cache") == tmp_path / "new" / "cache"
 
 
+def give_away(directory: Path) -> None:
+    directory.mkdir()
+    os.chown(directory, 65534, 65534)
+
+
 TAKEN: dict[str, Callable[[Path, Path], object]] = {
     "a link to nothing": lambda own, elsewhere: own.symlink_to(elsewhere / "nothing"),
     "a link to a directory": lambda own, elsewhere: own.symlink_to(elsewhere),
     "a file": lambda own, elsewhere: own.touch(),
     "a FIFO": lambda own, elsewhere: os.mkfifo(own),
-    "another user's": lambda own, elsewhere: (own.mkdir(), os.chown(own, 65534, 65534)),
+    "another user's": lambda own, elsewhere: give_away(own),
 }
 
 

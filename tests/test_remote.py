@@ -283,6 +283,24 @@ def test_names(url: str, is_called: str, is_shown: str) -> None:
     assert (remote.path_of(url), remote.without_secrets(url), str(Address(url))) == (is_called, is_shown, is_shown)
 
 
+@pytest.mark.parametrize(
+    ("says", "size", "mtime"),
+    [
+        ({"Last-Modified": "Mon, 01 Jan 99999999999 00:00:00 GMT"}, -1, 0.0),
+        ({"Last-Modified": "9" * 30 + "-01-01"}, -1, 0.0),
+        ({"mtime": float("inf"), "size": 5}, 5, 0.0),
+        ({"mtime": float("nan"), "size": None}, -1, 0.0),
+        ({"mtime": 12.5, "size": 10**30}, -1, 12.0),
+        ({"mtime": "yesterday", "size": -5}, -1, 0.0),
+        ({"size": "many"}, -1, 0.0),
+        ({"size": "7", "updated": "2024-01-01T00:00:00+00:00"}, 7, 1704067200.0),
+    ],
+)
+def test_what_servers_say_that_cannot_be(says: dict[str, object], size: int, mtime: float) -> None:
+    found = remote.address_of("https://h/a.mp4", says)
+    assert (found.size, found.mtime) == (size, mtime)
+
+
 def test_a_path_is_no_address(tmp_path: Path) -> None:
     for name in ("a:b.mp4", "/a//b", "C:x", "s3:/x", "a b://c"):
         assert not remote.is_remote(name)

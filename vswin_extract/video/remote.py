@@ -21,6 +21,8 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait before each further try, after one that gave nothing new."""
 PATIENCE = 20.0
 """Seconds of silence after which a request is given up and tried again."""
+MOST_BYTES = 1 << 63
+"""A file is smaller than this; outputs have no larger numbers."""
 UNKNOWN = (-1, 0.0, "")
 """A size, a time of change or an etag that the server does not say, or that was not asked for."""
 
@@ -219,21 +221,25 @@ def _scrubbed(error: BaseException) -> str:
 
 def address_of(url: str, info: Mapping[str, Any]) -> Address:
     """Return an address with the fingerprint in `info`, which a file system gives of a file. Each file system has its
-    own names for the same."""
+    own names for the same. Sizes and dates that cannot be count as unknown."""
     from datetime import datetime
     from email.utils import parsedate_to_datetime
 
     found = {re.sub(r"[\W_]", "", key).lower(): value for key, value in info.items() if value}
     changed: Any = found.get("lastmodified") or found.get("mtime") or found.get("updated") or 0.0
-    if isinstance(changed, str):
-        with suppress(ValueError):
+    size, mtime = -1, 0.0
+    with suppress(ValueError, OverflowError):
+        if isinstance(changed, str):
             changed = (datetime.fromisoformat if changed[:1].isdigit() else parsedate_to_datetime)(changed)
-    if isinstance(changed, datetime):
-        changed = changed.timestamp()
-    size = info.get("size")
+        if isinstance(changed, datetime):
+            changed = changed.timestamp()
+        mtime = float(int(changed)) if isinstance(changed, int | float) else 0.0  # listings are finer than headers
+    with suppress(ValueError, OverflowError, TypeError):
+        given = int(info.get("size"))  # type: ignore[arg-type]
+        size = given if 0 <= given < MOST_BYTES else -1
     return Address(
         url,
-        size=-1 if size is None else int(size),
-        mtime=float(int(changed)) if isinstance(changed, int | float) else 0.0,  # listings are finer than headers
+        size=size,
+        mtime=mtime,
         etag=str(found.get("etag", "")).removeprefix("W/").strip('"'),
     )
