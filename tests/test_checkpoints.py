@@ -386,19 +386,6 @@ def test_our_format_is_read_as_it_was_written(small_weights: Path, tmp_path: Pat
         assert json.loads(stored.metadata()["recipe"])["clip_len"] == 8
 
 
-def test_a_converted_file_is_mapped_not_copied(small_weights: Path, tmp_path: Path) -> None:
-    """All processes of a machine share the pages of a mapped file."""
-    path = tmp_path / "mapped.safetensors"
-    path.write_bytes(small_weights.read_bytes())
-    read = read_checkpoint(path)
-    assert read.sha256 == file_sha256(path)
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
-    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    assert ranges
-    for name, value in read.state.items():
-        assert any(begin <= value.data_ptr() < end for begin, end in ranges), name
-
-
 def built(checkpoint: Checkpoint) -> VideoSwin:
     network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
     network.load_state_dict(checkpoint.state)

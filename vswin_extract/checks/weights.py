@@ -12,7 +12,6 @@ from vswin_extract.checks import golden
 from vswin_extract.checks.golden_features import compare_variant, golden_error, judge
 from vswin_extract.checks.result import Check
 from vswin_extract.errors import WeightsError
-from vswin_extract.files import file_sha256
 from vswin_extract.formatting import name_some
 from vswin_extract.system import home_directory
 from vswin_extract.weights.cache import (
@@ -26,7 +25,7 @@ from vswin_extract.weights.cache import (
 )
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.fit import not_finite
-from vswin_extract.weights.load import load_checkpoint, read_checkpoint
+from vswin_extract.weights.load import load_checkpoint, parse_checkpoint, read_file
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED, Published, class_names, find_by_sha256, manifest
 
@@ -80,16 +79,20 @@ def verify_weights(name_or_file: str, record: bool = False, ema: bool = False) -
     Raises UsageError or WeightsError if there are no such weights, OSError if the features cannot be stored.
     """
     path = find_weights(name_or_file)
-    sha256 = file_sha256(path)
-    row = manifest().get(name_or_file) or find_by_sha256(sha256)
+    try:
+        file, content = read_file(path)
+    except WeightsError as error:
+        yield Check("fit", "failed", str(error))
+        return
+    row = manifest().get(name_or_file) or find_by_sha256(file.sha256)
     if row is not None:
         try:
-            yield Check("sha256", "ok", check_hash(sha256, row).removeprefix("sha256 "))
+            yield Check("sha256", "ok", check_hash(file.sha256, row).removeprefix("sha256 "))
         except WeightsError as error:
             yield Check("sha256", "failed", str(error))
             return
     try:
-        checkpoint = read_checkpoint(path, ema=ema, finite=False)
+        checkpoint = parse_checkpoint(file, content, ema=ema, finite=False)
     except WeightsError as error:
         yield Check("fit", "failed", str(error))
         return

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vswin_extract.files import atomic_write
+from vswin_extract.files import atomic_write, file_sha256
 from vswin_extract.network.variants import Variant
 from vswin_extract.weights.recipe import Recipe
 
@@ -21,12 +22,44 @@ StateDict = dict[str, Tensor]
 FORMAT = "vswin-extract/weights/1"
 
 
+FileState = tuple[int, int, int, int]
+"""Size, times of change of content and of inode, and inode. A file that is saved again has another one."""
+
+
+def file_state(found: os.stat_result) -> FileState:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights as it was read: its path, the sha256 of its bytes, and its state."""
+
+    path: Path
+    sha256: str
+    state: FileState
+
+    def describe_change(self) -> str:
+        """Return a sentence for the user if the file has other bytes now, or is not there, else ""."""
+        try:
+            if file_state(self.path.stat()) == self.state:
+                return ""
+            found = file_sha256(self.path)
+        except OSError as error:
+            now = f"it cannot be read any more ({error.strerror})"
+        else:
+            if found == self.sha256:
+                return ""
+            now = f"it has sha256 {found} now"
+        return f"the weights {self.path} have changed: features are of the file as it was, sha256 {self.sha256}; {now}"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A state dict under our parameter names, in float32, and what is known about it.
 
     `recipe` is None and `classes` is () if the file does not contain them. `notes`: sentences for the user.
-    `state_2d`: the 2D parameters that `state` was inflated from, without their head; else empty.
+    `state_2d`: the 2D parameters that `state` was inflated from, without their head; else empty. `file`: the file that
+    it was read from, None for drawn weights.
     """
 
     state: StateDict
@@ -40,6 +73,7 @@ class Checkpoint:
     license: str = ""
     notes: tuple[str, ...] = ()
     state_2d: StateDict = field(default_factory=dict, repr=False)
+    file: WeightsFile | None = None
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ class Worker:
             yield from pipeline.run(stopping)
             journal.close(pack=stopping.is_set())  # otherwise the output is made next
         pipeline.profile.loaded = self.loaded
-        yield WorkerDone(pipeline.profile, compiled)
+        change = self.backbone.file.describe_change() if self.backbone.file else ""
+        yield WorkerDone(pipeline.profile, compiled, (change,) if change else ())
 
     def _pipeline(self, queue: VideoQueue, writer: Writer) -> Pipeline:
         job, backbone = self.job, self.backbone
