@@ -44,8 +44,8 @@ class Backbone:
     """A pretrained Video Swin on a device, with the mean and standard deviation of its pixels: it takes uint8 RGB.
 
     `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `sha256` is that of their file; of
-    averaged weights beside usual ones it ends in `+` and their place in the file. `file`: that file as it was read, None
-    for drawn weights. `load_model` makes it. On a CPU, any number of threads may call it at once.
+    averaged weights beside usual ones it ends in `+` and their place in the file. `file`: that file as it was read;
+    None for drawn weights. `load_model` makes it. On a CPU, any number of threads may call it at once.
     """
 
     def __init__(self, name: str, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:

@@ -1,5 +1,6 @@
 """What is known of weights, whether they are what they should be, and whether the files in the cache are complete."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -72,9 +73,9 @@ def _published(row: Published) -> dict[str, Any]:
 
 def verify_weights(name_or_file: str, record: bool = False, ema: bool = False) -> Iterator[Check]:
     """Yield the checks of weights, until one makes the next impossible: their sha256; that they fit their variant
-    exactly; that all values are finite; golden features on the CPU in float32, first of their variant with drawn
-    weights, which checks the code, then of these weights. `record` stores the latter if there are none yet. `ema`:
-    verify the averaged weights in the file.
+    exactly, also in their class names; that all values are finite; golden features on the CPU in float32, first of
+    their variant with drawn weights, which checks the code, then of these weights. `record` stores the latter if there
+    are none yet. `ema`: verify the averaged weights in the file.
 
     Raises UsageError or WeightsError if there are no such weights, OSError if the features cannot be stored.
     """
@@ -98,6 +99,9 @@ def verify_weights(name_or_file: str, record: bool = False, ema: bool = False) -
         return
     if row is None:
         yield _own_hash(name_or_file, checkpoint)
+    doubtful = [repr(name) for name, times in Counter(checkpoint.classes).items() if times > 1 or not name.strip()]
+    if doubtful:
+        yield Check("classes", "warning", f"names that are empty, or of several classes: {name_some(doubtful)}")
     values = sum(value.numel() for value in checkpoint.state.values())
     window = "x".join(map(str, checkpoint.variant.window))
     fit = f"variant {checkpoint.variant.name}, window {window}, {values:,} parameters, no tensor left over"
@@ -137,8 +141,12 @@ def _own_hash(name: str, checkpoint: Checkpoint) -> Check:
             advice = "install the package again"
             return Check("sha256", "warning", f"{sha256}: golden.json belongs to another file", advice)
         return Check("sha256", "ok", f"{sha256}: the bundled weights")
+    if checkpoint.metadata_hashed:
+        return Check("sha256", "ok", f"{sha256}; tensors and metadata have the sha256 that they were written with")
     if checkpoint.layout == "vswin-extract" and checkpoint.recipe is not None:
-        return Check("sha256", "ok", f"{sha256}; the tensors have the sha256 that they were written with")
+        found = f"{sha256}; the tensors have the sha256 that they were written with, but there is none of the metadata"
+        advice = f"an earlier version wrote it; to write it with both: vswin weights convert {name} NEW.safetensors"
+        return Check("sha256", "warning", found, advice)
     return Check("sha256", "warning", f"{sha256}: no published weights have it, so there is nothing to compare it with")
 
 

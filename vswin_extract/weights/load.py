@@ -28,6 +28,7 @@ from vswin_extract.weights.checkpoints import (
     WeightsFile,
     file_state,
     parse_metadata,
+    require_class_names,
 )
 from vswin_extract.weights.fit import closest_variant, require_finite, require_fit, window_2d, window_by_shape
 from vswin_extract.weights.inflation import inflate_state, resized_window_note, unused_head_note
@@ -180,6 +181,7 @@ def _fit_network(
         state = inflate_state(state_2d, sizes)
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     require_fit(state, published, sizes, num_classes, path)
+    require_class_names(own.classes if own else (), num_classes, path)
     if finite:
         require_finite(state, published, path)
     return Checkpoint(
@@ -192,6 +194,7 @@ def _fit_network(
         recipe=own.recipe if own else RECIPES.get(layout),
         source=own.source if own else "",
         license=own.license if own else "",
+        metadata_hashed=own.hashed if own else False,
         notes=tuple(notes),
         state_2d=state_2d,
     )
