@@ -28,10 +28,7 @@ from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.fit import not_finite
 from vswin_extract.weights.load import load_checkpoint, parse_checkpoint, read_file
 from vswin_extract.weights.recipe import Recipe
-from vswin_extract.weights.registry import BUNDLED, Published, class_names, find_by_sha256, manifest
-
-SIZE_TOLERANCE = 0.02
-"""How far the size of a cached file may be from the published size, which is rounded, relative to it."""
+from vswin_extract.weights.registry import BUNDLED, SIZE_TOLERANCE, Published, class_names, find_by_sha256, manifest
 
 
 def describe_weights(name_or_file: str, ema: bool = False) -> dict[str, Any]:

@@ -141,8 +141,8 @@ def parse_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     hashed = "metadata_sha256" in metadata
     if hashed and metadata["metadata_sha256"] != metadata_sha256(metadata):
         raise ValueError(
-            "the sha256 of its metadata (classes, recipe, variant, source, licence) is not the one that was written with"
-            " them: they were changed later"
+            "the sha256 of its metadata (classes, recipe, variant, source, licence) is not the one that was written: "
+            "they were changed later"
         )
     variant, recipe = (_with_tuples(json.loads(metadata[name])) for name in ("variant", "recipe"))
     classes, source, licence = json.loads(metadata["classes"]), metadata["source"], metadata["license"]
@@ -178,8 +178,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _require_sizes(variant: Variant, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError for sizes that cannot be those of the tensors, so that no network is made of them. The shapes are
-    compared later."""
+    """Raise ValueError for sizes that cannot be those of the tensors, so that no network is made of them. The shapes
+    are compared later."""
     numbers = (variant.embed_dim, *variant.depths, *variant.heads, *variant.window)
     lengths = (len(variant.depths), len(variant.heads), len(variant.window))
     whole = isinstance(variant.name, str) and all(isinstance(number, int) and number > 0 for number in numbers)
