@@ -474,6 +474,14 @@ def test_half_precision_that_would_make_infinite_values_is_refused(nano: StateDi
     assert not out.exists()
 
 
+def test_weights_that_fp16_cannot_hold_are_refused_before_any_video(nano: StateDict, tmp_path: Path) -> None:
+    name = "backbone.layers.2.blocks.1.mlp.fc1.weight"
+    path = save({**nano, name: torch.full_like(nano[name], 1e5)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"stages\.2\.blocks\.1\.mlp\.fc1\.weight of w\.pth .*--precision"):
+        load_model(path, device="cpu", precision="fp16")
+    assert load_model(path, device="cpu", precision="fp32").precision == "fp32"
+
+
 @pytest.mark.parametrize("recipe", [{"std": (0.0, 1.0, 1.0)}, {"mean": (0.0, float("nan"), 0.0)}])
 def test_a_recipe_that_makes_no_pixels_is_refused(small_weights: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
     with safe_open(small_weights, "pt") as stored:

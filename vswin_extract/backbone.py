@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from vswin_extract.errors import DeviceError, UsageError, first_line
+from vswin_extract.errors import DeviceError, UsageError, WeightsError, first_line
+from vswin_extract.formatting import name_some
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.inference import inference_network
 from vswin_extract.network.pooling import Pool, pool_map
@@ -16,7 +17,7 @@ from vswin_extract.system import give_back_freed_memory, home_directory
 from vswin_extract.video.fetch import cache_directory
 from vswin_extract.weights.cache import COMPILED, writable_cache
 from vswin_extract.weights.checkpoints import Checkpoint
-from vswin_extract.weights.fit import build_network
+from vswin_extract.weights.fit import build_network, not_finite
 from vswin_extract.weights.load import load_checkpoint
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED
@@ -198,10 +199,21 @@ def load_model(
     where = find_device(device)
     how = find_precision(precision, where)
     name, checkpoint = load_checkpoint(os.fspath(weights), variant, ema)
+    if how == "fp16" and (too_large := not_finite(_matrices_in_half(checkpoint))):
+        raise WeightsError(
+            f"{name_some(too_large)} of {name} have values that fp16 cannot hold; use --precision fp32, or bf16"
+        )
     backbone = Backbone(name, checkpoint, where, how)
     del checkpoint  # a device has copies of most tensors
     give_back_freed_memory()
     return backbone
+
+
+def _matrices_in_half(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the parameters that a network in fp16 computes with in fp16, in this type."""
+    exact = ("patch_embed.", "head.")
+    names = [name for name in checkpoint.state if "norm" not in name and not name.startswith(exact)]
+    return {name: checkpoint.state[name].half() for name in names}
 
 
 def find_devices(name: str) -> list[str]:

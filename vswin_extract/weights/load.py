@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vswin_extract.errors import WeightsError, first_line
+from vswin_extract.errors import WeightsError, first_line, is_out_of_memory
 from vswin_extract.formatting import name_some, plural
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.cache import check_hash, find_weights
@@ -223,6 +223,8 @@ def _parse_content(content: BytesIO, path: Path) -> tuple[Any, OwnMetadata | Non
             "torch.load(..., weights_only=False) and torch.save"
         ) from error
     except Exception as error:  # the parsers raise many errors for damaged and foreign files
+        if is_out_of_memory(error):
+            raise
         raise WeightsError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     return tables, None
 
