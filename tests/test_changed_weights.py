@@ -163,10 +163,12 @@ def test_weights_that_are_written_while_they_are_read_are_refused(
 ) -> None:
     """As many bytes as are there are read, and then the file is longer."""
     fstat = os.fstat
-    states = iter([lambda: None, lambda: weights.write_bytes(weights.read_bytes() + b"more")])
+    calls: list[int] = []
 
     def later(descriptor: int) -> os.stat_result:
-        next(states, lambda: None)()
+        calls.append(descriptor)
+        if len(calls) == 2:
+            weights.write_bytes(weights.read_bytes() + b"more")
         return fstat(descriptor)
 
     monkeypatch.setattr("vswin_extract.weights.load.os.fstat", later)

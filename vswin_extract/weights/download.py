@@ -173,7 +173,7 @@ class _WatchedConnection(HTTPConnection):
     watch: _Watch
 
     def connect(self) -> None:
-        create = self._create_connection
+        create: Callable[..., socket.socket] = self._create_connection  # type: ignore[has-type]
 
         def created(*arguments: Any) -> socket.socket:
             connected: socket.socket = create(*arguments)
@@ -312,7 +312,7 @@ def _connection_failed(error: Exception, silence: float) -> _TryFailed:
 class _WatchedHandler(HTTPHandler):
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
-        self._connection = type("Connection", (_WatchedConnection,), {"watch": watch})
+        self._connection: Any = type("Connection", (_WatchedConnection,), {"watch": watch})
 
     def http_open(self, req: Request) -> HTTPResponse:
         return self.do_open(self._connection, req)
@@ -321,7 +321,7 @@ class _WatchedHandler(HTTPHandler):
 class _WatchedSecureHandler(HTTPSHandler):
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
-        self._connection = type("Connection", (_WatchedSecureConnection,), {"watch": watch})
+        self._connection: Any = type("Connection", (_WatchedSecureConnection,), {"watch": watch})
 
     def https_open(self, req: Request) -> HTTPResponse:
         return self.do_open(self._connection, req)

@@ -209,7 +209,7 @@ def _window_tokens(tensors: StateDict) -> int:
 def _parse_content(content: BytesIO, path: Path) -> tuple[Any, OwnMetadata | None]:
     """Return what a file has: tensors by name, or tables of them; and the metadata if it has our format."""
     try:
-        if content.getbuffer()[8:9] == b"{":
+        if content.getvalue()[8:9] == b"{":
             tensors = safetensors.torch.load(content.getvalue())  # copies, also of the bytes of each tensor
             return tensors, parse_metadata(tensors, _safetensors_metadata(content.getvalue()))
         with warnings.catch_warnings(action="ignore"):  # about pickles that torch then refuses
