@@ -125,6 +125,32 @@ def limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
+def memory_limits() -> dict[str, int]:
+    """Return the bytes that this process may have, by the option of ulimit that limits them; {} without limits."""
+    limits = {}
+    with contextlib.suppress(ImportError, AttributeError):
+        import resource
+
+        for option, kind in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)):
+            if (soft := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+                limits[f"ulimit {option}"] = soft
+    return limits
+
+
+def require_address_space(needed: int, what: str) -> None:
+    """Raise MemoryError if `ulimit -v` leaves this process fewer bytes than `what` needs. Native libraries would end
+    the process, or report something else."""
+    limit = memory_limits().get("ulimit -v")
+    if limit is None:
+        return
+    used = 0
+    with contextlib.suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    if limit - used < needed:
+        left = max(0, limit - used) >> 20
+        raise MemoryError(f"{what} needs {needed >> 20} MB of address space, of which {left} MB are left")
+
+
 def open_files() -> tuple[int | None, int | None]:
     """Return how many files this process may open, and how many it may allow itself. None: any number, or unknown."""
     try:
@@ -158,6 +184,13 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc give freed memory back to the system, also between pieces that are still used. Other C libraries are
+    left as they are."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def started(pid: int) -> str | None:

@@ -141,6 +141,17 @@ def check_structure(file: h5py.File) -> Iterator[Problem]:
         yield Problem("/videos_table", "does not divide the clips among the videos, one video after another")
     elif not np.array_equal(file["clips/video"][:], np.repeat(np.arange(len(counts)), counts)):
         yield Problem("/clips/video", "gives clips to other videos than /videos_table does")
+    yield from check_classes(file)
+
+
+def check_classes(file: h5py.File) -> Iterator[Problem]:
+    """Yield what is wrong with the names of classes: there must be one for each column of /logits."""
+    if "classes" not in file:
+        return
+    names, columns = file["classes"].shape, file["logits"].shape[1:] if "logits" in file else None
+    if names != columns:
+        found = f"there are {columns[0]} columns in /logits" if columns else "there are no /logits"
+        yield Problem("/classes", f"has {names[0] if names else 'no'} names, but {found}")
 
 
 def check_values(file: h5py.File) -> Iterator[Problem]:

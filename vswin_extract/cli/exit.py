@@ -44,7 +44,7 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
-        from vswin_extract.errors import VswinError, first_line
+        from vswin_extract.errors import VswinError, first_line, is_out_of_memory
 
         _expect_working_directory()
         try:
@@ -63,10 +63,14 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
                 fail(describe_system_error(error), 1)
             if "CUDA error" in message or "CUBLAS" in message or "CUDNN" in message:
                 _start_again(message)
-            if not isinstance(error, MemoryError) and "memory" not in message:
+            if not is_out_of_memory(error):
                 raise
-            fail(f"out of memory: {message}; try a smaller --batch-size", 1)
-        except OSError as error:
+            fail(describe_memory_error(error), 1)
+        except (OSError, ImportError) as error:
+            if is_out_of_memory(error):
+                fail(describe_memory_error(error), 1)
+            if isinstance(error, ImportError):
+                raise
             fail(describe_system_error(error), 1)
 
     return wrapped
@@ -78,6 +82,20 @@ def _expect_working_directory() -> None:
         os.getcwd()
     except FileNotFoundError:
         fail("the working directory was removed; go to one that is there, and give the command again", 2)
+
+
+def describe_memory_error(error: BaseException) -> str:
+    """Return what was short, the limits that are in force, and what to do."""
+    from vswin_extract.errors import first_line
+    from vswin_extract.system import memory_limits
+
+    limits = " and ".join(f"{option} {size // 1024}" for option, size in memory_limits().items())
+    advice = [f"allow more than {limits} (kB)"] if limits else []
+    context = click.get_current_context(silent=True)
+    if context and "batch_size" in context.params and "address space" not in str(error):
+        size = context.params["batch_size"]
+        advice.append("try a smaller --batch-size" + (f" than {size}" if size else "") + ", or fewer --workers")
+    return printable(f"out of memory: {first_line(error)}; {', or '.join(advice) or 'this machine has too little'}")
 
 
 def describe_system_error(error: Exception) -> str:

@@ -26,7 +26,7 @@ from vswin_extract.cli.origins import by_environment, origins
 from vswin_extract.cli.results import show_profile, show_shard, show_summary, show_survey
 from vswin_extract.cli.signals import Interrupted, StopSignals
 from vswin_extract.formatting import printable
-from vswin_extract.system import keep_freed_memory
+from vswin_extract.system import keep_freed_memory, require_address_space
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from vswin_extract.job.events import Finished, ShardDone
     from vswin_extract.job.job import Job
 
+FOR_PYTORCH = 1200 << 20
+"""Bytes of address space without which PyTorch, its threads and the smallest model end in errors of many kinds."""
 STAGE_WORD = re.compile(r"[1-4](,[1-4])*|all")
 ABOUT_NANO = (
     "nano is the small bundled model, for trying things out; a full-size one: vswin weights pull t-k400, then "
@@ -73,6 +75,7 @@ def extract(
     of them on standard input) into one HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
     context = click.get_current_context()
     check_environment(context)
+    require_address_space(FOR_PYTORCH, "PyTorch")
     if verbose:
         logger = logging.getLogger("vswin_extract")
         logger.setLevel(logging.DEBUG)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from vswin_extract.errors import DeviceError, OutputError, WorkerDied
+from vswin_extract.errors import DeviceError, OutputError, WeightsError, WorkerDied
 from vswin_extract.formatting import describe_difference
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
@@ -171,10 +171,11 @@ def extract_work(
                 f"{event.record.id} is HDR ({hdr}): it is decoded as it is, without tone mapping; the column "
                 "transfer of /videos_table names all such videos"
             )
+    done = dispatch.done.values()
+    yield from map(Notice, dict.fromkeys(note for each in done for note in each.notes))
     if dispatch.left:
         yield Stopped(dispatch.left)
         return None
-    done = dispatch.done.values()
     profile = Profile.combine([each.profile for each in done])
     return Outcome(new_clips, failed, profile, any(each.compiled for each in done))
 
@@ -228,7 +229,14 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
 
 
 def check_same(one: Ready, other: Ready) -> None:
-    """Raise DeviceError where two workers would compute different features."""
+    """Raise WeightsError where a worker has read other weights, as one that was started again after their file was
+    saved over, and DeviceError where it would compute different features for another reason."""
+    before, now = (each.settings.get("weights_sha256") for each in (one, other))
+    if before != now:
+        raise WeightsError(
+            f"the weights {one.attributes['model']} have changed since this run began: they had sha256 {before}, a "
+            f"worker that was started later reads {now}; with the first file in its place, the same command continues"
+        )
     if other.settings != one.settings:
         raise DeviceError(
             f"{other.attributes['device']} would compute other features than {one.attributes['device']}: "

@@ -16,8 +16,10 @@ from io import FileIO
 from pathlib import Path
 
 from vswin_extract import files
+from vswin_extract.errors import WeightsError
 from vswin_extract.formatting import human_bytes
 from vswin_extract.video.remote import without_secrets
+from vswin_extract.weights.registry import MOST_BYTES
 
 BLOCK = 1 << 20
 """Bytes to read at once, at most."""
@@ -88,10 +90,14 @@ def write_block(file: FileIO, block: bytes) -> int:
     return file.tell()
 
 
-def copy_to_part(source: Path, part: Path, progress: ProgressCallback = lambda done, total: None) -> None:
-    """Copy a file on a disk to `part`. Raise OSError."""
+def copy_to_part(
+    source: Path, part: Path, progress: ProgressCallback = lambda done, total: None, most: int = MOST_BYTES
+) -> None:
+    """Copy a file on a disk to `part`. Raise WeightsError for one of more than `most` bytes, and OSError."""
+    size = source.stat().st_size
+    if size > most:
+        raise WeightsError(f"the file has {human_bytes(size)}, but at most {human_bytes(most)} are expected")
     with source.open("rb") as file, start_part(part) as target:
-        size = os.fstat(file.fileno()).st_size
         try:
             require_space(part, size)
             while block := file.read(BLOCK):

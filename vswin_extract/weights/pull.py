@@ -111,9 +111,9 @@ def _fill_cache(
         try:
             if isinstance(origin, Path):
                 in_pieces = False
-                copy_to_part(origin, part, progress)
+                copy_to_part(origin, part, progress, row.most_bytes)
             else:
-                in_pieces = download(origin, part, progress, say, patience)
+                in_pieces = download(origin, part, progress, say, patience, row.most_bytes)
         except WeightsError as error:
             raise WeightsError(
                 f"cannot download {without_secrets(str(origin))}: {error}; without network access, put the file into a "
