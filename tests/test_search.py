@@ -183,7 +183,7 @@ def test_a_stale_index_is_built_again(tmp_path: Path) -> None:
     assert (built(), built()) == (True, False)
     make_embedded(path, random_embeddings(2, 5, 6), run="2")
     assert (built(), built()) == (True, False)
-    beside.write_bytes(b"\x00rubbish")
+    beside.write_bytes(b'{"made_of": rubbish')
     assert (built(), built()) == (True, False)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.h5", "out.h5.faiss"]
 
@@ -308,9 +308,9 @@ def test_a_page_appears_complete_or_not_at_all(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        done = run("vswin", "search", extracted, "shapes.mkv", "--html", page)
+        done = run("vswin", "search", extracted, "shapes.mkv", "--html", page, "--overwrite")
     assert (done.returncode, page.read_text()) == (1, "before")
     assert list(tmp_path.iterdir()) == [page]
-    assert run("vswin", "search", extracted, "shapes.mkv", "--html", page).returncode == 0
+    assert run("vswin", "search", extracted, "shapes.mkv", "--html", page, "--overwrite").returncode == 0
     assert page.read_text().startswith("<!doctype html>")
     assert list(tmp_path.iterdir()) == [page]

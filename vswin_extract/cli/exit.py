@@ -11,6 +11,7 @@ from typing import Any, NoReturn, ParamSpec
 import click
 
 from vswin_extract.cli.origins import origins
+from vswin_extract.cli.signals import Terminated, termination
 from vswin_extract.formatting import printable
 
 P = ParamSpec("P")
@@ -44,16 +45,21 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        from vswin_extract.cli.config import check_environment
         from vswin_extract.errors import VswinError, first_line, is_out_of_memory
 
         _expect_working_directory()
+        check_environment(click.get_current_context())
         try:
-            return command(*args, **kwargs)
+            with termination():
+                return command(*args, **kwargs)
         except VswinError as error:
             elsewhere = origins(click.get_current_context(silent=True))
             fail(str(error) + (f" (options come from {elsewhere}, too)" if elsewhere else ""), 2)
         except KeyboardInterrupt:
             fail("stopped; the same command begins again", 130)
+        except Terminated:
+            fail("stopped by SIGTERM; the same command begins again", 143)
         except BrokenPipeError:  # the reader of our output, as `head`, wants no more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)

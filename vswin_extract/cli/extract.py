@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vswin_extract.cli.config import check_environment, write_config
+from vswin_extract.cli.config import write_config
 from vswin_extract.cli.console import PrintableFormatter, note, say, stderr
 from vswin_extract.cli.exit import EXIT_CODES, reports_errors
 from vswin_extract.cli.extract_options import (
@@ -74,7 +74,6 @@ def extract(
     """Extract Video Swin features of VIDEOS (directories, files, s3://, https:// and other addresses, or - for a list
     of them on standard input) into one HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
     context = click.get_current_context()
-    check_environment(context)
     require_address_space(FOR_PYTORCH, "PyTorch")
     if verbose:
         logger = logging.getLogger("vswin_extract")

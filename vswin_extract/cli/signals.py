@@ -1,18 +1,60 @@
-"""The signals that stop a run."""
+"""The signals that stop a run, or another command."""
 
 import math
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
 CLEANUP = 10.0
 """Seconds after which the cleanup that follows Interrupted is interrupted, too."""
 
+AGAIN = 0.05
+"""Seconds after which a signal whose exception was dropped is raised again."""
+
 
 class Interrupted(BaseException):
     """Stop at once: a second signal arrived, or the time to finish is over."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived, and nothing else handles it."""
+
+
+@contextmanager
+def termination() -> Iterator[None]:
+    """Make SIGTERM raise Terminated in the main thread, so that unfinished files are removed as after Ctrl-C. Where
+    SIGTERM is ignored, it stays ignored.
+
+    Python drops an exception that a signal raises inside a destructor, as of h5py's objects. Such a signal is raised
+    again a moment later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, report = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+
+    def arrived(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type in (KeyboardInterrupt, Terminated):
+            number = signal.SIGINT if unraisable.exc_type is KeyboardInterrupt else signal.SIGTERM
+            threading.Timer(AGAIN, signal.pthread_kill, [threading.main_thread().ident, number]).start()
+        else:
+            report(unraisable)
+
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, arrived)
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopSignals:

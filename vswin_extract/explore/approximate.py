@@ -7,6 +7,7 @@ out.h5.faiss    a line of JSON that says which embeddings it was made from, and 
 import json
 import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.explore.similarity import Floats, embeddings, unit_blocks
-from vswin_extract.files import atomic_write
+from vswin_extract.files import FileKind, Target
 from vswin_extract.store.features import FeatureFile
 
+INDEX = FileKind("an index of vswin search", (b'{"made_of": ',))
 EXACT_BELOW = 10_000
 """Up to this many clips the index compares with all of them."""
+MOST_HEADER = 1 << 24
+"""Bytes of the line of JSON, at most: those of 100,000 linked files."""
 TRAINED_ON = 64
 """Clips per cell that the cells are found from; FAISS wants at least 39."""
 PROBED = 32
@@ -47,18 +51,35 @@ def import_faiss() -> Any:
     return faiss
 
 
+def index_path(features: FeatureFile) -> Path:
+    """Return the file of an output's index."""
+    return Path(f"{os.path.realpath(features.file.filename)}.faiss")
+
+
+def files_read(features: FeatureFile, videos: Path | None = None) -> Iterator[str | os.PathLike[str]]:
+    """Yield the files that pages and pictures of an output are made from, and its index of FAISS. They are never
+    written over."""
+    yield features.file.filename
+    yield from features.linked
+    yield index_path(features)
+    for name, path in zip(features, features.file["videos_table/path"].asstr()[:], strict=True):
+        yield path
+        if videos is not None:
+            yield videos / name
+
+
 def open_index(features: FeatureFile, *, exact_below: int = EXACT_BELOW) -> Index:
     """Return the index beside an output. It is built first if there is none, or one of other embeddings. Raises
-    UsageError if FAISS is not installed or there are no clips."""
+    UsageError if FAISS is not installed, there are no clips, or another program wrote a file of that name."""
     faiss = import_faiss()
-    path = Path(f"{os.path.realpath(features.file.filename)}.faiss")
+    path = Target(index_path(features), INDEX, advice="rename it").check()
     made_of = identity(features)
     with suppress(FileNotFoundError), open(path, "rb") as file:
         try:
-            header = json.loads(file.readline())
+            header = json.loads(file.readline(MOST_HEADER))
         except ValueError:
-            header = {}
-        if header.get("made_of") == made_of:
+            header = None
+        if isinstance(header, dict) and header.get("made_of") == made_of:
             index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
             return Index(_probe_more(index), np.array(header["mean"], np.float32), path, built=False)
     return _build(features, path, made_of, exact_below)
@@ -98,7 +119,8 @@ def _build(features: FeatureFile, path: Path, made_of: list[list[Any]], exact_be
         index.add(rows)
         total += rows.sum(0)
     mean = (total / count).astype(np.float32)
-    with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
+    target = Target(path, INDEX, advice="rename it")
+    with target.write() as unfinished, open(unfinished, "wb") as file:
         file.write(json.dumps({"made_of": made_of, "mean": mean.tolist()}).encode() + b"\n")
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     return Index(_probe_more(index), mean, path, built=True)

@@ -12,13 +12,18 @@ from vswin_extract.explore.near_copies import NearCopy
 from vswin_extract.explore.query import Moment, Query
 from vswin_extract.explore.search import SearchResult
 from vswin_extract.explore.thumbnails import find_video, thumbnail
-from vswin_extract.files import atomic_write, require_parent
+from vswin_extract.files import FileKind, Target
 from vswin_extract.store.features import FeatureFile
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 TEMPLATE = Path(__file__).with_name("search.html")
+PAGE = FileKind(
+    "a page of vswin-extract",
+    (b'<meta name="generator" content="vswin-extract">', b"default-src 'none'; img-src data:; style-src"),
+)
+"""Pages of searches and reports. Those that were written before the first mark was have the second."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,9 @@ def _render(features: FeatureFile, title: str, asked: list[list[Card]], found: l
     return template.render(title=title, file=name, info=features.info, features=features, asked=asked, found=found)
 
 
-def write_page(output: Path, parts: Iterable[str]) -> None:
-    """Write the parts of a page by an atomic write. Raises UsageError if there is no such directory, OSError."""
-    require_parent(output)
-    with atomic_write(output) as unfinished, unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+def write_page(target: Target, parts: Iterable[str]) -> None:
+    """Write the parts of a page by an atomic write. Raises UsageError, OSError."""
+    with target.write() as unfinished, unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(parts)
 
 

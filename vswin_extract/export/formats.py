@@ -10,14 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.store.features import VideoFeatures
-from vswin_extract.store.hdf5 import disk_errors, expect_room
-from vswin_extract.store.schema import VIDEO_BYTES
+from vswin_extract.store.guarded import GuardedWriter
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,9 @@ def write_npz(folder: Path, items: Iterable[Item]) -> None:
 
 
 def write_hdf5(folder: Path, items: Iterable[Item]) -> None:
-    path = folder / "features.h5"
-    with disk_errors(path), h5py.File(path, "w") as file:
+    with GuardedWriter(folder / "features.h5") as file:
         for item in items:
-            expect_room(path, item.values.nbytes + VIDEO_BYTES)
-            file[item.name] = item.values
+            file.write(item.name, item.values)
 
 
 def write_clip_retrieval(folder: Path, items: Iterable[Item], rows: int, rows_per_file: int = 200_000) -> None:

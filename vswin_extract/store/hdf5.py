@@ -122,6 +122,8 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Raise OutputError unless `output` can be written: it is not there, or is ours and may be overwritten."""
     if output.is_dir():
         raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
+    if output.exists() and not output.is_file():  # HDF5 would wait for somebody to write into a pipe
+        raise OutputError(f"{output} is a device or a pipe; name the file to write")
     require_parent(output, OutputError)
     if not os.access(output.parent, os.W_OK):
         raise OutputError(f"cannot write into {output.parent.absolute()}")

@@ -32,7 +32,7 @@ def convert_command(source: str, target: str, variant: str | None, ema: bool, ov
     from vswin_extract.weights.load import load_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
-    check_target(target, overwrite)
+    check_target(target, source, overwrite)
     name, checkpoint = load_checkpoint(source, variant and variant.lower(), ema)
     state = {key: tensor.half() for key, tensor in checkpoint.state.items()} if half else checkpoint.state
     if half and (too_large := not_finite(state)):
@@ -76,7 +76,7 @@ def inflate_command(source: str, output: str, variant: str | None, ema: bool, wi
     from vswin_extract.weights.load import read_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
-    check_target(output, overwrite)
+    check_target(output, source, overwrite)
     checkpoint = read_checkpoint(Path(source), variant and variant.lower(), parse_window(window), ema=ema)
     if checkpoint.layout not in LAYOUTS_2D:
         raise UsageError(
@@ -109,18 +109,18 @@ def by_stage(errors: dict[int, float]) -> str:
     return ", ".join(f"stage {stage} {error:.0e}" for stage, error in errors.items())
 
 
-def check_target(target: str, overwrite: bool) -> None:
-    """Raise UsageError unless weights can be written to this path."""
+def check_target(target: str, source: str, overwrite: bool) -> None:
+    """Raise UsageError unless weights can be written to this path: it is not there, or may be overwritten, and is not
+    the file that they are made of."""
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
-    from vswin_extract.files import require_parent
+    from vswin_extract.files import FileKind, Target
+    from vswin_extract.weights.cache import find_weights
 
     if not target.endswith(".safetensors"):
         raise UsageError(f"{target} must end in .safetensors")
-    if Path(target).exists() and not overwrite:
-        raise UsageError(f"{target} exists; add --overwrite to replace it")
-    require_parent(Path(target))
+    Target(Path(target), FileKind("empty", ()), lambda: [find_weights(source)], overwrite).check()
 
 
 def parse_window(text: str) -> tuple[int, int, int]:
