@@ -171,8 +171,8 @@ def test_linking_copies_nothing_and_leaves_out_duplicates(tmp_path: Path) -> Non
 def test_a_journal_cannot_be_linked_to(tmp_path: Path) -> None:
     with begin(tmp_path / "a.h5") as journal:
         add(journal.writer(), 0)
-        with pytest.raises(UsageError, match=r"a\.h5\.parts is a journal"):
-            merge(tmp_path / "out.h5", [tmp_path / "a.h5.parts"], layout="linked", allow_missing=True)
+    with pytest.raises(UsageError, match=r"a\.h5\.parts is a journal"):
+        merge(tmp_path / "out.h5", [tmp_path / "a.h5.parts"], layout="linked", allow_missing=True)
     assert not (tmp_path / "out.h5").exists()
 
 
