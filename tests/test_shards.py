@@ -282,5 +282,5 @@ def test_parts_of_different_precision_or_shape_are_not_merged(tmp_path: Path) ->
     narrow = make_embedded(tmp_path / "c.h5", {"y.mp4": np.ones((2, 8), np.float32)})
     for layout in ("single", "sharded", "linked"):
         with pytest.raises(OutputError, match="embedding"):
-            merge(tmp_path / "out.h5", [other, narrow], layout=layout)  # type: ignore[arg-type]
+            merge(tmp_path / "out.h5", [other, narrow], layout=layout)
     assert not list(tmp_path.glob("out.h5*"))

@@ -351,14 +351,15 @@ def test_an_output_that_appears_during_a_merge_is_not_replaced(tmp_path: Path, l
     output = tmp_path / "out.h5"
     parts = [make_embedded(tmp_path / "a.h5", random_embeddings(0, 2))]
     theirs = make_embedded(tmp_path / "theirs.h5", random_embeddings(2, 2)).read_bytes()
-    write = layouts.write_output if layout == "single" else layouts._write_index
+    name = "write_output" if layout == "single" else "_write_index"
+    write = getattr(layouts, name)
 
     def write_late(*arguments: object) -> None:
-        write(*arguments)  # type: ignore[operator]
+        write(*arguments)
         output.write_bytes(theirs)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(layouts, write.__name__, write_late)
+        patched.setattr(layouts, name, write_late)
         with pytest.raises(OutputError, match=str(output)):
             merge(output, parts, layout=layout)  # type: ignore[arg-type]
     assert output.read_bytes() == theirs
@@ -388,6 +389,26 @@ def test_what_was_merged_of_a_part_of_a_run_is_not_taken_for_all_of_it(tmp_path:
         add(journal.writer(), 1)
         publish(journal, 2)
     expect_complete(output, 2)
+
+
+def test_a_disk_that_becomes_read_only_loses_nothing(small_disk: Path) -> None:
+    """As a disk does after an error of its file system."""
+    output, root = small_disk / "out.h5", small_disk / "out.h5.parts"
+    with other("alone", output) as run:
+        assert run.tell(0) == "done"
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        assert "Read-only file system" in run.tell(1)
+        run.process.wait()
+    with pytest.raises(OutputError, match=str(small_disk)):
+        begin(output)
+    assert merge(small_disk.parent / "all.h5", [root], allow_missing=True).videos == 1
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    with begin(output) as journal:
+        assert list(journal.entries) == names(1)
+        add(journal.writer(), 1)
+        publish(journal, 2)
+    expect_complete(output, 2)
+    assert os.listdir(small_disk) == ["out.h5"]
 
 
 NAMESPACE = "unshare --pid --fork --mount-proc --kill-child"
@@ -435,9 +456,15 @@ def test_a_lock_of_a_machine_of_this_name_that_was_started_again(tmp_path: Path)
 
 def test_a_lock_of_wrong_types_is_damaged(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    for wrong in ({"pid": "1"}, {"pid": -1}, {"pid": 0}, {"pid": 1 << 40}, {"pid": True}, {"host": 5}, {"role": []},
-                  {"started": 5}, {"space": 5}, {"space": ["a"]}, {"space": [1, 2]}):  # fmt: skip
-        lock.write_text(json.dumps({"host": HERE, "pid": os.getpid(), "started": "?", **wrong}))
+    wrongs: list[tuple[str, object]] = [
+        *(("pid", wrong) for wrong in ("1", -1, 0, 1 << 40, True, None)),
+        *(("space", wrong) for wrong in (5, ["a"], [1, 2])),
+        ("host", 5),
+        ("role", []),
+        ("started", 5),
+    ]
+    for name, wrong in wrongs:
+        lock.write_text(json.dumps({"host": HERE, "pid": os.getpid(), "started": "?", name: wrong}))
         assert locks.named_holder(lock) is None
         assert locks.holder(lock, DEAD_AFTER) is None
         assert not lock.exists()

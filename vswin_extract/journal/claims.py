@@ -1,14 +1,14 @@
-"""What a process holds while it makes an output: the output itself, and the journals that it reads."""
+"""What a process holds while it makes an output: the output itself, and the journals that it is made of."""
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
-from vswin_extract.journal.directory import DEAD_AFTER, claim, in_use
+from vswin_extract.journal.directory import DEAD_AFTER, claim, in_use, refuse_beside_tasks
 from vswin_extract.store.hdf5 import check_output
 
 MOST_NAME = 200
@@ -43,6 +43,28 @@ class OutputClaim:
         )
 
 
+class MergeClaim:
+    """The output that a merge makes, and the journals that it reads, each with its lock as `claim_journal` gives it."""
+
+    def __init__(self, output: OutputClaim, journals: Mapping[Path, locks.Lock | None]) -> None:
+        self.output = output
+        self.journals = {root: lock for root, lock in journals.items() if lock is not None}
+
+    def check(self) -> None:
+        """Raise OutputError if another process has one of them now, or if the output must not be replaced."""
+        self.check_journals()
+        self.output.check()
+
+    def check_journals(self) -> None:
+        for lock in self.journals.values():
+            lock.check()
+
+    def refuse_beside_tasks(self) -> None:
+        """Raise OutputError if a living task writes into one of the journals."""
+        for root, lock in self.journals.items():
+            refuse_beside_tasks(root, self.output.output, lock)
+
+
 def state(output: Path) -> State:
     """Return which file is there."""
     try:
@@ -71,7 +93,16 @@ def claim_output(output: Path, overwrite: bool) -> Iterator[OutputClaim]:
 
 
 @contextlib.contextmanager
-def claim_source(root: Path) -> Iterator[locks.Lock | None]:
+def claim_merge(output: Path, overwrite: bool, journals: Iterable[Path]) -> Iterator[MergeClaim]:
+    """Hold the lock of an output, and of the journals that it is made of. Raises OutputError as `claim_output`, and if
+    a run is going on in one of the journals."""
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(claim_output(output, overwrite))
+        yield MergeClaim(target, {root: stack.enter_context(claim_journal(root)) for root in journals})
+
+
+@contextlib.contextmanager
+def claim_journal(root: Path) -> Iterator[locks.Lock | None]:
     """Hold the lock of a journal while it is read. Raises OutputError if a run is going on in it. A journal that cannot
     be written has no lock of ours; then give None."""
     if os.access(root, os.W_OK):

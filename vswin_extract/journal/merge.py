@@ -17,11 +17,10 @@ from typing import Literal
 
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.formatting import describe_difference, name_some
-from vswin_extract.journal.claims import claim_output, claim_source
+from vswin_extract.journal.claims import claim_merge
 from vswin_extract.journal.directory import (
     journal_directory,
     name_unfinished,
-    refuse_beside_tasks,
     remove_journal,
 )
 from vswin_extract.journal.sources import Source, open_sources
@@ -80,14 +79,7 @@ def merge(
         )
     check_apart(output, paths)
     with ExitStack() as stack:
-        target = stack.enter_context(claim_output(output, overwrite))
-        locks = {root: stack.enter_context(claim_source(root)) for root in find_journals(paths)}
-
-        def check() -> None:
-            for lock in filter(None, locks.values()):
-                lock.check()
-            target.check()
-
+        claim = stack.enter_context(claim_merge(output, overwrite, find_journals(paths)))
         sources = open_sources(paths, stack)
         for source in sources:
             for note in source.notes:
@@ -96,17 +88,14 @@ def merge(
         chosen = choose(sources, on_duplicate)
         expected = find_expected(sources, chosen, allow_missing)
         if not chosen.keys() >= set(expected):  # they may be extracted just now
-            for root, lock in locks.items():
-                if lock is not None:
-                    refuse_beside_tasks(root, output, lock)
+            claim.refuse_beside_tasks()
         one_run = len(sources) == 1 and bool(expected)
         order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
         run = sources[0].run if one_run else uuid.uuid4().hex
         taken = {name: chosen[name] for name in order}
-        records = _write(output, layout, sources, taken, run, check, shard_limit, on_note)
+        records = _write(output, layout, sources, taken, run, claim.check, shard_limit, on_note)
         if ours:
-            for lock in filter(None, locks.values()):
-                lock.check()
+            claim.check_journals()
             remove_journal(own)
     videos, failed = split_failed(records)
     clips = sum(record.clips for record in records)
