@@ -263,7 +263,7 @@ def storages(tmp_path: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("beside", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_two_runs_on_one_output_share_a_lock_wherever_their_journals_are(
     tmp_path: Path, storages: list[Path], beside: bool
 ) -> None:
@@ -285,6 +285,7 @@ def test_two_runs_on_one_output_share_a_lock_wherever_their_journals_are(
     assert {path.name for path in tmp_path.iterdir()} == {"out.h5", "a.h5", "other.h5", "one", "two"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_leaves_an_output_to_the_next(tmp_path: Path, storages: list[Path]) -> None:
     output = tmp_path / "out.h5"
     with other("alone", output, storage=storages[0]) as first:
@@ -297,6 +298,7 @@ def test_a_run_that_was_killed_leaves_an_output_to_the_next(tmp_path: Path, stor
     assert sorted(os.listdir(tmp_path)) == ["one", "out.h5", "two"]
 
 
+@pytest.mark.slow
 def test_tasks_and_their_merge_need_no_lock_of_the_output(tmp_path: Path, storages: list[Path]) -> None:
     """A task that runs beside another run of the output is not refused: it does not make the output."""
     output = tmp_path / "out.h5"
@@ -337,6 +339,7 @@ def test_an_output_that_appears_or_changes_during_a_run_is_not_replaced(tmp_path
     expect_complete(output, 3)
 
 
+@pytest.mark.slow
 def test_an_output_that_is_gone_when_it_should_be_replaced(tmp_path: Path) -> None:
     output = make_embedded(tmp_path / "out.h5", random_embeddings(1, 2))
     with begin(output, 1, overwrite=True) as journal:
@@ -346,7 +349,7 @@ def test_an_output_that_is_gone_when_it_should_be_replaced(tmp_path: Path) -> No
     expect_complete(output, 1)
 
 
-@pytest.mark.parametrize("layout", ["single", "linked"])
+@pytest.mark.parametrize("layout", ["single", pytest.param("linked", marks=pytest.mark.slow)])
 def test_an_output_that_appears_during_a_merge_is_not_replaced(tmp_path: Path, layout: str) -> None:
     output = tmp_path / "out.h5"
     parts = [make_embedded(tmp_path / "a.h5", random_embeddings(0, 2))]
@@ -366,6 +369,7 @@ def test_an_output_that_appears_during_a_merge_is_not_replaced(tmp_path: Path, l
     assert sorted(os.listdir(tmp_path)) == ["a.h5", "out.h5", "theirs.h5"]
 
 
+@pytest.mark.slow
 def test_an_output_with_a_long_name_has_a_lock(tmp_path: Path) -> None:
     output = tmp_path / f"{'x' * 240}.h5"
     with begin(output, 1) as journal:
@@ -391,6 +395,7 @@ def test_what_was_merged_of_a_part_of_a_run_is_not_taken_for_all_of_it(tmp_path:
     expect_complete(output, 2)
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_read_only_loses_nothing(small_disk: Path) -> None:
     """As a disk does after an error of its file system."""
     output, root = small_disk / "out.h5", small_disk / "out.h5.parts"
