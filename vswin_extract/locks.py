@@ -21,14 +21,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from vswin_extract import system
 from vswin_extract.errors import OutputError
 
-REBOOT = 60.0
+REBOOT = 120.0
 """Seconds after which a lock counts as one of a process that ended with its machine, if nobody has touched it since
 this machine, which has the same name, was started."""
 MOST_BYTES = 1 << 16
@@ -47,8 +47,8 @@ class Holder:
     host: str
     pid: int
     role: str = ""
-    space: tuple[str, str] | None = None
-    started: str = ""
+    space: tuple[str, str] | None = field(default=None, compare=False)
+    started: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
