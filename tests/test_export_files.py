@@ -22,9 +22,9 @@ from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.export import export as exporting
 from vswin_extract.export.export import Format, export
 from vswin_extract.export.formats import Item
+from vswin_extract.export.guarded import GuardedWriter
 from vswin_extract.export.names import expect_apart, file_names, ignores_case
 from vswin_extract.store.features import open_features
-from vswin_extract.store.guarded import GuardedWriter
 from vswin_extract.video.sampling import Sampling
 
 GRID = Sampling(16, 2)

@@ -211,6 +211,25 @@ def is_alive(pid: int, begun: object) -> bool:
     return now is not None and (now == begun or UNKNOWN in (now, begun))
 
 
+def process_space() -> tuple[str, str]:
+    """Return the boot of this machine's kernel, and the namespace of process ids that this process is in: containers on
+    one machine may each have their own. Each is "" where the system does not tell, or has no such thing."""
+    boot = space = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        space = str(os.stat("/proc/self/ns/pid").st_ino)
+    return boot, space
+
+
+def uptime() -> float | None:
+    """Return for how many seconds this machine's kernel has been running; None if the system does not tell."""
+    try:
+        return float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)

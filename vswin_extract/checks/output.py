@@ -13,6 +13,7 @@ from vswin_extract.errors import UsageError
 from vswin_extract.journal.directory import journal_directory, read_job, read_list
 from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
 from vswin_extract.journal.parts import SUFFIX, Entry
+from vswin_extract.journal.stored import arrays_of
 from vswin_extract.store.features import FeatureFile, feature_names, open_features
 from vswin_extract.store.schema import (
     ADDED_TEXTS,
@@ -21,8 +22,10 @@ from vswin_extract.store.schema import (
     VIDEO_NUMBERS,
     VIDEO_TEXTS,
     VIEWED,
+    Arrays,
     block_rows,
 )
+from vswin_extract.store.shards import shard_files, shards_directory, spare_shards
 from vswin_extract.video.remote import Address, same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
 
@@ -41,7 +44,8 @@ class Problem:
 @dataclass(frozen=True)
 class OutputCheck:
     """How much was checked, and what is wrong with it. `finished`: False for the journal of a run. `mergeable`: the
-    journal, if every video of the run is finished, else None; `output`: the file to make of it."""
+    journal, if every video of the run is finished, else None; `output`: the file to make of it. `notes`: what is not
+    wrong, but good to know."""
 
     videos: int
     clips: int
@@ -50,6 +54,7 @@ class OutputCheck:
     problems: tuple[Problem, ...]
     mergeable: Path | None = None
     output: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
@@ -60,8 +65,11 @@ def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
         return _verify_finished(output, directory, against)
     begun = read_job(directory)
     if begun is None:
-        raise UsageError(f"there is neither {output} nor an unfinished run in {directory}")
-    found = _verify_journal(directory, against)
+        lost = bool(shard_files(output))
+        again = f"; to make an index of {shards_directory(output)} again, merge its files with --link" if lost else ""
+        raise UsageError(f"there is neither {output} nor an unfinished run in {directory}{again}")
+    arrays = None if begun["arrays"] is None else arrays_of(begun["arrays"])
+    found = _verify_journal(directory, arrays, against)
     if output == directory:
         begun_for = Path(begun["output"] or "")
         own = journal_directory(begun_for).resolve() == directory.resolve()
@@ -80,14 +88,15 @@ def _verify_finished(output: Path, directory: Path, against: Sequence[Video]) ->
         counts = len(features), features.clips, len(features.failures)
     if directory.is_dir():
         problems.append(Problem(directory.name, "is the journal of a run that was not ended, beside a finished output"))
-    return OutputCheck(*counts, True, (*problems, *_compare(files, against)))
+    notes = tuple(spare_shards(output))
+    return OutputCheck(*counts, True, (*problems, *_compare(files, against)), notes=notes)
 
 
-def _verify_journal(directory: Path, against: Sequence[Video]) -> OutputCheck:
+def _verify_journal(directory: Path, arrays: Arrays | None, against: Sequence[Video]) -> OutputCheck:
     problems: list[Problem] = []
     entries: dict[str, list[Entry]] = {}
     for path in entry_files(directory):
-        records, problem = read_entry_file(path)
+        records, problem = read_entry_file(path, arrays)
         if problem:
             problems.append(Problem(path.with_suffix(SUFFIX).name, problem))
             continue

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError, needs
+from vswin_extract.export.guarded import GuardedWriter
 from vswin_extract.store.features import VideoFeatures
-from vswin_extract.store.guarded import GuardedWriter
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import json
 import os
 import shutil
 import time
@@ -15,8 +14,10 @@ from typing import Any
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
 from vswin_extract.files import require_parent, write_json
-from vswin_extract.formatting import describe_difference
+from vswin_extract.formatting import as_utf8, describe_difference
 from vswin_extract.journal.entries import writer_directories
+from vswin_extract.journal.stored import check_job, check_list, read_json
+from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import read_attributes
 from vswin_extract.store.schema import Arrays
 
@@ -114,14 +115,10 @@ def read_job(root: Path) -> dict[str, Any] | None:
     if not job.is_file():
         return None
     try:
-        text = job.read_text("utf-8")
-        if not text:  # without hard links, its content comes a moment later
+        if not job.stat().st_size:  # without hard links, its content comes a moment later
             time.sleep(0.1)
-            text = job.read_text("utf-8")
-        content: dict[str, Any] = json.loads(text)
-        required = {"settings": content["settings"], "run": content["run"]}
-        return {"arrays": None, "attributes": {}, "classes": [], "output": None, **content, **required}
-    except (ValueError, KeyError, TypeError) as error:
+        return check_job(read_json(job))
+    except ValueError as error:
         raise OutputError(f"{job} is damaged; delete {root} to begin again") from error
 
 
@@ -137,11 +134,10 @@ def read_list(root: Path) -> dict[str, int | None]:
     """Return the ids of a run's videos in order, each with about how many clips it has, or None if not known.
     Empty if there is no videos.json. Raises OutputError if it is damaged."""
     try:
-        content = json.loads((root / "videos.json").read_text("utf-8"))
-        return dict(zip(content["ids"], content["clips"], strict=True))
+        return check_list(read_json(root / "videos.json"))
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise OutputError(f"{root / 'videos.json'} is damaged; delete it, and give the same command again") from error
 
 
@@ -232,6 +228,10 @@ def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | Non
     the settings that the output was made with. Else return None."""
     begun, made = read_job(root), read_attributes(output)
     if begun is None or made is None or made.get("run") != begun["run"]:
+        return None
+    with open_features(output) as features:
+        finished = {*features, *(failure["id"] for failure in features.failures)}
+    if not finished.issuperset(map(as_utf8, read_list(root))):  # merged before all videos were finished
         return None
     with claim(root / "lock", output) as lock:
         refuse_beside_tasks(root, output, lock)

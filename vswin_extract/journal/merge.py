@@ -17,18 +17,16 @@ from typing import Literal
 
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.formatting import describe_difference, name_some
+from vswin_extract.journal.claims import claim_merge
 from vswin_extract.journal.directory import (
-    claim,
     journal_directory,
     name_unfinished,
-    refuse_beside_tasks,
     remove_journal,
 )
 from vswin_extract.journal.sources import Source, open_sources
-from vswin_extract.locks import Lock
 from vswin_extract.store.features import linked_files
-from vswin_extract.store.hdf5 import check_output, output_path
-from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output, shards_directory
+from vswin_extract.store.hdf5 import output_path
+from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output
 from vswin_extract.store.schema import FileDescription, RowBlock, VideoRecord, split_failed
 from vswin_extract.video.videos import walk_order
 
@@ -80,9 +78,8 @@ def merge(
             "vswin merge -o OUT.h5 PART..."
         )
     check_apart(output, paths)
-    check_output(output, overwrite)
     with ExitStack() as stack:
-        lock = stack.enter_context(claim(own / "lock", output)) if ours else None
+        claim = stack.enter_context(claim_merge(output, overwrite, find_journals(paths)))
         sources = open_sources(paths, stack)
         for source in sources:
             for note in source.notes:
@@ -90,14 +87,15 @@ def merge(
         check_alike(sources)
         chosen = choose(sources, on_duplicate)
         expected = find_expected(sources, chosen, allow_missing)
-        if lock is not None and not chosen.keys() >= set(expected):  # they may be extracted just now
-            refuse_beside_tasks(own, output, lock)
+        if not chosen.keys() >= set(expected):  # they may be extracted just now
+            claim.refuse_beside_tasks()
         one_run = len(sources) == 1 and bool(expected)
         order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
         run = sources[0].run if one_run else uuid.uuid4().hex
-        records = _write(output, layout, sources, {name: chosen[name] for name in order}, run, lock, shard_limit)
-        if lock is not None:
-            lock.check()
+        taken = {name: chosen[name] for name in order}
+        records = _write(output, layout, sources, taken, run, claim.check, shard_limit, on_note)
+        if ours:
+            claim.check_journals()
             remove_journal(own)
     videos, failed = split_failed(records)
     clips = sum(record.clips for record in records)
@@ -106,15 +104,18 @@ def merge(
 
 
 def check_apart(output: Path, paths: Sequence[Path]) -> None:
-    """Raise UsageError if writing the output would replace or remove one of the parts."""
-    shards = os.path.realpath(shards_directory(output))
+    """Raise UsageError if writing the output would replace one of the parts."""
     for path in paths:
         for file in (path, *linked_files(path)):
-            place = os.path.realpath(file)
-            if place == os.path.realpath(output):
+            if os.path.realpath(file) == os.path.realpath(output):
                 raise UsageError(f"{output} is also one of the parts, and would be replaced; name another output by -o")
-            if os.path.dirname(place) == shards:
-                raise UsageError(f"{file} is a shard of {output}, and would be removed; name another output by -o")
+
+
+def find_journals(paths: Sequence[Path]) -> list[Path]:
+    """Return the journals among the parts, each once. A name of an output that is not there means its journal."""
+    roots = [path if path.exists() else journal_directory(path) for path in paths]
+    found = {os.path.realpath(root): root for root in roots if (root / "job.json").is_file()}
+    return list(found.values())
 
 
 def check_alike(sources: Sequence[Source]) -> None:
@@ -122,7 +123,10 @@ def check_alike(sources: Sequence[Source]) -> None:
     first = sources[0]
     for source in sources[1:]:
         one, other = ({**s.settings, "classes": list(s.classes)} for s in (first, source))
-        other["features"] = {**other["features"], "compression": one["features"]["compression"]}
+        for settings in (one, other):  # the parts may be compressed in different ways
+            settings["features"] = {**settings.get("features", {}), "compression": None}
+        for settings, arrays in ((one, first.arrays), (other, source.arrays)):  # what is stored, whatever settings say
+            settings["datasets"] = {name: [arrays.dtype, *shape] for name, shape in arrays.shapes.items()}
         if one != other:
             raise OutputError(
                 f"{source.path} does not go with {first.path}: {describe_difference(one, other)}; "
@@ -169,10 +173,12 @@ def _write(
     sources: Sequence[Source],
     chosen: Mapping[str, Source],
     run: str,
-    lock: Lock | None,
+    check: Callable[[], None],
     shard_limit: ShardLimit,
+    on_note: Callable[[str], None],
 ) -> list[VideoRecord]:
-    """Write the chosen videos in this order, and return their records. `lock`: must still be ours at the end."""
+    """Write the chosen videos in this order, and return their records. `check` raises an error if the output must not
+    be written after all."""
     first = sources[0]
     description = FileDescription(first.arrays, {**first.attributes, **first.settings, "run": run}, first.classes)
     records = [source.records[name] for name, source in chosen.items()]
@@ -185,12 +191,14 @@ def _write(
     def finish() -> None:
         for source in sources:
             source.finish()
-        if lock is not None:
-            lock.check()
+        check()
 
     if layout == "linked":
         files = [source.link({name for name in chosen if chosen[name] is source}) for source in sources]
-        make_index(output, unfinished, files, split_failed(records)[1], description)
+        notes = make_index(output, unfinished, files, split_failed(records)[1], description, check)
     else:
-        make_output(output, unfinished, layout, rows, records, description, finish, shard_limit)
+        paths = [source.path for source in sources]
+        notes = make_output(output, unfinished, layout, rows, records, description, finish, shard_limit, paths)
+    for note in notes:
+        on_note(note)
     return records

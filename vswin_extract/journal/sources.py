@@ -15,6 +15,7 @@ from vswin_extract.journal.directory import journal_directory, read_job, read_li
 from vswin_extract.journal.entries import Extracted
 from vswin_extract.journal.journal import Journal
 from vswin_extract.journal.parts import read_rows
+from vswin_extract.journal.stored import arrays_of
 from vswin_extract.store.columns import ColumnReader
 from vswin_extract.store.features import FeatureFile, linked_files, open_features
 from vswin_extract.store.layouts import LinkedFile
@@ -74,8 +75,7 @@ class JournalSource:
         self.path = path
         self.run: str = begun["run"]
         self.settings = begun["settings"]
-        shapes = {name: tuple(shape) for name, shape in begun["arrays"]["shapes"].items()}
-        self.arrays = Arrays(**{**begun["arrays"], "shapes": shapes})
+        self.arrays = arrays_of(begun["arrays"])
         self.attributes = begun["attributes"]
         self.classes = tuple(begun["classes"])
         journal = Journal(path.with_suffix(""), path, self.arrays, self.run)

@@ -89,7 +89,8 @@ def run(
                 )  # fmt: skip
                 return
             pool.close()
-            published = publish(job, journal, pool, ready, outcome)
+            published, notes = publish(job, journal, pool, ready, outcome)
+            yield from map(Notice, notes)
     yield finished(job, begun, outcome.new_clips, replace(outcome.profile, published=published))
 
 
@@ -180,13 +181,13 @@ def extract_work(
     return Outcome(new_clips, failed, profile, any(each.compiled for each in done))
 
 
-def publish(job: Job, journal: Journal, pool: WorkerPool, ready: Ready, outcome: Outcome) -> float:
-    """Make the output of the journal; return the seconds that it took."""
+def publish(job: Job, journal: Journal, pool: WorkerPool, ready: Ready, outcome: Outcome) -> tuple[float, list[str]]:
+    """Make the output of the journal; return the seconds that it took, and notes for the user."""
     settle(job, journal)
     begun = time.monotonic()
     attributes = {**ready.attributes, "device": device_names(pool, ready), "compiled": outcome.compiled}
-    journal.publish([video.id for video in job.videos], attributes, ready.classes, job.layout)
-    return time.monotonic() - begun
+    notes = journal.publish([video.id for video in job.videos], attributes, ready.classes, job.layout)
+    return time.monotonic() - begun, notes
 
 
 def settle(job: Job, journal: Journal) -> None:
