@@ -36,8 +36,8 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     out = stdout()
     state = "finished" if found.finished else "unfinished"
     out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")
-    for note in found.notes:
-        say(out, f"note: {note}")
+    for text in found.notes:
+        say(out, f"note: {text}")
     if found.problems:
         out.print(table([(problem.where, problem.what) for problem in found.problems], ("where", "what is wrong")))
         sys.exit(4)
