@@ -78,7 +78,7 @@ def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | 
 
 def stored_values(owner: h5py.HLObject) -> dict[str, str | bool | int | float]:
     """Return the attributes that `stored_value` reads, without the others."""
-    values = {name: stored_value(owner, name) for name in owner.attrs}
+    values = {name: stored_value(owner, name) for name in owner.attrs if isinstance(name, str)}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -272,6 +272,8 @@ def _check_texts(dataset: h5d.DatasetID, creation: h5p.PropDCID | None, rows: in
 
 def _unpack(dataset: h5d.DatasetID, creation: h5p.PropDCID, first: int, nbytes: int) -> bytes:
     """Return the chunk of a column that begins with this row, of so many bytes."""
+    mask: int
+    raw: bytes
     mask, raw = dataset.read_direct_chunk((first,))
     for number in reversed(range(creation.get_nfilters())):
         kind = creation.get_filter(number)[0]
