@@ -16,6 +16,7 @@ from vswin_extract.cli.options import (
     Choice,
     device_option,
     file_argument,
+    follow_option,
     json_option,
     target_option,
     together,
@@ -61,6 +62,7 @@ search_options = together(
     json_option,
     click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with pictures."),
     target_option("the FILE of --html"),
+    follow_option,
     videos_option("With --html: where the videos are, if no longer where they were extracted."),
     weights_option(
         "For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
@@ -83,6 +85,7 @@ def search(
     html: str | None,
     overwrite: bool,
     videos: str | None,
+    follow: bool,
     **options: Any,
 ) -> None:
     """Find the clips that are most like QUERY, by the cosine of their embeddings: a clip of the file (ID@SECONDS), a
@@ -96,7 +99,7 @@ def search(
     from vswin_extract.store.features import open_features
 
     console = stderr()
-    with open_features(file) as features:
+    with open_features(file, follow=follow) as features:
         folder = Path(videos) if videos else None
         page = page_target(features, html, overwrite, folder, query, options["weights"]) if html else None
         found = find_copies(features, **options) if query is None else find_results(features, query, **options)

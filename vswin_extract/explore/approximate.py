@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.explore.similarity import Floats, embeddings, unit_blocks
 from vswin_extract.files import FileKind, Target
+from vswin_extract.store.attributes import stored_value
 from vswin_extract.store.features import FeatureFile
 
 INDEX = FileKind("an index of vswin search", (b'{"made_of": ',))
@@ -77,7 +78,7 @@ def open_index(features: FeatureFile, *, exact_below: int = EXACT_BELOW) -> Inde
     with suppress(FileNotFoundError), open(path, "rb") as file:
         try:
             header = json.loads(file.readline(MOST_HEADER))
-        except ValueError:
+        except (ValueError, RecursionError):
             header = None
         if isinstance(header, dict) and header.get("made_of") == made_of:
             index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
@@ -98,7 +99,7 @@ def identity(features: FeatureFile) -> list[list[Any]]:
 
 def _identity(file: h5py.File) -> list[Any]:
     rows = file["embedding"]
-    return [str(file.attrs.get("run", "")), str(rows.attrs.get("sha256", "")), len(rows)]
+    return [str(stored_value(file, "run") or ""), str(stored_value(rows, "sha256") or ""), len(rows)]
 
 
 def _build(features: FeatureFile, path: Path, made_of: list[list[Any]], exact_below: int) -> Index:

@@ -56,6 +56,7 @@ def merge(
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda text: None,
     shard_limit: ShardLimit = SHARD_LIMIT,
+    follow: bool = False,
 ) -> Merged:
     """Make one output of finished outputs and journals; without `parts`, of the output's own journal, which is then
     removed.
@@ -63,9 +64,9 @@ def merge(
     Videos come in the order of their ids, as a directory is walked; those of a single journal in the order of its run.
     `layout`: one file; or shards of bounded size and an index of them; or an index of the parts ("linked"), which are
     finished outputs and stay where they are. `on_duplicate`: what to do if a video is in several parts; a part in which
-    it failed does not count if it did not fail in another. Raises OutputError if the parts differ in what features
-    depend on, if videos are missing or duplicate, or if a part is damaged, and UsageError for what cannot be merged,
-    also for an output that is one of the parts.
+    it failed does not count if it did not fail in another. `follow`: as in `open_features`.
+    Raises OutputError if the parts differ in what features depend on, if videos are missing or duplicate, or if a part
+    is damaged, and UsageError for what cannot be merged, also for an output that is one of the parts.
     """
     begun = time.monotonic()
     output = output_path(output)
@@ -80,7 +81,7 @@ def merge(
     check_apart(output, paths)
     with ExitStack() as stack:
         claim = stack.enter_context(claim_merge(output, overwrite, find_journals(paths)))
-        sources = open_sources(paths, stack)
+        sources = open_sources(paths, stack, follow)
         for source in sources:
             for note in source.notes:
                 on_note(note)
@@ -97,6 +98,9 @@ def merge(
         if ours:
             claim.check_journals()
             remove_journal(own)
+    base = Path(os.path.realpath(output)).parent
+    if outside := [file for file in linked_files(output) if not Path(os.path.realpath(file)).is_relative_to(base)]:
+        on_note(f"{outside[0]} is outside the directory of {output.name}, so commands read it with --follow only")
     videos, failed = split_failed(records)
     clips = sum(record.clips for record in records)
     nbytes = sum(path.stat().st_size for path in (output, *linked_files(output)))
