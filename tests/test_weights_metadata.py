@@ -11,7 +11,7 @@ from outputs import make_embedded, random_embeddings
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vswin_extract.checks.output import check_structure
+from vswin_extract.checks.output import check_classes
 from vswin_extract.checks.weights import verify_weights
 from vswin_extract.errors import WeightsError
 from vswin_extract.weights.checkpoints import save_checkpoint
@@ -124,11 +124,11 @@ def test_outputs_with_another_number_of_class_names_are_found(columns: int | Non
         file["classes"] = ["one", "two"]
         if columns:
             file.create_dataset("logits", (len(file["embedding"]), columns), "f4")
-        problems = {problem.where: problem.what for problem in check_structure(file)}
+        problems = {problem.where: problem.what for problem in check_classes(file)}
         assert list(problems) == ["/classes"]
         assert ("2 names" in problems["/classes"], str(columns or "no") in problems["/classes"]) == (True, True)
         del file["classes"]
-        assert [*check_structure(file)] == []
+        assert [*check_classes(file)] == []
 
 
 def test_a_recipe_says_which_number_cannot_be() -> None:
