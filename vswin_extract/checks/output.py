@@ -123,12 +123,10 @@ def check_completeness(features: FeatureFile) -> Iterator[Problem]:
 
 def check_classes(file: h5py.File) -> Iterator[Problem]:
     """Yield what is wrong with the names of classes: there must be one for each column of /logits."""
-    if "classes" not in file:
-        return
-    names, columns = file["classes"].shape, file["logits"].shape[1:] if "logits" in file else None
-    if names != columns:
-        found = f"there are {columns[0]} columns in /logits" if columns else "there are no /logits"
-        yield Problem("/classes", f"has {names[0] if names else 'no'} names, but {found}")
+    if "classes" in file and "logits" in file:
+        names, columns = len(file["classes"]), file["logits"].shape[1]
+        if names != columns:
+            yield Problem("/classes", f"has {names} names, but there are {columns} columns in /logits")
 
 
 def check_values(features: FeatureFile) -> Iterator[Problem]:
