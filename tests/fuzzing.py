@@ -1,0 +1,482 @@
+"""Every command that reads an output, on many hostile ones. Each command runs in a process of its own, within limits.
+
+    python tests/fuzzing.py structure --count 500 --seed 1             500 files, changed by structure
+    python tests/fuzzing.py bytes --count 500 --seed 1                 500 files, changed by bytes
+    python tests/fuzzing.py structure --seed 1 --only 17 --keep DIR    number 17 of them, which stays in DIR
+
+Prints a line of JSON for each finding, and one with counts at the end. Processes are forks of this one, which has
+imported everything: a thousand files take minutes.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one takes a gigabyte of addresses at once
+
+import h5py
+import numpy as np
+from hostile_outputs import SECRET_FLOAT, TOKEN, Mutant, make_bases, mutate
+
+from vswin_extract.cli import vswin
+from vswin_extract.errors import VswinError
+
+SECONDS = 10
+"""A command that takes longer hangs."""
+MEMORY = 1 << 30
+"""Bytes that a command may need, beside those of this process."""
+FILE_SIZE = 1 << 28
+"""Bytes of a file that a command may write."""
+MOST_HANGS = 3
+"""Commands on one file that hang, after which the others are left out."""
+TRACEBACK = 99
+"""The exit code here of an exception that a command does not expect."""
+CODES = {"check": {0, 2, 4}, "merge": {0, 2, 3}, "vswin-extract": {0, 2, 3}}
+"""Exit codes of commands; of others 0 and 2."""
+FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet")
+SECRETS = (TOKEN.encode(), np.float32(SECRET_FLOAT).tobytes() * 2, str(SECRET_FLOAT).encode())
+CONTROL = re.compile("[^\n\t\x20-\x7e\xa0-\U0010ffff]")
+"""Characters that a terminal may obey."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that should not happen: `what` on `command`, with the file `number`."""
+
+    number: int
+    what: str
+    detail: str
+    command: list[str]
+    changes: tuple[str, ...]
+
+
+@dataclass
+class Summary:
+    """`files` were tried with `runs` of commands. `codes`: how often each exit code came. `accepted`: files that
+    `check` found nothing wrong with. `found`: how often each kind of finding."""
+
+    files: int = 0
+    runs: int = 0
+    accepted: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
+
+
+How = Literal["quick", "all", "torch"]
+"""Which commands: a few on each file that import little; all that read; or those that need torch, which makes forks
+slow."""
+
+
+def fuzz(kind: str, seed: int, numbers: Sequence[int], folder: Path, how: How = "all", apart: bool = False) -> Iterator[Finding | Summary]:
+    """Try files of a kind; yield what is found, and the summary last. `apart`: each command in a process of its own, and
+    not all commands on a file in one, as long as it lives."""
+    bases, case = folder / "bases", folder / "case"
+    make_bases(bases)
+    os.environ["FUZZ_TOKEN"] = TOKEN
+    prepare(folder, how)
+    gc.collect()
+    gc.freeze()
+    summary = Summary()
+    for number in numbers:
+        shutil.rmtree(case, ignore_errors=True)
+        (case / "in").mkdir(parents=True)
+        mutant = make_in_fork(bases, case, kind, random.Random(f"{seed}/{kind}/{number}"))
+        wanted = commands(mutant, folder, random.Random(f"{seed}/{number}"), how, number)
+        summary.files += 1
+        for found in try_file(mutant, number, wanted, folder, 1 if apart else len(wanted), summary):
+            count(summary.found, found.what)
+            yield found
+    yield summary
+
+
+def count(numbers: dict[str, int], what: str) -> None:
+    numbers[what] = numbers.get(what, 0) + 1
+
+
+def try_file(
+    mutant: Mutant, number: int, wanted: list[list[str]], folder: Path, together: int, summary: Summary
+) -> Iterator[Finding]:
+    """Run commands on a file, so many in one process."""
+    case = folder / "case"
+    before, hangs = listing(folder), 0
+    while wanted and hangs < MOST_HANGS:
+        outcomes = run(wanted[:together], mutant.path, case)
+        tried, wanted = wanted[: len(outcomes)], wanted[len(outcomes) :]
+        for place, (command, outcome) in enumerate(zip(tried, outcomes, strict=True)):
+            summary.runs += 1
+            count(summary.codes, f"{command[0]} {outcome.code}")
+            summary.accepted += command[0] == "check" and outcome.code == 0
+            for what, detail in judge(command, outcome, mutant, case / "done" / str(place)):
+                hangs += what == "hang"
+                yield Finding(number, what, detail, command, mutant.texts)
+        after = listing(folder)
+        changed = sorted({name for name, _ in before.items() ^ after.items()})
+        if any("--overwrite" in command for command in tried):
+            changed = [name for name in changed if not name.startswith("case/in/out.h5")]
+        if changed:
+            yield Finding(number, "written outside", ", ".join(changed), [" + ".join(c[0] for c in tried)], mutant.texts)
+        before = after
+
+
+def prepare(folder: Path, how: How) -> None:
+    """Import what commands import before processes are forked, by using the commands once on a sound output."""
+    file, done = folder / "bases" / "rich" / "out.h5", folder / "case"
+    done.mkdir()
+    mutant = Mutant(file, "rich", (), False)
+    streams = sys.stdout, sys.stderr
+    try:
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        if how == "torch":
+            make_inputs(folder)
+        else:
+            for command in commands(mutant, folder, random.Random(0), how, 0):
+                call([word.replace(DONE, os.fspath(done)) for word in command], file)
+    finally:
+        sys.stdout.close()
+        sys.stdout, sys.stderr = streams
+
+
+def make_inputs(folder: Path) -> None:
+    """Make a video and weights to extract it with, and import torch."""
+    import numbered
+    import torch
+
+    import vswin_extract.backbone
+    import vswin_extract.run.run
+    import vswin_extract.store.dataset  # noqa: F401
+    from vswin_extract.network.swin3d import VideoSwin
+    from vswin_extract.network.variants import VARIANTS
+    from vswin_extract.weights.checkpoints import save_checkpoint
+    from vswin_extract.weights.recipe import Recipe
+
+    torch.set_num_threads(1)
+    numbered.write(folder / "video.mp4", 20)
+    network = VideoSwin(VARIANTS["nano"], 3)
+    network.init_weights(torch.Generator().manual_seed(0))
+    recipe = Recipe(size=32, resize=32, clip_len=8, frame_interval=2)
+    names = ["one", "two", "three"]
+    save_checkpoint(folder / "w.safetensors", network.state_dict(), VARIANTS["nano"], recipe, names)
+
+
+def make_in_fork(bases: Path, case: Path, kind: str, chance: random.Random) -> Mutant:
+    """Change a base in a process of its own, since HDF5 may not survive what is done to its files."""
+    pid = os.fork()
+    if not pid:
+        try:
+            os._exit(write_mutant(bases, case, kind, chance))
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        return Mutant(case / "in" / "out.h5", "plain", (f"making it ended with {os.waitstatus_to_exitcode(status)}",), False)
+    found = json.loads((case / "mutant.json").read_text())
+    return Mutant(case / "in" / "out.h5", found["base"], tuple(found["texts"]), found["outside"])
+
+
+def write_mutant(bases: Path, case: Path, kind: str, chance: random.Random) -> int:
+    mutant = mutate(bases, case / "in", kind, chance)
+    (case / "mutant.json").write_text(json.dumps({"base": mutant.base, "texts": mutant.texts, "outside": mutant.outside}))
+    return 0
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of all files of a folder, but for those that commands may write."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if Path(place, name) != folder / "case" / "done"]
+        for name in files:
+            state = os.lstat(os.path.join(place, name))
+            found[os.path.relpath(os.path.join(place, name), folder)] = (state.st_size, state.st_mtime_ns)
+    return found
+
+
+# Commands
+
+ID = "{id}"
+"""In a command: the first id of the file, if it can be read."""
+DONE = "{done}"
+"""In a command: the directory that it may write into."""
+
+
+def commands(mutant: Mutant, folder: Path, chance: random.Random, how: How, number: int) -> list[list[str]]:
+    """Return the commands for a file. The first word is a command of `vswin`, `vswin-extract`, or a name of CALLS."""
+    file, good = os.fspath(mutant.path), folder / "bases" / mutant.base / "out.h5"
+    stage = chance.choice(["embedding", "embedding", "embedding", "4", "logits"])
+    pool = chance.choice(["all", "all", "space", "none"])
+    more = chance.choice([[], [], ["--resize-length", "5"], ["--l2"], ["--stem"]])
+    export = [["export", name, file, f"{DONE}/{name}", "--stage", stage, "--pool", pool, *more] for name in FORMATS]
+    chance.shuffle(export)
+    layout = chance.choice([["--layout", "sharded"], ["--link"]])
+    cheap = [
+        ["inspect", file],
+        ["inspect", "--json", file],
+        ["inspect", "--all", file],
+        ["search", file, ID, "--json"],
+        ["search", file, "v/0.mp4@1.0"],
+        ["search", "--duplicates", file],
+        ["search", file, ID, "--html", f"{DONE}/search.html"],
+        ["merge", "-o", f"{DONE}/m.h5", file],
+        ["merge", "-o", f"{DONE}/p.h5", *chance.sample([file, os.fspath(good)], 2), "--on-duplicate", "first"],
+        ["merge", "-o", f"{DONE}/l.h5", file, *layout],
+        ["merge", file, os.fspath(good)],
+        ["completion", file],
+    ]
+    if how == "quick":
+        small = [each for each in export if each[1] in ("npy", "webdataset", "tvr", "opentad")]
+        return [["check", file], *chance.sample([*cheap, small[0]], 3)]
+    if how == "torch":
+        video = os.fspath(folder / "video.mp4")
+        rare = [["--shard", "0/2"], ["--overwrite"]][number % 8 // 4 : number % 8 // 4 + 1] if number % 4 == 0 else []
+        return [["dataset", file], *(["vswin-extract", video, file, *more] for more in ([], *rare))]
+    return [
+        ["check", file],
+        *cheap,
+        ["report", file, "-o", f"{DONE}/report.html"],
+        ["plot", file, ID, "-o", f"{DONE}/plot.png"],
+        *export[:2],
+        ["api", file],
+    ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended. `code`: negative for a signal. `grown`: bytes of memory beside those of this process."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+    grown: int
+
+
+def run(batch: list[list[str]], file: Path, case: Path) -> list[Outcome]:
+    """Run commands in a fork of this process, one after another. Return how they ended: all, or those up to the one
+    that the process did not survive."""
+    done = case / "done"
+    shutil.rmtree(done, ignore_errors=True)
+    for place in range(len(batch)):
+        (done / str(place)).mkdir(parents=True)
+    reading, writing = os.pipe()  # a standard input that never ends and has nothing
+    own = int(re.findall(r"VmRSS:\s*(\d+)", Path("/proc/self/status").read_text())[0]) << 10
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setsid()
+            os.dup2(reading, 0)
+            os.chdir(case)
+            call_all(batch, file, done)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(TRACEBACK)
+    _, status, usage = os.wait4(pid, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # decoders of a command that was killed
+    os.close(reading)
+    os.close(writing)
+    outcomes = []
+    for place in range(len(batch)):
+        stdout, stderr, code = (done / str(place) / f".{name}" for name in ("stdout", "stderr", "code"))
+        last = not code.exists()
+        ended = os.waitstatus_to_exitcode(status) if last else int(code.read_text())
+        grown = (usage.ru_maxrss << 10) - own if last or place == len(batch) - 1 else 0
+        outcomes.append(Outcome(ended, stdout.read_bytes(), stderr.read_bytes(), grown))
+        if last:
+            break
+    return outcomes
+
+
+def call_all(batch: list[list[str]], file: Path, done: Path) -> None:
+    """Run commands in this process, within limits. What each prints and its exit code go to done/NUMBER."""
+    limit(batch[0][0])
+    sys.stdout, sys.stderr = (open(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
+    for place, command in enumerate(batch):
+        folder = done / str(place)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            opened = os.open(folder / f".{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(opened, number)
+            os.close(opened)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS * (6 if command[0] == "vswin-extract" else 1))
+        code = call([word.replace(DONE, os.fspath(folder)) for word in command], file)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        (folder / ".code").write_text(str(code))
+
+
+def limit(command: str) -> None:
+    """Limit this process: by its memory, its time, its files. A signal ends it."""
+    for name in (signal.SIGALRM, signal.SIGXCPU):
+        signal.signal(name, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
+    if command not in ("dataset", "vswin-extract"):  # torch takes gigabytes of addresses
+        used = int(re.findall(r"VmData:\s*(\d+)", Path("/proc/self/status").read_text())[0]) << 10
+        resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
+
+
+def call(command: list[str], file: Path) -> int:
+    """Run a command in this process. Return its exit code."""
+    name, *arguments = [first_id(file) if word == ID else word for word in command]
+    try:
+        if name in CALLS:
+            CALLS[name](*arguments)
+        elif name == "vswin-extract":
+            from vswin_extract.cli.extract import extract
+
+            weights = file.parent.parent.parent / "w.safetensors"
+            extract.main([*arguments, "--weights", os.fspath(weights), "--device", "cpu", "--workers", "1"])
+        else:
+            vswin.main([name, *arguments], prog_name="vswin")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except BaseException:
+        traceback.print_exc()
+        return TRACEBACK
+    return 0
+
+
+def first_id(file: Path) -> str:
+    from vswin_extract.store.features import open_features
+
+    try:
+        with open_features(file) as features:
+            return next(iter(features), "v/0.mp4") or "v/0.mp4"
+    except Exception:  # the command will say so
+        return "v/0.mp4"
+
+
+def use_api(file: str) -> None:
+    """Read everything by the Python interface. Errors of the package, and of values that cannot be read, are
+    expected."""
+    from vswin_extract.store.features import linked_files, open_features
+    from vswin_extract.store.hdf5 import read_attributes
+
+    for use in (linked_files, lambda path: read_attributes(Path(path))):
+        try:
+            use(file)
+        except (VswinError, OSError) as error:
+            print(type(error).__name__, str(error)[:200].encode("unicode_escape").decode())
+    try:
+        with open_features(file) as features:
+            repr(features), features.info, features.failures, features.clips
+            for name, video in [*features.items()][:100]:
+                repr(video), video.info, video.times[:], video.frames[0], video.valid[-1:]
+                for feature in features.names:
+                    getattr(video, feature)[:], np.asarray(getattr(video, feature))
+                video.at(float(video.times[0, 0]))
+            pickle.loads(pickle.dumps(features)).close()
+    except (VswinError, OSError, IndexError) as error:
+        print(type(error).__name__, str(error)[:200].encode("unicode_escape").decode())
+
+
+def complete(file: str) -> None:
+    """Complete the id of a video, as a shell asks for it."""
+    from vswin_extract.cli.complete import video_ids
+
+    video_ids(SimpleNamespace(params={"file": file}), None, "")  # type: ignore[arg-type]
+
+
+def use_dataset(file: str) -> None:
+    """Read everything as PyTorch does."""
+    from vswin_extract.store.dataset import FeatureDataset
+
+    for options in ({}, {"length": 3}, {"name": "stage4", "pool": "none", "length": 2, "fit": "pad"}):
+        try:
+            list(FeatureDataset(file, **options))  # type: ignore[arg-type]
+        except (VswinError, OSError) as error:
+            print(type(error).__name__, str(error)[:200].encode("unicode_escape").decode())
+
+
+CALLS: dict[str, Callable[[str], None]] = {"api": use_api, "completion": complete, "dataset": use_dataset}
+
+
+# Judgement
+
+
+def judge(command: list[str], outcome: Outcome, mutant: Mutant, done: Path) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with how a command ended: a word and a detail."""
+    name, code = command[0], outcome.code
+    errors = outcome.stderr.decode(errors="replace")
+    last = errors.strip().splitlines()[-1][:300] if errors.strip() else ""
+    if code in (-signal.SIGALRM, -signal.SIGXCPU):
+        yield "hang", f"over {SECONDS} s"
+    elif code < 0:
+        yield "crash", signal.Signals(-code).name
+    elif code == TRACEBACK or "Traceback (most" in errors:
+        memory = isinstance_of_memory(errors)
+        yield ("memory" if memory else "traceback"), f"{frames_of(errors)} {last}"
+    elif re.search(r"out of memory|allocat|File too large|No space", errors):
+        yield "memory", last
+    elif code not in CODES.get(name, {0, 2}):
+        yield f"code {code}", last
+    elif "Warning:" in errors:
+        yield "warning", next(line for line in errors.splitlines() if "Warning:" in line)[-200:]
+    elif code == 2 and len([line for line in errors.splitlines() if not line.startswith("note: ")]) != 1:
+        yield "lines", errors[:300]
+    if outcome.grown > MEMORY:
+        yield "memory", f"{outcome.grown >> 20} MB"
+    if code == 0 and mutant.outside and name not in ("completion", "api", "dataset", "vswin-extract"):
+        if not (name == "merge" and command[1] == os.fspath(mutant.path)):
+            yield "outside", "a file that points out of itself is read"
+    if found := CONTROL.search(outcome.stdout.decode(errors="replace") + errors):
+        yield "control", repr(found[0])
+    if max(len(line) for line in [*errors.splitlines(), ""]) > 10_000:
+        yield "long", f"{len(errors)} characters of errors"
+    texts = [("stdout", outcome.stdout), ("stderr", outcome.stderr)]
+    texts += [(each.name, each.read_bytes()) for each in done.rglob("[!.]*") if each.is_file() and not each.is_symlink()]
+    for where, text in texts:
+        if any(secret in text for secret in SECRETS):
+            yield "leak", where
+
+
+def isinstance_of_memory(errors: str) -> bool:
+    return bool(re.search(r"MemoryError|unable to allocate|[Mm]emory allocation|allocate", errors.strip().splitlines()[-1]))
+
+
+def frames_of(errors: str) -> str:
+    """Return the last places of a traceback within the package."""
+    found = re.findall(r'vswin_extract/([\w/]+\.py)", line (\d+), in (\w+)', errors)
+    return " < ".join(f"{file}:{line} {name}" for file, line, name in found[-1:-3:-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["structure", "bytes"])
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--how", choices=["quick", "all", "torch"], default="all")
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--apart", action="store_true", help="each command in a process of its own")
+    parser.add_argument("--seconds", type=int, default=SECONDS)
+    given = parser.parse_args()
+    globals()["SECONDS"] = given.seconds
+    numbers = range(given.first, given.first + given.count) if given.only is None else [given.only]
+    with tempfile.TemporaryDirectory() as folder:
+        place = given.keep or Path(folder)
+        place.mkdir(exist_ok=True)
+        for found in fuzz(given.kind, given.seed, numbers, place, given.how, given.apart):
+            print(json.dumps(asdict(found)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

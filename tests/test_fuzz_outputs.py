@@ -1,0 +1,81 @@
+"""Hostile outputs: no command that reads one ends in a traceback, hangs, takes all memory, or shows another file's bytes.
+
+A thousand files: pytest -n 0 -m slow tests/test_fuzz_outputs.py; others by another seed: FUZZ_SEED=7 pytest …
+`fuzzing.py` says how one of them is made again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from fuzzing import Finding, How, judge
+from fuzzing import Outcome as Ended
+from hostile_outputs import BASES, TOKEN, Mutant, make_bases
+
+from vswin_extract.checks.output import verify_output
+
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
+
+
+def fuzz(kind: str, count: int, how: How, environment: dict[str, str]) -> tuple[list[Finding], dict[str, Any]]:
+    """Try files in a process of its own, whose forks are small. Return the findings and the counts."""
+    done = subprocess.run(
+        [sys.executable, "tests/fuzzing.py", kind, "--count", str(count), "--seed", str(SEED), "--how", how],
+        capture_output=True, text=True, cwd=ROOT, env={**environment, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *found, summary = map(json.loads, done.stdout.splitlines())
+    return [Finding(**each) for each in found], summary
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "how"),
+    [
+        ("structure", 30, "quick"),
+        ("bytes", 20, "quick"),
+        pytest.param("structure", 500, "all", marks=pytest.mark.slow),
+        pytest.param("bytes", 500, "all", marks=pytest.mark.slow),
+        pytest.param("structure", 100, "torch", marks=pytest.mark.slow),
+        pytest.param("bytes", 100, "torch", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and measured as Linux does it")
+def test_hostile_outputs_are_refused_in_one_line(
+    kind: str, count: int, how: How, environment: dict[str, str]
+) -> None:
+    found, summary = fuzz(kind, count, how, environment)
+    assert not found, [(each.number, each.what, each.detail, each.command) for each in found[:20]]
+    assert summary["files"] == count
+    if how != "torch":
+        assert 0 < summary["accepted"] < count  # some changes do no harm, and most are noticed
+
+
+def test_the_outputs_that_are_changed_are_sound_before(tmp_path: Path) -> None:
+    make_bases(tmp_path)
+    for name in BASES:
+        assert verify_output(tmp_path / name / "out.h5").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("ended", "what"),
+    [
+        (Ended(-14, b"", b"", 0), "hang"),
+        (Ended(-11, b"", b"", 0), "crash"),
+        (Ended(99, b"", b"Traceback (most recent call last):\nKeyError: 'id'\n", 0), "traceback"),
+        (Ended(1, b"", b"Error: out of memory: no\n", 0), "memory"),
+        (Ended(2, b"", b"Error: no\n", 2 << 30), "memory"),
+        (Ended(4, b"", b"", 0), "code 4"),
+        (Ended(2, b"", b"one\ntwo\n", 0), "lines"),
+        (Ended(0, b"", b"", 0), "outside"),
+        (Ended(2, b"", f"Error: {TOKEN}\n".encode(), 0), "leak"),
+        (Ended(2, b"", b"Error: \x1b[2J\n", 0), "control"),
+    ],
+)
+def test_what_must_not_happen_is_noticed(ended: Ended, what: str, tmp_path: Path) -> None:
+    mutant = Mutant(tmp_path / "out.h5", "plain", (), outside=True)
+    assert [found for found, _ in judge(["inspect", "out.h5"], ended, mutant, tmp_path)] == [what]
