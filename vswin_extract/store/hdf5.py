@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import stat
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,13 @@ import h5py
 import numpy as np
 from h5py import h5p, h5t
 
-from vswin_extract.errors import OutputError, UsageError
+from vswin_extract.errors import OutputError, UsageError, first_line
 from vswin_extract.files import names_path, require_parent
 from vswin_extract.formatting import as_utf8, human_bytes
+from vswin_extract.store.attributes import stored_value, stored_values
 
+READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+"""What h5py raises where a file is damaged."""
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 """Endings of HDF5 files, in lower case. The name of an output has one of them."""
 
@@ -85,24 +90,54 @@ def why_not_opened(error: OSError) -> str:
             if error.errno is None
             else "another program has it open for writing; close it there"
         )
+    if error.filename is not None:  # of the system itself
+        return str(error.strerror)
     return "not an HDF5 file, or not a whole one" if error.errno is None else os.strerror(error.errno)
+
+
+@contextmanager
+def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make errors that h5py raises in the block a UsageError of one line: what it reads is damaged. Errors of others
+    pass, and those of the system, as of a broken disk."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        by_h5py = str(frame.f_globals.get("__name__")).partition(".")[0] == "h5py"
+        if not by_h5py or getattr(error, "errno", None) or "errno = " in str(error):
+            raise
+        raise UsageError(
+            f"{os.fspath(path)} cannot be read, it is damaged: {first_line(error)[:200]}; vswin check says more"
+        ) from error
+
+
+def expect_file(path: str | os.PathLike[str]) -> None:
+    """Raise OSError if what is at `path` is not a regular file: opening a pipe would wait for ever."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
 def is_output(file: h5py.File) -> bool:
     """True if a file was written by this package."""
-    return str(file.attrs.get("schema", "")).startswith("vswin-extract/")
+    return str(stored_value(file, "schema") or "").startswith("vswin-extract/")
 
 
 def read_attributes(path: Path) -> dict[str, Any] | None:
     """Return the root attributes of an output as they are stored, or None if there is no output at `path`. Raises
     OutputError if there is a file that cannot be opened now."""
     try:
+        expect_file(path)
         with h5py.File(path, "r") as file:
-            return dict(file.attrs) if is_output(file) else None
+            return stored_values(file) if is_output(file) else None
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EISDIR) or not (error.errno or is_locked(error)):
             return None
         raise OutputError(f"cannot open {path}: {why_not_opened(error)}") from error
+    except READ_ERRORS as error:
+        raise OutputError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def write_texts(group: h5py.Group, name: str, texts: Sequence[str]) -> None:

@@ -33,6 +33,12 @@ VIDEO_NUMBERS = {
     "fps": "f8", "frames": "i8", "duration": "f8", "width": "i4", "height": "i4", "size": "i8", "mtime": "f8",
 }  # fmt: skip
 """Columns of /videos_table that are fields of a record, and their types."""
+VIDEO_COLUMNS = (*VIDEO_TEXTS, "first_clip", "clips", *VIDEO_NUMBERS, "start", "end")
+"""All columns of /videos_table."""
+FEATURES = {"embedding": (1,), "logits": (1,), **{f"stage{stage}": (1, 2, 4) for stage in (1, 2, 3, 4)}}
+"""Feature datasets, and how many axes a row of them may have: (C,), (T', C), (T', H', W', C)."""
+FAILURE_TEXTS = ("id", "path", "error", "message")
+"""Columns of /failures."""
 VIEWED = ("frames", "times", "valid")
 """Columns of /clips that the group of each video shows too."""
 Compression = Literal["none", "lzf", "gzip"]

@@ -1,0 +1,303 @@
+"""The structure of an output, which is checked before anything is read from it: an output may come from a stranger.
+
+A file can make HDF5 read other files (external storage, external links, virtual datasets), load a library (filters),
+take as much memory as the file claims to need (rows, chunks, texts), or wait for ever (a link to a pipe). What is
+checked here takes a few milliseconds, since no rows are read, and /videos is not looked into, which has a group for
+each video. For that reason nothing but `vswin check` reads below /videos.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5l, h5o, h5p, h5s, h5t, h5z
+from numpy.typing import NDArray
+
+from vswin_extract.errors import first_line
+from vswin_extract.store.attributes import MOST_TEXT, attribute_problems
+from vswin_extract.store.hdf5 import READ_ERRORS
+from vswin_extract.store.schema import ADDED_TEXTS, CLIP_COLUMNS, FAILURE_TEXTS, FEATURES, VIDEO_NUMBERS, VIDEO_TEXTS
+
+MOST_CHUNK = 16 << 20
+"""Bytes of a chunk, at most, unless a row is larger. Those that this package writes have 1 MiB, or one row."""
+MOST_EXPANSION = 1032
+"""How many times as large as its compressed bytes rows can be: deflate reaches no more."""
+MOST_MEMBERS = 1000
+"""Members of a group other than /videos, at most."""
+FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF}
+"""Filters of HDF5 and h5py themselves. For others HDF5 would load a library from where the environment says."""
+PATTERN = re.compile(rb"%[%b]")
+"""What HDF5 does not take literally in the name of a linked file."""
+REFERENCE = 16
+"""Bytes by which a file refers to a text: its length in 4 bytes, and where it is."""
+TYPES = {
+    "float16": (h5t.IEEE_F16LE, h5t.IEEE_F16BE),
+    "float32": (h5t.IEEE_F32LE, h5t.IEEE_F32BE),
+    "float64": (h5t.IEEE_F64LE, h5t.IEEE_F64BE),
+    "int32": (h5t.STD_I32LE, h5t.STD_I32BE),
+    "int64": (h5t.STD_I64LE, h5t.STD_I64BE),
+}
+RANGES = (
+    ("fps", 0, False), ("frames", 0, False), ("duration", 0, False), ("width", 0, False), ("height", 0, False),
+    ("mtime", -1e15, False), ("start", 0, False), ("end", 0, True),
+)  # fmt: skip
+"""Numbers of /videos_table: the least that each can be, and True if it can be infinite."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, and where: in a dataset, a video, or a file of the journal."""
+
+    where: str
+    what: str
+
+
+class Unsound(Exception):
+    """Something in a file must not be read. The text says why."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a dataset must be: its type ("text", or one of TYPES), how many axes a row has, and their lengths if they
+    are known."""
+
+    types: tuple[str, ...]
+    axes: tuple[int, ...] = (0,)
+    row: tuple[int, ...] | None = None
+
+
+TEXT = Expected(("text",))
+TABLES: dict[str, dict[str, Expected]] = {
+    "linked": {"path": TEXT, "run": TEXT, "videos": Expected(("int64",))},
+    "clips": {name: Expected((kind,), (len(row),), row) for name, (row, kind) in CLIP_COLUMNS.items()},
+    "videos_table": {
+        **dict.fromkeys(VIDEO_TEXTS, TEXT),
+        **{name: Expected((np.dtype(kind).name,)) for name, kind in VIDEO_NUMBERS.items()},
+        **{name: Expected(("int64",)) for name in ("first_clip", "clips")},
+        **{name: Expected(("float64",)) for name in ("start", "end")},
+    },
+    "failures": dict.fromkeys(FAILURE_TEXTS, TEXT),
+}
+"""The groups of columns. /linked is the first, since it says what others may show."""
+EXPECTED = {
+    **{f"{group}/{name}": expected for group, columns in TABLES.items() for name, expected in columns.items()},
+    **{name: Expected(("float32", "float16"), axes) for name, axes in FEATURES.items()},
+    "classes": TEXT,
+}
+"""All datasets that are read."""
+
+
+@dataclass
+class Found:
+    """What was found in a file. `size`: its bytes. `links`: the files that an index links to, as it names them.
+    `datasets` may be read, and have these `shapes`."""
+
+    size: int
+    descriptor: int
+    links: Sequence[str] = ()
+    datasets: dict[str, h5d.DatasetID] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def find_problems(file: h5py.File) -> tuple[list[Problem], Found]:
+    """Return what is wrong with the structure of an output, and what was found in it. If nothing is wrong, its
+    attributes, tables and rows can be read; those of an index if nothing is wrong with the files that it links to."""
+    descriptor = file.id.get_vfd_handle()
+    found = Found(os.fstat(descriptor).st_size, descriptor)
+    try:
+        problems = [*_find_problems(file, found)]
+        if not problems:
+            problems = [*_table_problems(found)]
+    except READ_ERRORS as error:
+        problems = [Problem("/", f"cannot be read: {first_line(error)}")]
+    return problems, found
+
+
+def _find_problems(file: h5py.File, found: Found) -> Iterator[Problem]:
+    yield from (Problem("/", what) for what in attribute_problems(file))
+    root = file["/"].id
+    kinds = link_kinds(root)
+    yield from (Problem(f"/{name}", "is a link") for name, kind in kinds.items() if kind != h5l.TYPE_HARD)
+    for group, columns in TABLES.items():
+        if group in kinds or group != "linked":
+            yield from _group_problems(root, group, columns, found)
+        if group == "linked" and "linked/path" in found.datasets:
+            found.links = file["linked/path"].asstr()[:].tolist()
+    for name in (*FEATURES, "classes"):
+        if name in kinds:
+            yield from _dataset_problems(root, name, found)
+    if kinds.get("videos") == h5l.TYPE_HARD and not isinstance(h5o.open(root, b"videos"), h5g.GroupID):
+        yield Problem("/videos", "is not a group")
+    yield from _row_problems(found.shapes)
+
+
+def link_kinds(group: h5g.GroupID) -> dict[str, int]:
+    """Return the members of a group, with the type of the link to each. Raises Unsound if there are very many."""
+    if group.get_num_objs() > MOST_MEMBERS:
+        raise ValueError(f"a group has more than {MOST_MEMBERS} members")
+    return {name.decode("utf-8", "surrogateescape"): group.links.get_info(name).type for name in group}
+
+
+def _group_problems(root: h5g.GroupID, name: str, columns: Mapping[str, Expected], found: Found) -> Iterator[Problem]:
+    try:
+        group = open_member(root, name)
+        if not isinstance(group, h5g.GroupID):
+            raise Unsound("is not a group")
+        kinds = link_kinds(group)
+    except Unsound as error:
+        yield Problem(f"/{name}", str(error))
+        return
+    for column in columns:
+        if column in kinds or column not in ADDED_TEXTS:
+            yield from _dataset_problems(root, f"{name}/{column}", found)
+    for other, kind in kinds.items():
+        if other not in columns and kind != h5l.TYPE_HARD:
+            yield Problem(f"/{name}/{other}", "is a link")
+
+
+def open_member(group: h5g.GroupID, name: str) -> h5g.GroupID | h5d.DatasetID | h5t.TypeID:
+    """Open a member of a group. Raises Unsound if it is missing, or a link to something else."""
+    key = name.encode("utf-8", "surrogateescape")
+    if not group.links.exists(key):
+        raise Unsound("is missing")
+    if group.links.get_info(key).type != h5l.TYPE_HARD:
+        raise Unsound("is a link")
+    try:
+        return h5o.open(group, key)
+    except READ_ERRORS as error:
+        raise Unsound(f"cannot be opened: {first_line(error)}") from error
+
+
+def _dataset_problems(root: h5g.GroupID, name: str, found: Found) -> Iterator[Problem]:
+    try:
+        dataset = open_member(root, name)
+        found.shapes[name] = check_dataset(dataset, name, found)
+        found.datasets[name] = dataset
+    except Unsound as error:
+        yield Problem(f"/{name}", str(error))
+    except READ_ERRORS as error:
+        yield Problem(f"/{name}", f"cannot be read: {first_line(error)}")
+
+
+def check_dataset(dataset: object, name: str, found: Found) -> tuple[int, ...]:
+    """Return the shape of a dataset. Raises Unsound if it is not what a dataset of this name must be, or if reading it
+    would read another file, or take more memory than the file has bytes for. A virtual dataset may show the datasets
+    of this name in the files of `found.links`."""
+    if not isinstance(dataset, h5d.DatasetID):
+        raise Unsound("is not a dataset")
+    expected, creation = EXPECTED[name], dataset.get_create_plist()
+    if creation.get_external_count():
+        raise Unsound("has its values in another file")
+    layout = creation.get_layout()
+    if layout == h5d.VIRTUAL:  # to ask for the shape of a virtual dataset may already open other files
+        _check_sources(creation, name, found)
+    shape: tuple[int, ...] = dataset.shape
+    if len(shape) - 1 not in expected.axes or (expected.row is not None and shape[1:] != expected.row):
+        raise Unsound(f"has the shape {shape[:8]}, which it cannot have")
+    kind = dataset.get_type()
+    if expected != TEXT:
+        if not any(kind.equal(each) for name in expected.types for each in TYPES[name]):
+            raise Unsound(f"is not of the type {' or '.join(expected.types)}")
+    elif kind.get_class() != h5t.STRING:
+        raise Unsound("does not consist of texts")
+    if layout != h5d.VIRTUAL:
+        variable = expected == TEXT and kind.is_variable_str()
+        itemsize = REFERENCE if variable else kind.get_size()
+        _check_size(dataset, creation, shape, itemsize, found)
+        if variable:
+            _check_texts(dataset, layout, shape[0], found)
+        elif itemsize > MOST_TEXT:
+            raise Unsound(f"has texts of {itemsize} bytes")
+    return shape
+
+
+def _check_sources(creation: h5p.PropDCID, name: str, found: Found) -> None:
+    """Raise Unsound if a virtual dataset shows anything but the datasets of the same name in linked files."""
+    if EXPECTED[name] == TEXT or not found.links:
+        raise Unsound("is virtual: it shows values of other datasets or files")
+    allowed = {link.encode("utf-8", "surrogateescape") for link in found.links}
+    for number in range(creation.get_virtual_count()):
+        file, source = creation.get_virtual_filename(number), creation.get_virtual_dsetname(number)
+        link = file.encode("utf-8", "surrogateescape") if isinstance(file, str) else file
+        if link not in allowed or PATTERN.search(link) or source.lstrip("/") != name:
+            raise Unsound(f"shows /{source.lstrip('/')} of {file}, which the index does not link to")
+
+
+def _check_size(
+    dataset: h5d.DatasetID, creation: h5p.PropDCID, shape: tuple[int, ...], itemsize: int, found: Found
+) -> None:
+    """Raise Unsound if the file is too small for the rows, or if chunks are large."""
+    row_bytes, most = math.prod(shape[1:]) * itemsize, found.size
+    if creation.get_layout() == h5d.CHUNKED:
+        most *= _check_chunks(creation, row_bytes, itemsize)
+    elif creation.get_layout() == h5d.CONTIGUOUS and shape[0]:
+        offset = dataset.get_offset()
+        most = 0 if offset is None else min(dataset.get_storage_size(), found.size - offset)
+    if shape[0] * row_bytes > most:
+        raise Unsound(f"claims to have {shape[0]} rows, for which the file is too small")
+
+
+def _check_chunks(creation: h5p.PropDCID, row_bytes: int, itemsize: int) -> int:
+    """Return how many times as large as the file the rows can be. Raises Unsound for large chunks and other filters."""
+    filters = [creation.get_filter(number)[0] for number in range(creation.get_nfilters())]
+    packed = [each for each in filters if each in (h5z.FILTER_DEFLATE, h5z.FILTER_LZF)]
+    if not FILTERS.issuperset(filters) or len(packed) > 1 or len(filters) > 3:
+        raise Unsound("is compressed by other filters than gzip or LZF")
+    if (chunk := math.prod(creation.get_chunk()) * itemsize) > max(MOST_CHUNK, row_bytes):
+        raise Unsound(f"has chunks of {chunk} bytes")
+    return MOST_EXPANSION if packed else 1
+
+
+def _check_texts(dataset: h5d.DatasetID, layout: int, rows: int, found: Found) -> None:
+    """Raise Unsound if texts are longer than they can be, by what refers to them. Each is stored once, so all together
+    cannot be longer than the file."""
+    if layout == h5d.CONTIGUOUS and rows:
+        raw = os.pread(found.descriptor, rows * REFERENCE, dataset.get_offset())
+    elif rows:
+        raise Unsound("has another layout than texts have")
+    else:
+        return
+    lengths = np.frombuffer(raw, "<u4")[:: REFERENCE // 4]
+    if len(raw) < rows * REFERENCE or lengths.max() > MOST_TEXT or lengths.sum(dtype=np.int64) > found.size:
+        raise Unsound(f"has texts of more than {MOST_TEXT} bytes, or more than the file")
+
+
+def _row_problems(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
+    """Yield datasets that have not as many rows as the others of their kind."""
+    for rule, thing in (("clips/video", "clips"), ("videos_table/id", "videos"), ("failures/id", "failures"),
+                        ("linked/path", "files")):  # fmt: skip
+        if rule not in shapes:
+            continue
+        group, _, _ = rule.partition("/")
+        for name, shape in shapes.items():
+            same = name.startswith(f"{group}/") or (group == "clips" and name in FEATURES)
+            if same and shape[0] != shapes[rule][0]:
+                yield Problem(f"/{name}", f"has {shape[0]} rows, but there are {shapes[rule][0]} {thing}")
+
+
+def _table_problems(found: Found) -> Iterator[Problem]:
+    """Yield numbers of videos that cannot be."""
+    clips = found.shapes["clips/video"][0]
+    firsts, counts = (_numbers(found, name) for name in ("first_clip", "clips"))
+    if counts.min(initial=1) < 1:
+        yield Problem("/videos_table/clips", "has a video without clips")
+    elif counts.max(initial=0) > clips or counts.sum() != clips or not np.array_equal(firsts, counts.cumsum() - counts):
+        yield Problem("/videos_table", "does not divide the clips among the videos, one video after another")
+    for name, least, infinite in RANGES:
+        values = _numbers(found, name)
+        low, high = values.min(initial=0), values.max(initial=0)  # NaN if one is NaN
+        if not (low >= least and (infinite or high < np.inf)):
+            yield Problem(f"/videos_table/{name}", "has a number that cannot be")
+
+
+def _numbers(found: Found, name: str) -> NDArray[Any]:
+    """Read a column of /videos_table."""
+    dataset = found.datasets[f"videos_table/{name}"]
+    values = np.empty(dataset.shape, dataset.dtype)
+    dataset.read(h5s.ALL, h5s.ALL, values)
+    return values
