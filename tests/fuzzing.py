@@ -140,7 +140,7 @@ def prepare(folder: Path, how: How) -> None:
     """Import what commands import before processes are forked, by using the commands once on a sound output."""
     file, done = folder / "bases" / "rich" / "out.h5", folder / "case"
     done.mkdir()
-    mutant = Mutant(file, "rich", (), False)
+    mutant = Mutant(file, "rich", (), "")
     streams = sys.stdout, sys.stderr
     try:
         sys.stdout = sys.stderr = open(os.devnull, "w")
@@ -187,7 +187,7 @@ def make_in_fork(bases: Path, case: Path, kind: str, chance: random.Random) -> M
             os._exit(1)
     _, status = os.waitpid(pid, 0)
     if status:
-        return Mutant(case / "in" / "out.h5", "plain", (f"making it ended with {os.waitstatus_to_exitcode(status)}",), False)
+        return Mutant(case / "in" / "out.h5", "plain", (f"making it ended with {os.waitstatus_to_exitcode(status)}",), "")
     found = json.loads((case / "mutant.json").read_text())
     return Mutant(case / "in" / "out.h5", found["base"], tuple(found["texts"]), found["outside"])
 
@@ -423,7 +423,7 @@ def judge(command: list[str], outcome: Outcome, mutant: Mutant, done: Path) -> I
     elif code == TRACEBACK or "Traceback (most" in errors:
         memory = isinstance_of_memory(errors)
         yield ("memory" if memory else "traceback"), f"{frames_of(errors)} {last}"
-    elif re.search(r"out of memory|allocat|File too large|No space", errors):
+    elif re.search(r"out of memory|allocation failed|unable to allocate|File too large|No space", errors):
         yield "memory", last
     elif code not in CODES.get(name, {0, 2}):
         yield f"code {code}", last
@@ -433,8 +433,8 @@ def judge(command: list[str], outcome: Outcome, mutant: Mutant, done: Path) -> I
         yield "lines", errors[:300]
     if outcome.grown > MEMORY:
         yield "memory", f"{outcome.grown >> 20} MB"
-    if code == 0 and mutant.outside and name not in ("completion", "api", "dataset", "vswin-extract"):
-        if not (name == "merge" and command[1] == os.fspath(mutant.path)):
+    if code in (0, 3) and name not in CALLS and (mutant.outside == "all" or name == mutant.outside):
+        if "--overwrite" not in command:
             yield "outside", "a file that points out of itself is read"
     if found := CONTROL.search(outcome.stdout.decode(errors="replace") + errors):
         yield "control", repr(found[0])
@@ -448,7 +448,7 @@ def judge(command: list[str], outcome: Outcome, mutant: Mutant, done: Path) -> I
 
 
 def isinstance_of_memory(errors: str) -> bool:
-    return bool(re.search(r"MemoryError|unable to allocate|[Mm]emory allocation|allocate", errors.strip().splitlines()[-1]))
+    return bool(re.search(r"MemoryError|[Uu]nable to allocate|allocation failed", errors.strip().splitlines()[-1]))
 
 
 def frames_of(errors: str) -> str:

@@ -39,12 +39,12 @@ HUGE = 1 << 40
 @dataclass(frozen=True)
 class Mutant:
     """A changed output. `path`: what commands are given. `base`: of which kind it was. `texts`: what was changed.
-    `outside`: True if it would show bytes of another file, so that no command may read it."""
+    `outside`: if it points to another file, which commands must not accept it: all, or check."""
 
     path: Path
     base: str
     texts: tuple[str, ...]
-    outside: bool
+    outside: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,15 @@ class Place:
 
 
 class Outside(str):
-    """What a change did, if it points out of the file."""
+    """What a change did, if it points out of the file in a place that commands read."""
+
+    refused = "all"
+
+
+class OutsideInViews(Outside):
+    """The same below /videos, which only `check` reads."""
+
+    refused = "check"
 
 
 def make_bases(folder: Path) -> None:
@@ -143,11 +151,11 @@ def mutate(bases: Path, folder: Path, kind: str, chance: random.Random) -> Mutan
     if kind == "bytes":
         content, text = change_bytes(changed.read_bytes(), chance)
         changed.write_bytes(content)
-        return Mutant(path, base, (changed.name, text), False)
+        return Mutant(path, base, (changed.name, text), "")
     texts = [changed.name]
     if chance.random() < 0.04:
-        return Mutant(path, base, (*texts, change_file(changed, chance)), False)
-    outside = False
+        return Mutant(path, base, (*texts, change_file(changed, chance)), "")
+    outside = ""
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
         with h5py.File(changed, "r+") as file:
             place = Place(file, changed, chance, bases / "secret.txt", bases / "other.h5")
@@ -157,7 +165,10 @@ def mutate(bases: Path, folder: Path, kind: str, chance: random.Random) -> Mutan
             except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
                 text = f"{change.__name__}: not possible here ({type(error).__name__}: {str(error).splitlines()[0]})"
             texts.append(f"{change.__name__}: {text}"[:300])
-            outside = outside or isinstance(text, Outside)
+            # an index shows the rows of its files, and does not read their tables
+            shown = changed == path or re.match(r"/(clips|embedding|stage4|logits)", text)
+            if isinstance(text, Outside) and shown and outside != "all":
+                outside = text.refused
     return Mutant(path, base, tuple(texts), outside)
 
 
@@ -545,7 +556,7 @@ def virtual_in_videos(place: Place) -> str:
     layout = h5py.VirtualLayout(shape, "f4")
     layout[...] = h5py.VirtualSource(os.fspath(place.other), "embedding", shape, "f4")
     group.create_virtual_dataset("embedding", layout)
-    return Outside(f"{group.name}/embedding shows another output's")
+    return OutsideInViews(f"{group.name}/embedding shows another output's")
 
 
 # Links
@@ -623,7 +634,7 @@ def odd_view(place: Place) -> str:
     match chance.randrange(4):
         case 0:
             videos[name] = h5py.ExternalLink(os.fspath(place.other), "/")
-            return Outside(f"/videos/{name} is another output")
+            return OutsideInViews(f"/videos/{name} is another output")
         case 1:
             videos[name] = h5py.SoftLink("/")
             return f"/videos/{name} is the root"

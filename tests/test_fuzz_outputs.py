@@ -77,5 +77,5 @@ def test_the_outputs_that_are_changed_are_sound_before(tmp_path: Path) -> None:
     ],
 )
 def test_what_must_not_happen_is_noticed(ended: Ended, what: str, tmp_path: Path) -> None:
-    mutant = Mutant(tmp_path / "out.h5", "plain", (), outside=True)
+    mutant = Mutant(tmp_path / "out.h5", "plain", (), outside="all")
     assert [found for found, _ in judge(["inspect", "out.h5"], ended, mutant, tmp_path)] == [what]
