@@ -264,11 +264,9 @@ def test_the_commands(extracted: Path, run: Run, tmp_path: Path) -> None:
 
 
 def test_errors_are_one_line_that_names_the_value(extracted: Path, run: Run, tmp_path: Path) -> None:
-    with h5py.File(extracted) as file:
-        file.copy("videos_table", (copy := h5py.File(tmp_path / "no.h5", "w")))
-        copy.attrs.update(file.attrs)
-        copy["clips/video"] = file["clips/video"][:]
-        copy.close()
+    shutil.copy(extracted, tmp_path / "no.h5")
+    with h5py.File(tmp_path / "no.h5", "r+") as file:
+        del file["embedding"]
     cases: list[tuple[list[object], str]] = [
         (["search", extracted, "nothing.mp4"], "'nothing.mp4'"),
         (["search", extracted, "shapes.mkv@99"], "second 99 "),

@@ -28,7 +28,8 @@ Fingerprints = dict[str, tuple[int, float, str] | None]
 @dataclass(frozen=True)
 class OutputCheck:
     """How much was checked, and what is wrong with it. `finished`: False for the journal of a run. `mergeable`: the
-    journal, if every video of the run is finished, else None; `output`: the file to make of it."""
+    journal, if every video of the run is finished, else None; `output`: the file to make of it. `readable`: False if
+    the structure of an output is wrong, so that nothing was counted."""
 
     videos: int
     clips: int
@@ -37,6 +38,7 @@ class OutputCheck:
     problems: tuple[Problem, ...]
     mergeable: Path | None = None
     output: Path | None = None
+    readable: bool = True
 
 
 def verify_output(output: Path, against: Sequence[Video] = (), *, follow: bool = False) -> OutputCheck:
@@ -68,7 +70,7 @@ def _verify_finished(output: Path, directory: Path, against: Sequence[Video], fo
             files = {**_fingerprints(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
             counts = len(features), features.clips, len(features.failures)
     except UnsoundOutput as error:  # nothing more of it can be read
-        return OutputCheck(0, 0, 0, True, tuple(error.problems))
+        return OutputCheck(0, 0, 0, True, tuple(error.problems), readable=False)
     if directory.is_dir():
         problems.append(Problem(directory.name, "is the journal of a run that was not ended, beside a finished output"))
     return OutputCheck(*counts, True, (*problems, *_compare(files, against)))

@@ -6,7 +6,7 @@ import click
 
 from vswin_extract.cli.console import stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, json_option
+from vswin_extract.cli.options import HELP, file_argument, follow_option, json_option
 from vswin_extract.formatting import human_bytes, plural
 
 if TYPE_CHECKING:
@@ -21,15 +21,16 @@ SHOWN_VIDEOS = 20
 @click.option(
     "--all", "show_all", is_flag=True, help=f"List all videos and failures, not only the first {SHOWN_VIDEOS}."
 )
+@follow_option
 @json_option
 @reports_errors
-def inspect(file: str, show_all: bool, as_json: bool) -> None:
+def inspect(file: str, show_all: bool, follow: bool, as_json: bool) -> None:
     """Show what is in a file of features: model, sampling, videos, clips, shapes, sizes, failures."""
     import json
 
     from vswin_extract.store.features import open_features
 
-    with open_features(file) as features:
+    with open_features(file, follow=follow) as features:
         if as_json:
             click.echo(json.dumps(file_facts(features), indent=1, allow_nan=False))
         else:

@@ -121,6 +121,10 @@ def together(*decorators: Decorator) -> Decorator:
 
 file_argument = click.argument("file", type=click.Path(), metavar="OUT.h5")
 
+follow_option = click.option(
+    "--follow", is_flag=True, help="Read an index of files that are outside of its directory, wherever it says."
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
 
 

@@ -16,6 +16,7 @@ from vswin_extract.cli.options import (
     Choice,
     device_option,
     file_argument,
+    follow_option,
     json_option,
     together,
     videos_option,
@@ -58,6 +59,7 @@ search_options = together(
     ),
     json_option,
     click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with pictures."),
+    follow_option,
     videos_option("With --html: where the videos are, if no longer where they were extracted."),
     weights_option(
         "For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
@@ -73,7 +75,14 @@ search_options = together(
 @search_options
 @reports_errors
 def search(
-    file: str, query: str | None, duplicates: bool, as_json: bool, html: str | None, videos: str | None, **options: Any
+    file: str,
+    query: str | None,
+    duplicates: bool,
+    as_json: bool,
+    html: str | None,
+    videos: str | None,
+    follow: bool,
+    **options: Any,
 ) -> None:
     """Find the clips that are most like QUERY, by the cosine of their embeddings: a clip of the file (ID@SECONDS), a
     video of it (ID), or a video file (PATH or PATH@SECONDS), which is extracted first as those of OUT.h5 were. A run of
@@ -89,7 +98,7 @@ def search(
     if html:
         require_parent(Path(html))
     console = stderr()
-    with open_features(file) as features:
+    with open_features(file, follow=follow) as features:
         found = find_copies(features, **options) if query is None else find_results(features, query, **options)
         if html:
             from vswin_extract.explore.page import write_page

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.explore.similarity import Floats, embeddings, unit_blocks
 from vswin_extract.files import atomic_write
+from vswin_extract.store.attributes import stored_value
 from vswin_extract.store.features import FeatureFile
 
 EXACT_BELOW = 10_000
 """Up to this many clips the index compares with all of them."""
 TRAINED_ON = 64
 """Clips per cell that the cells are found from; FAISS wants at least 39."""
+MOST_HEADER = 1 << 20
+"""Bytes of the first line, at most: it has a number for each channel."""
 PROBED = 32
 """Cells that are searched for a query."""
 
@@ -55,10 +58,10 @@ def open_index(features: FeatureFile, *, exact_below: int = EXACT_BELOW) -> Inde
     made_of = identity(features)
     with suppress(FileNotFoundError), open(path, "rb") as file:
         try:
-            header = json.loads(file.readline())
-        except ValueError:
+            header = json.loads(file.readline(MOST_HEADER))
+        except (ValueError, RecursionError):
             header = {}
-        if header.get("made_of") == made_of:
+        if isinstance(header, dict) and header.get("made_of") == made_of:
             index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
             return Index(_probe_more(index), np.array(header["mean"], np.float32), path, built=False)
     return _build(features, path, made_of, exact_below)
@@ -77,7 +80,7 @@ def identity(features: FeatureFile) -> list[list[Any]]:
 
 def _identity(file: h5py.File) -> list[Any]:
     rows = file["embedding"]
-    return [str(file.attrs.get("run", "")), str(rows.attrs.get("sha256", "")), len(rows)]
+    return [str(stored_value(file, "run") or ""), str(stored_value(rows, "sha256") or ""), len(rows)]
 
 
 def _build(features: FeatureFile, path: Path, made_of: list[list[Any]], exact_below: int) -> Index:

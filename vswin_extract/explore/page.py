@@ -58,7 +58,7 @@ def page_of_copies(features: FeatureFile, copies: Iterable[NearCopy], videos: Pa
     return _render(features, "Near-copies", [], pairs)
 
 
-def _card(run: Moment, best: Moment, path: Path, score: float | None = None) -> Card:
+def _card(run: Moment, best: Moment, path: Path | None, score: float | None = None) -> Card:
     middle = (best.start + best.end) / 2
     return Card(run.video, run.start, run.end, middle, thumbnail(path, middle), score)
 

@@ -64,11 +64,13 @@ def export(
     destination: str | os.PathLike[str],
     feature: Feature | None = None,
     stem: bool = False,
+    *,
+    follow: bool = False,
 ) -> Exported:
     """Write an output's features as files of a format into a new folder.
 
     `feature`: which, and how averaged, resampled and normalised (default: the embedding). `stem`: name a video's files
-    by its id without the extension. One video is in memory at a time. The folder appears when it is complete, as
+    by its id without the extension. `follow`: as in `open_features`. One video is in memory at a time. The folder appears when it is complete, as
     `destination`, which must not be there or be empty.
 
     Raises UsageError for what the format cannot hold or would give wrong times for, and OutputError if `destination` is
@@ -82,7 +84,7 @@ def export(
     destination = Path(destination)
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise OutputError(f"{destination} exists and is not empty; remove it, or name another folder")
-    with open_features(source) as features:
+    with open_features(source, follow=follow) as features:
         if not len(features):
             raise UsageError(f"{os.fspath(source)} has no videos to export")
         shape = feature.shape(features)

@@ -58,6 +58,7 @@ def merge(
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda text: None,
     shard_limit: ShardLimit = SHARD_LIMIT,
+    follow: bool = False,
 ) -> Merged:
     """Make one output of finished outputs and journals; without `parts`, of the output's own journal, which is then
     removed.
@@ -65,7 +66,7 @@ def merge(
     Videos come in the order of their ids, as a directory is walked; those of a single journal in the order of its run.
     `layout`: one file; or shards of bounded size and an index of them; or an index of the parts ("linked"), which are
     finished outputs and stay where they are. `on_duplicate`: what to do if a video is in several parts; a part in which
-    it failed does not count if it did not fail in another. Raises OutputError if the parts differ in what features
+    it failed does not count if it did not fail in another. `follow`: as in `open_features`. Raises OutputError if the parts differ in what features
     depend on, if videos are missing or duplicate, or if a part is damaged, and UsageError for what cannot be merged,
     also for an output that is one of the parts.
     """
@@ -83,7 +84,7 @@ def merge(
     check_output(output, overwrite)
     with ExitStack() as stack:
         lock = stack.enter_context(claim(own / "lock", output)) if ours else None
-        sources = open_sources(paths, stack)
+        sources = open_sources(paths, stack, follow)
         for source in sources:
             for note in source.notes:
                 on_note(note)
@@ -99,6 +100,9 @@ def merge(
         if lock is not None:
             lock.check()
             remove_journal(own)
+    base = Path(os.path.realpath(output)).parent
+    if outside := [file for file in linked_files(output) if not Path(os.path.realpath(file)).is_relative_to(base)]:
+        on_note(f"{outside[0]} is outside the directory of {output.name}, so commands read it with --follow only")
     videos, failed = split_failed(records)
     clips = sum(record.clips for record in records)
     nbytes = sum(path.stat().st_size for path in (output, *linked_files(output)))

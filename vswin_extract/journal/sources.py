@@ -108,7 +108,7 @@ class OutputSource:
     ) -> None:
         self.path = path
         file, info = features.file, features.info
-        if not info["complete"]:
+        if not info.get("complete"):
             raise UsageError(f"{path} is not marked complete")
         if lacking := [name for name in SETTINGS if name not in info]:
             raise UsageError(f"{path} does not say its {lacking[0]}, so it cannot be merged")
@@ -116,7 +116,9 @@ class OutputSource:
         self.settings = {name: info[name] for name in SETTINGS}
         written = self.settings["features"]
         shapes = {name: file[name].shape[1:] for name in features.names}
-        self.arrays = Arrays(shapes, written["dtype"], written["compression"])
+        if not shapes or {str(file[name].dtype) for name in features.names} != {written.get("dtype")}:
+            raise UsageError(f"{path} has features of another type than it says, so it cannot be merged")
+        self.arrays = Arrays(shapes, written["dtype"], written.get("compression", "none"))
         self.attributes = {name: value for name, value in info.items() if name not in ("schema", "complete")}
         self.classes = tuple(file["classes"].asstr()[:]) if "classes" in file else ()
         try:
@@ -145,12 +147,12 @@ class OutputSource:
             column.finish()
 
 
-def open_sources(paths: Sequence[Path], stack: ExitStack) -> list[Source]:
-    """Open journals and finished outputs, which `stack` closes. An index is replaced by the files that it links to.
-    Raises UsageError for anything else."""
+def open_sources(paths: Sequence[Path], stack: ExitStack, follow: bool = False) -> list[Source]:
+    """Open journals and finished outputs, which `stack` closes. An index is replaced by the files that it links to,
+    which are outside of its directory only if `follow` is true. Raises UsageError for anything else."""
     sources: list[Source] = []
     executor = stack.enter_context(ThreadPoolExecutor(1))
-    files = [file for path in paths for file in _expand(path)]
+    files = [file for path in paths for file in _expand(path, follow)]
     block = max(1 << 16, READ_BYTES // (len(files) * (len(CLIP_COLUMNS) + 1)))
     for path, ids in files:
         if path.is_dir():
@@ -163,12 +165,12 @@ def open_sources(paths: Sequence[Path], stack: ExitStack) -> list[Source]:
     return sources
 
 
-def _expand(path: Path) -> list[tuple[Path, set[str] | None]]:
+def _expand(path: Path, follow: bool) -> list[tuple[Path, set[str] | None]]:
     """Return the files that an index links to, each with the ids that the index has of it; for any other file the path
     itself, and None."""
     if not linked_files(path):
         return [(path, None)]
-    with open_features(path) as index:
+    with open_features(path, follow=follow) as index:
         ends = np.cumsum(index.file["linked/videos"][:]).tolist()
         ids, failed = list(index), {failure["id"] for failure in index.failures}
         return [

@@ -217,7 +217,7 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
     videos."""
     if read_attributes(job.output) is None:
         raise OutputError(f"{job.output} exists and was not written by vswin-extract; choose another name")
-    with open_features(job.output) as features:
+    with open_features(job.output, follow=True) as features:  # of an index, its tables only
         made = {name: features.info.get(name) for name in ready.settings}
         known = {*features, *(failure["id"] for failure in features.failures)}
     if made != ready.settings or not known.issuperset(video.id for video in job.videos):

@@ -68,7 +68,7 @@ def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | 
     value = read[()]
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bytes):
-        return value.decode() if len(value) <= MOST_TEXT else None
+        return value.decode() if len(value) <= MOST_TEXT and b"\0" not in value else None
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | bool | int | float) else None

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 CHUNK_CACHE = 1 << 20
+LONGEST = 1e9
+"""Seconds, at most, of a time."""
 
 
 def linked_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -90,11 +92,20 @@ class VideoRows:
             where = self._first + int(rows) % count
         else:
             return np.asarray(self)[index]  # type: ignore[no-any-return]
-        return self._dataset[(where, *rest)]  # type: ignore[no-any-return]
+        return self._sound(self._dataset[(where, *rest)])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         values = self._dataset[self._first : self._first + len(self)]
-        return np.asarray(values, dtype)
+        return np.asarray(self._sound(values), dtype)
+
+    def _sound(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values that were read. Raises UsageError for times that cannot be: all that computes with them relies
+        on numbers."""
+        if self._name == "clips/times" and not (np.abs(values) <= LONGEST).all():
+            raise UsageError(
+                f"{self._features.file.filename}: /clips/times has a time that cannot be; vswin check says more"
+            )
+        return values
 
     def to_torch(self) -> "torch.Tensor":
         """Return all rows, in memory of their own."""
@@ -263,7 +274,18 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     @property
     def clips(self) -> int:
         """The number of clips of all videos."""
-        return len(self.file["clips/video"])
+        return sum(count for _, _, count in self._videos.values())
+
+    @property
+    def video_of_clips(self) -> NDArray[np.int64]:
+        """The number of each clip's video (clips,), as /clips/video has it, by the numbers of clips in the table."""
+        counts = [count for _, _, count in self._videos.values()]
+        return np.repeat(np.arange(len(counts)), counts)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """The seconds [begin, end) of all clips (clips, 2). Raises UsageError if some cannot be."""
+        return np.asarray(VideoRows(self, "clips/times", 0, self.clips))
 
     @property
     def failures(self) -> list[dict[str, str]]:

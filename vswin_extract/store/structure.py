@@ -43,10 +43,12 @@ TYPES = {
     "int64": (h5t.STD_I64LE, h5t.STD_I64BE),
 }
 RANGES = (
-    ("fps", 0, False), ("frames", 0, False), ("duration", 0, False), ("width", 0, False), ("height", 0, False),
-    ("mtime", -1e15, False), ("start", 0, False), ("end", 0, True),
+    ("fps", 0, 1e9), ("frames", 0, 1e15), ("duration", 0, 1e9), ("width", 0, 1e9), ("height", 0, 1e9),
+    ("size", -1, 1e18), ("mtime", -1e15, 1e15), ("start", 0, 1e9), ("end", 0, math.inf),
 )  # fmt: skip
-"""Numbers of /videos_table: the least that each can be, and True if it can be infinite."""
+"""Columns of /videos_table: the least and the most that their numbers can be."""
+MOST_CHANNELS = 4096
+"""Channels of embeddings and stages, at most. The largest published network has 1536."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,8 @@ def check_dataset(dataset: object, name: str, found: Found) -> tuple[int, ...]:
     shape: tuple[int, ...] = dataset.shape
     if len(shape) - 1 not in expected.axes or (expected.row is not None and shape[1:] != expected.row):
         raise Unsound(f"has the shape {shape[:8]}, which it cannot have")
+    if 0 in shape[1:] or (name in FEATURES and name != "logits" and shape[-1] > MOST_CHANNELS):
+        raise Unsound(f"has the shape {shape[:8]}, which it cannot have")
     kind = dataset.get_type()
     if expected != TEXT:
         if not any(kind.equal(each) for name in expected.types for each in TYPES[name]):
@@ -283,21 +287,25 @@ def _row_problems(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
 def _table_problems(found: Found) -> Iterator[Problem]:
     """Yield numbers of videos that cannot be."""
     clips = found.shapes["clips/video"][0]
-    firsts, counts = (_numbers(found, name) for name in ("first_clip", "clips"))
+    firsts, counts = (_numbers(found, f"videos_table/{name}") for name in ("first_clip", "clips"))
     if counts.min(initial=1) < 1:
         yield Problem("/videos_table/clips", "has a video without clips")
     elif counts.max(initial=0) > clips or counts.sum() != clips or not np.array_equal(firsts, counts.cumsum() - counts):
         yield Problem("/videos_table", "does not divide the clips among the videos, one video after another")
-    for name, least, infinite in RANGES:
-        values = _numbers(found, name)
+    if found.links:
+        shares = _numbers(found, "linked/videos")
+        if shares.min() < 0 or shares.max() > len(counts) or shares.sum() != len(counts):
+            yield Problem("/linked/videos", "does not divide the videos among the files")
+    for name, least, most in RANGES:
+        values = _numbers(found, f"videos_table/{name}")
         low, high = values.min(initial=0), values.max(initial=0)  # NaN if one is NaN
-        if not (low >= least and (infinite or high < np.inf)):
+        if not (low >= least and high <= most):
             yield Problem(f"/videos_table/{name}", "has a number that cannot be")
 
 
 def _numbers(found: Found, name: str) -> NDArray[Any]:
-    """Read a column of /videos_table."""
-    dataset = found.datasets[f"videos_table/{name}"]
+    """Read a column of numbers."""
+    dataset = found.datasets[name]
     values = np.empty(dataset.shape, dataset.dtype)
     dataset.read(h5s.ALL, h5s.ALL, values)
     return values
