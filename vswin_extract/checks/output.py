@@ -14,10 +14,9 @@ from vswin_extract.journal.directory import journal_directory, read_job, read_li
 from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
 from vswin_extract.journal.parts import SUFFIX, Entry
 from vswin_extract.store.attributes import stored_value
-from vswin_extract.store.features import FeatureFile, UnsoundOutput, open_features
-from vswin_extract.store.hdf5 import READ_ERRORS
+from vswin_extract.store.features import FeatureFile, open_features
+from vswin_extract.store.hdf5 import READ_ERRORS, Problem, UnsoundOutput
 from vswin_extract.store.schema import CLIP_COLUMNS, block_rows
-from vswin_extract.store.structure import Problem
 from vswin_extract.video.remote import Address, same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
 

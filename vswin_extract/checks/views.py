@@ -13,9 +13,9 @@ from h5py import h5d, h5g, h5l, h5p
 
 from vswin_extract.errors import first_line
 from vswin_extract.store.features import FeatureFile
-from vswin_extract.store.hdf5 import READ_ERRORS
+from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.schema import GROUPED, VIEWED
-from vswin_extract.store.structure import Found, Problem, Unsound, check_dataset, open_member
+from vswin_extract.store.structure import Found, Unsound, check_dataset, open_member
 
 
 def check_views(features: FeatureFile) -> Iterator[Problem]:

@@ -32,8 +32,8 @@ def embeddings(features: FeatureFile) -> h5py.Dataset:
 
 
 def unit(rows: NDArray[np.floating]) -> Floats:
-    """Divide each row of (n, C) by its length, in float32. Rows of zeros stay zeros. Raises UsageError for rows that are
-    not finite."""
+    """Divide each row of (n, C) by its length, in float32. Rows of zeros stay zeros. Raises UsageError for rows that
+    are not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         rows = rows.astype(np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)

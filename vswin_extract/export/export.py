@@ -70,8 +70,8 @@ def export(
     """Write an output's features as files of a format into a new folder.
 
     `feature`: which, and how averaged, resampled and normalised (default: the embedding). `stem`: name a video's files
-    by its id without the extension. `follow`: as in `open_features`. One video is in memory at a time. The folder appears when it is complete, as
-    `destination`, which must not be there or be empty.
+    by its id without the extension. `follow`: as in `open_features`. One video is in memory at a time. The folder
+    appears when it is complete, as `destination`, which must not be there or be empty.
 
     Raises UsageError for what the format cannot hold or would give wrong times for, and OutputError if `destination` is
     in the way.

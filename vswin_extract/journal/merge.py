@@ -66,9 +66,9 @@ def merge(
     Videos come in the order of their ids, as a directory is walked; those of a single journal in the order of its run.
     `layout`: one file; or shards of bounded size and an index of them; or an index of the parts ("linked"), which are
     finished outputs and stay where they are. `on_duplicate`: what to do if a video is in several parts; a part in which
-    it failed does not count if it did not fail in another. `follow`: as in `open_features`. Raises OutputError if the parts differ in what features
-    depend on, if videos are missing or duplicate, or if a part is damaged, and UsageError for what cannot be merged,
-    also for an output that is one of the parts.
+    it failed does not count if it did not fail in another. `follow`: as in `open_features`.
+    Raises OutputError if the parts differ in what features depend on, if videos are missing or duplicate, or if a part
+    is damaged, and UsageError for what cannot be merged, also for an output that is one of the parts.
     """
     begun = time.monotonic()
     output = output_path(output)

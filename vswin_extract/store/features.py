@@ -4,7 +4,7 @@ All classes can be pickled and used in forked processes: each process opens the 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError
 from vswin_extract.store.attributes import NESTED, parse_nested, stored_values
-from vswin_extract.store.hdf5 import expect_file, is_output, read_errors, why_not_opened
+from vswin_extract.store.hdf5 import Problem, UnsoundOutput, expect_file, is_output, read_errors, why_not_opened
 from vswin_extract.store.links import is_virtual, link_problems, row_problems
 from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, VIDEO_COLUMNS, VIEWED
-from vswin_extract.store.structure import Problem, find_problems
+from vswin_extract.store.structure import find_problems
 
 if TYPE_CHECKING:
     import torch
@@ -49,16 +49,6 @@ def read_links(path: str | os.PathLike[str]) -> list[Path]:
             return [Path(os.path.realpath(path)).parent / name for name in found.links]
     except FileNotFoundError:
         return []
-
-
-class UnsoundOutput(UsageError):
-    """An output whose structure is wrong: it is damaged, or made to deceive. `problems`: all that is wrong."""
-
-    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
-        where, what = problems[0].where, problems[0].what
-        also = f"; and {len(problems) - 1} more: vswin check" if len(problems) > 1 else ""
-        super().__init__((f"{path} {what}" if not where else f"{path}: {where} {what}") + also)
-        self.problems = problems
 
 
 class VideoRows:

@@ -7,6 +7,7 @@ import stat
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,24 @@ READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowE
 """What h5py raises where a file is damaged."""
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 """Endings of HDF5 files, in lower case. The name of an output has one of them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, and where: in a dataset, a video, or a file of the journal."""
+
+    where: str
+    what: str
+
+
+class UnsoundOutput(UsageError):
+    """An output whose structure is wrong: it is damaged, or made to deceive. `problems`: all that is wrong."""
+
+    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
+        where, what = problems[0].where, problems[0].what
+        also = f"; and {len(problems) - 1} more: vswin check" if len(problems) > 1 else ""
+        super().__init__((f"{path} {what}" if not where else f"{path}: {where} {what}") + also)
+        self.problems = problems
 
 
 def output_path(given: str | os.PathLike[str]) -> Path:
@@ -97,7 +116,7 @@ def why_not_opened(error: OSError) -> str:
 
 @contextmanager
 def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Make errors that h5py raises in the block a UsageError of one line: what it reads is damaged. Errors of others
+    """Make errors that h5py raises in the block an UnsoundOutput: what it reads is damaged. Errors of others
     pass, and those of the system, as of a broken disk."""
     try:
         yield
@@ -106,9 +125,7 @@ def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         by_h5py = str(frame.f_globals.get("__name__")).partition(".")[0] == "h5py"
         if not by_h5py or getattr(error, "errno", None) or "errno = " in str(error):
             raise
-        raise UsageError(
-            f"{os.fspath(path)} cannot be read, it is damaged: {first_line(error)[:200]}; vswin check says more"
-        ) from error
+        raise UnsoundOutput(os.fspath(path), [Problem("/", f"cannot be read: {first_line(error)[:200]}")]) from error
 
 
 def expect_file(path: str | os.PathLike[str]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from h5py import h5d, h5f, h5g
 
 from vswin_extract.errors import first_line
-from vswin_extract.store.hdf5 import READ_ERRORS, expect_file, why_not_opened
-from vswin_extract.store.structure import Found, Problem, Unsound, check_dataset, open_member
+from vswin_extract.store.hdf5 import READ_ERRORS, Problem, expect_file, why_not_opened
+from vswin_extract.store.structure import Found, Unsound, check_dataset, open_member
 
 ELSEWHERE = "HDF5_VDS_PREFIX"
 """The variable that makes HDF5 look for linked files in other directories."""

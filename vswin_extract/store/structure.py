@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import first_line
 from vswin_extract.store.attributes import MOST_TEXT, attribute_problems
-from vswin_extract.store.hdf5 import READ_ERRORS
+from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.schema import ADDED_TEXTS, CLIP_COLUMNS, FAILURE_TEXTS, FEATURES, VIDEO_NUMBERS, VIDEO_TEXTS
 
 MOST_CHUNK = 16 << 20
@@ -49,14 +49,6 @@ RANGES = (
 """Columns of /videos_table: the least and the most that their numbers can be."""
 MOST_CHANNELS = 4096
 """Channels of embeddings and stages, at most. The largest published network has 1536."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong, and where: in a dataset, a video, or a file of the journal."""
-
-    where: str
-    what: str
 
 
 class Unsound(Exception):
