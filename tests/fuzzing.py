@@ -96,9 +96,7 @@ def fuzz(kind: str, seed: int, numbers: Sequence[int], folder: Path, how: How = 
     gc.freeze()
     summary = Summary()
     for number in numbers:
-        shutil.rmtree(case, ignore_errors=True)
-        (case / "in").mkdir(parents=True)
-        mutant = make_in_fork(bases, case, kind, random.Random(f"{seed}/{kind}/{number}"))
+        mutant = make_in_fork(bases, case, kind, f"{seed}/{kind}/{number}")
         wanted = commands(mutant, folder, random.Random(f"{seed}/{number}"), how, number)
         summary.files += 1
         for found in try_file(mutant, number, wanted, folder, 1 if apart else len(wanted), summary):
@@ -176,26 +174,29 @@ def make_inputs(folder: Path) -> None:
     save_checkpoint(folder / "w.safetensors", network.state_dict(), VARIANTS["nano"], recipe, names)
 
 
-def make_in_fork(bases: Path, case: Path, kind: str, chance: random.Random) -> Mutant:
-    """Change a base in a process of its own, since HDF5 may not survive what is done to its files."""
-    pid = os.fork()
-    if not pid:
-        try:
-            os._exit(write_mutant(bases, case, kind, chance))
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        return Mutant(case / "in" / "out.h5", "plain", (f"making it ended with {os.waitstatus_to_exitcode(status)}",), "")
+def make_in_fork(bases: Path, case: Path, kind: str, seed: str) -> Mutant:
+    """Change a base in a process of its own, since HDF5 may not survive what is done to its files. If it does not, only
+    the first change is made."""
+    for most in (3, 1, 0):
+        shutil.rmtree(case, ignore_errors=True)
+        (case / "in").mkdir(parents=True)
+        pid = os.fork()
+        if not pid:
+            try:
+                limit("")
+                signal.setitimer(signal.ITIMER_REAL, SECONDS)
+                mutant = mutate(bases, case / "in", kind, random.Random(seed), most)
+                facts = {"base": mutant.base, "texts": mutant.texts, "outside": mutant.outside}
+                (case / "mutant.json").write_text(json.dumps(facts))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(TRACEBACK)
+        _, status = os.waitpid(pid, 0)
+        if not status:
+            break
     found = json.loads((case / "mutant.json").read_text())
     return Mutant(case / "in" / "out.h5", found["base"], tuple(found["texts"]), found["outside"])
-
-
-def write_mutant(bases: Path, case: Path, kind: str, chance: random.Random) -> int:
-    mutant = mutate(bases, case / "in", kind, chance)
-    (case / "mutant.json").write_text(json.dumps({"base": mutant.base, "texts": mutant.texts, "outside": mutant.outside}))
-    return 0
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:

@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s, h5t, h5z
 
+from vswin_extract.errors import first_line
 from vswin_extract.journal.merge import merge
 from vswin_extract.store import layouts
 from vswin_extract.store.schema import Arrays, Compression, FileDescription, VideoRecord
@@ -140,8 +141,9 @@ def _write(
     )  # fmt: skip
 
 
-def mutate(bases: Path, folder: Path, kind: str, chance: random.Random) -> Mutant:
-    """Copy a base to `folder` and change it. `kind`: structure or bytes."""
+def mutate(bases: Path, folder: Path, kind: str, chance: random.Random, most: int = 3) -> Mutant:
+    """Copy a base to `folder` and change it. `kind`: structure or bytes. `most`: changes of structure, which are up to
+    three; one that reads what another made may wait for ever."""
     base = chance.choice(BASES)
     shutil.copytree(bases / base, folder, dirs_exist_ok=True)
     path = folder / "out.h5"
@@ -156,14 +158,14 @@ def mutate(bases: Path, folder: Path, kind: str, chance: random.Random) -> Mutan
     if chance.random() < 0.04:
         return Mutant(path, base, (*texts, change_file(changed, chance)), "")
     outside = ""
-    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+    for _ in range(min(most, chance.choice([1, 1, 1, 2, 3]))):
         with h5py.File(changed, "r+") as file:
             place = Place(file, changed, chance, bases / "secret.txt", bases / "other.h5")
             change = chance.choice(chance.choice(list(CHANGES.values())))
             try:
                 text = change(place)
-            except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-                text = f"{change.__name__}: not possible here ({type(error).__name__}: {str(error).splitlines()[0]})"
+            except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, MemoryError) as error:
+                text = f"{change.__name__}: not possible here ({type(error).__name__}: {first_line(error)})"
             texts.append(f"{change.__name__}: {text}"[:300])
             # an index shows the rows of its files, and does not read their tables
             shown = changed == path or re.match(r"/(clips|embedding|stage4|logits)", text)
