@@ -26,15 +26,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal, TextIO
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one takes a gigabyte of addresses at once
 
-import h5py
 import numpy as np
-from hostile_outputs import SECRET_FLOAT, TOKEN, Mutant, make_bases, mutate
+from hostile_outputs import SECRET_FLOAT, Mutant, make_bases, mutate
+from hostile_structure import TOKEN
 
 from vswin_extract.cli import vswin
 from vswin_extract.errors import VswinError
@@ -70,12 +70,13 @@ class Finding:
 
 @dataclass
 class Summary:
-    """`files` were tried with `runs` of commands. `codes`: how often each exit code came. `accepted`: files that
+    """`files` were tried with `runs` of commands. `unchanged`: files that could not be changed. `codes`: how often each exit code came. `accepted`: files that
     `check` found nothing wrong with. `found`: how often each kind of finding."""
 
     files: int = 0
     runs: int = 0
     accepted: int = 0
+    unchanged: int = 0
     codes: dict[str, int] = field(default_factory=dict)
     found: dict[str, int] = field(default_factory=dict)
 
@@ -85,9 +86,11 @@ How = Literal["quick", "all", "torch"]
 slow."""
 
 
-def fuzz(kind: str, seed: int, numbers: Sequence[int], folder: Path, how: How = "all", apart: bool = False) -> Iterator[Finding | Summary]:
-    """Try files of a kind; yield what is found, and the summary last. `apart`: each command in a process of its own, and
-    not all commands on a file in one, as long as it lives."""
+def fuzz(
+    kind: str, seed: int, numbers: Sequence[int], folder: Path, how: How = "all", apart: bool = False
+) -> Iterator[Finding | Summary]:
+    """Try files of a kind; yield what is found, and the summary last. `apart`: each command in a process of its own;
+    else all commands on a file in one, as long as it lives."""
     bases, case = folder / "bases", folder / "case"
     make_bases(bases)
     os.environ["FUZZ_TOKEN"] = TOKEN
@@ -99,6 +102,7 @@ def fuzz(kind: str, seed: int, numbers: Sequence[int], folder: Path, how: How = 
         mutant = make_in_fork(bases, case, kind, f"{seed}/{kind}/{number}")
         wanted = commands(mutant, folder, random.Random(f"{seed}/{number}"), how, number)
         summary.files += 1
+        summary.unchanged += len(mutant.texts) < 2
         for found in try_file(mutant, number, wanted, folder, 1 if apart else len(wanted), summary):
             count(summary.found, found.what)
             yield found
@@ -130,7 +134,8 @@ def try_file(
         if any("--overwrite" in command for command in tried):
             changed = [name for name in changed if not name.startswith("case/in/out.h5")]
         if changed:
-            yield Finding(number, "written outside", ", ".join(changed), [" + ".join(c[0] for c in tried)], mutant.texts)
+            names = [command[0] for command in tried]
+            yield Finding(number, "written outside", ", ".join(changed), names, mutant.texts)
         before = after
 
 
@@ -141,7 +146,7 @@ def prepare(folder: Path, how: How) -> None:
     mutant = Mutant(file, "rich", (), "")
     streams = sys.stdout, sys.stderr
     try:
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+        sys.stdout = sys.stderr = stream(os.open(os.devnull, os.O_WRONLY))
         if how == "torch":
             make_inputs(folder)
         else:
@@ -150,6 +155,10 @@ def prepare(folder: Path, how: How) -> None:
     finally:
         sys.stdout.close()
         sys.stdout, sys.stderr = streams
+
+
+def stream(descriptor: int) -> TextIO:
+    return open(descriptor, "w", errors="backslashreplace", closefd=False)
 
 
 def make_inputs(folder: Path) -> None:
@@ -308,7 +317,7 @@ def run(batch: list[list[str]], file: Path, case: Path) -> list[Outcome]:
 def call_all(batch: list[list[str]], file: Path, done: Path) -> None:
     """Run commands in this process, within limits. What each prints and its exit code go to done/NUMBER."""
     limit(batch[0][0])
-    sys.stdout, sys.stderr = (open(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = stream(1), stream(2)
     for place, command in enumerate(batch):
         folder = done / str(place)
         for number, name in ((1, "stdout"), (2, "stderr")):
@@ -378,7 +387,7 @@ def use_api(file: str) -> None:
     try:
         with open_features(file) as features:
             repr(features), features.info, features.failures, features.clips
-            for name, video in [*features.items()][:100]:
+            for video in [*features.values()][:100]:
                 repr(video), video.info, video.times[:], video.frames[0], video.valid[-1:]
                 for feature in features.names:
                     getattr(video, feature)[:], np.asarray(getattr(video, feature))
@@ -401,7 +410,7 @@ def use_dataset(file: str) -> None:
 
     for options in ({}, {"length": 3}, {"name": "stage4", "pool": "none", "length": 2, "fit": "pad"}):
         try:
-            list(FeatureDataset(file, **options))  # type: ignore[arg-type]
+            list(FeatureDataset(file, **options))
         except (VswinError, OSError) as error:
             print(type(error).__name__, str(error)[:200].encode("unicode_escape").decode())
 
@@ -434,16 +443,16 @@ def judge(command: list[str], outcome: Outcome, mutant: Mutant, done: Path) -> I
         yield "lines", errors[:300]
     if outcome.grown > MEMORY:
         yield "memory", f"{outcome.grown >> 20} MB"
-    if code in (0, 3) and name not in CALLS and (mutant.outside == "all" or name == mutant.outside):
-        if "--overwrite" not in command:
-            yield "outside", "a file that points out of itself is read"
+    reads = name not in CALLS and "--overwrite" not in command
+    if code in (0, 3) and reads and (mutant.outside == "all" or name == mutant.outside):
+        yield "outside", "a file that points out of itself is read"
     if found := CONTROL.search(outcome.stdout.decode(errors="replace") + errors):
         yield "control", repr(found[0])
     if max(len(line) for line in [*errors.splitlines(), ""]) > 10_000:
         yield "long", f"{len(errors)} characters of errors"
-    texts = [("stdout", outcome.stdout), ("stderr", outcome.stderr)]
-    texts += [(each.name, each.read_bytes()) for each in done.rglob("[!.]*") if each.is_file() and not each.is_symlink()]
-    for where, text in texts:
+    written = [each for each in done.rglob("[!.]*") if each.is_file() and not each.is_symlink()]
+    texts = {"stdout": outcome.stdout, "stderr": outcome.stderr, **{each.name: each.read_bytes() for each in written}}
+    for where, text in texts.items():
         if any(secret in text for secret in SECRETS):
             yield "leak", where
 
