@@ -14,9 +14,17 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import UsageError, first_line
 from vswin_extract.store.attributes import NESTED, parse_nested, stored_values
-from vswin_extract.store.hdf5 import Problem, UnsoundOutput, expect_file, is_output, read_errors, why_not_opened
+from vswin_extract.store.hdf5 import (
+    READ_ERRORS,
+    Problem,
+    UnsoundOutput,
+    expect_file,
+    is_output,
+    read_errors,
+    why_not_opened,
+)
 from vswin_extract.store.links import is_virtual, link_problems, row_problems
 from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, VIDEO_COLUMNS, VIEWED
 from vswin_extract.store.structure import find_problems
@@ -44,11 +52,15 @@ def read_links(path: str | os.PathLike[str]) -> list[Path]:
         expect_file(path)
         with h5py.File(path, "r") as file:
             problems, found = find_problems(file)
-            if problems and "linked" in file.keys():  # noqa: SIM118  # `in file` would follow a link
-                raise OSError(f"{os.fspath(path)}: {problems[0].where} {problems[0].what}")
+            if problems and is_output(file):
+                raise UnsoundOutput(os.fspath(path), problems)
             return [Path(os.path.realpath(path)).parent / name for name in found.links]
     except FileNotFoundError:
         return []
+    except (UnsoundOutput, *READ_ERRORS) as error:
+        if isinstance(error, OSError):
+            raise
+        raise OSError(first_line(error)) from error
 
 
 class VideoRows:

@@ -9,6 +9,7 @@ each video. For that reason nothing but `vswin check` reads below /videos.
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -206,7 +207,7 @@ def check_dataset(dataset: object, name: str, found: Found) -> tuple[int, ...]:
         itemsize = REFERENCE if variable else kind.get_size()
         _check_size(dataset, creation, shape, itemsize, found)
         if variable:
-            _check_texts(dataset, layout, shape[0], found)
+            _check_texts(dataset, creation, shape[0], found)
         elif itemsize > MOST_TEXT:
             raise Unsound(f"has texts of {itemsize} bytes")
     return shape
@@ -249,18 +250,40 @@ def _check_chunks(creation: h5p.PropDCID, row_bytes: int, itemsize: int) -> int:
     return MOST_EXPANSION if packed else 1
 
 
-def _check_texts(dataset: h5d.DatasetID, layout: int, rows: int, found: Found) -> None:
+def _check_texts(dataset: h5d.DatasetID, creation: h5p.PropDCID, rows: int, found: Found) -> None:
     """Raise Unsound if texts are longer than they can be, by what refers to them. Each is stored once, so all together
     cannot be longer than the file."""
-    if layout == h5d.CONTIGUOUS and rows:
-        raw = os.pread(found.descriptor, rows * REFERENCE, dataset.get_offset())
-    elif rows:
-        raise Unsound("has another layout than texts have")
+    if creation.get_layout() == h5d.CONTIGUOUS:
+        raw = os.pread(found.descriptor, rows * REFERENCE, dataset.get_offset()) if rows else b""
+    elif creation.get_layout() == h5d.CHUNKED:  # as other programs store them when they compress a file
+        (step,) = creation.get_chunk()
+        raw = b"".join(_unpack(dataset, creation, first, step * REFERENCE) for first in range(0, rows, step))
     else:
-        return
-    lengths = np.frombuffer(raw, "<u4")[:: REFERENCE // 4]
-    if len(raw) < rows * REFERENCE or lengths.max() > MOST_TEXT or lengths.sum(dtype=np.int64) > found.size:
+        raise Unsound("has another layout than texts have")
+    lengths = np.frombuffer(raw, "<u4")[: rows * REFERENCE // 4 : REFERENCE // 4]
+    if len(lengths) < rows or lengths.max(initial=0) > MOST_TEXT or lengths.sum(dtype=np.int64) > found.size:
         raise Unsound(f"has texts of more than {MOST_TEXT} bytes, or more than the file")
+
+
+def _unpack(dataset: h5d.DatasetID, creation: h5p.PropDCID, first: int, nbytes: int) -> bytes:
+    """Return the chunk of a column that begins with this row, of so many bytes."""
+    mask, raw = dataset.read_direct_chunk((first,))
+    for number in reversed(range(creation.get_nfilters())):
+        kind = creation.get_filter(number)[0]
+        if mask >> number & 1:  # left out for this chunk
+            continue
+        if kind == h5z.FILTER_DEFLATE:
+            try:
+                raw = zlib.decompressobj().decompress(raw, nbytes)
+            except zlib.error as error:
+                raise Unsound(f"cannot be read: {error}") from error
+        elif kind == h5z.FILTER_SHUFFLE and len(raw) == nbytes:
+            raw = np.frombuffer(raw, np.uint8).reshape(REFERENCE, -1).T.tobytes()
+        else:
+            raise Unsound("is compressed in another way than by gzip")
+    if len(raw) != nbytes:
+        raise Unsound("is compressed in another way than by gzip")
+    return raw
 
 
 def _row_problems(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
