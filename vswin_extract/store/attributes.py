@@ -18,6 +18,7 @@ MOST_TEXT = 1 << 20
 MOST_ATTRIBUTES = 200
 TEXTS = ("schema", "created", "model", "weights_sha256", "precision", "decoder", "device", "run")
 """Root attributes that are texts."""
+VARIABLE = h5py.string_dtype()
 DEEPEST = 8
 """Lists and dictionaries within one another in JSON, at most."""
 
@@ -58,12 +59,13 @@ def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | 
     if not h5a.exists(owner.id, key):
         return None
     attribute = h5a.open(owner.id, key)
-    kind = attribute.get_type().get_class()
-    if attribute.shape != () or kind not in (h5t.STRING, h5t.INTEGER, h5t.FLOAT, h5t.ENUM):
+    kind = attribute.get_type()
+    if kind.get_class() not in (h5t.STRING, h5t.INTEGER, h5t.FLOAT, h5t.ENUM) or attribute.shape != ():
         return None
     if attribute.get_storage_size() > MOST_TEXT:
         return None
-    read = np.zeros((), attribute.dtype)
+    variable = kind.get_class() == h5t.STRING and kind.is_variable_str()
+    read = np.zeros((), VARIABLE if variable else attribute.dtype)  # which type it is takes longest to find out
     attribute.read(read)
     value = read[()]
     value = value.item() if isinstance(value, np.generic) else value

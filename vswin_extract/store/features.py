@@ -25,9 +25,9 @@ from vswin_extract.store.hdf5 import (
     read_errors,
     why_not_opened,
 )
-from vswin_extract.store.links import is_virtual, link_problems, row_problems
+from vswin_extract.store.links import link_problems, row_problems
 from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, VIDEO_COLUMNS, VIEWED
-from vswin_extract.store.structure import find_problems
+from vswin_extract.store.structure import find_problems, read_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -223,14 +223,11 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """The files that an index links to."""
         self.linked_as = found.links
         """How the index names them."""
-        self._unchecked = [name for name, dataset in found.datasets.items() if is_virtual(dataset)]
+        self._unchecked = found.virtual
         """Datasets whose rows in linked files were not checked yet."""
-        table = self._file["videos_table"]
-        ids, firsts, counts = table["id"].asstr()[:], table["first_clip"][:], table["clips"][:]
-        self._videos = {
-            str(video_id): (row, int(first), int(count))
-            for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
-        }
+        ids = self._file["videos_table/id"].asstr()[:].tolist()
+        firsts, counts = (read_numbers(found, f"videos_table/{name}").tolist() for name in ("first_clip", "clips"))
+        self._videos = dict(zip(ids, zip(range(len(ids)), firsts, counts, strict=True), strict=True))
         if "" in self._videos or len(self._videos) < len(ids) or "\0" in "".join(self._videos):
             raise UnsoundOutput(name, [Problem("/videos_table/id", "has an empty id, or one that two videos have")])
 

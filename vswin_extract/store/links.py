@@ -1,10 +1,11 @@
 """The files that an index links to: which of them may be read, and whether they have the rows that the index shows."""
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from h5py import h5d, h5f, h5g
+from h5py import h5f, h5g
 
 from vswin_extract.errors import first_line
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem, expect_file, why_not_opened
@@ -20,9 +21,11 @@ def link_problems(links: Sequence[str], base: Path, follow: bool) -> Iterator[Pr
     if os.environ.get(ELSEWHERE):
         yield Problem("/linked", f"would be looked for in other directories, by the variable {ELSEWHERE}; unset it")
         return
+    resolve = functools.cache(os.path.realpath)  # of few directories, and many files in them
     for link in links:
         path = base / link
-        if not follow and not Path(os.path.realpath(path)).is_relative_to(base):
+        place = os.path.realpath(path) if path.is_symlink() else os.path.join(resolve(path.parent), path.name)
+        if not follow and not Path(place).is_relative_to(base):
             yield Problem("", f"links to {path}, outside its directory; --follow reads it")
             continue
         try:
@@ -44,10 +47,6 @@ def row_problems(files: Sequence[Path], names: Sequence[str]) -> Iterator[Proble
             yield Problem("", f"links to {path}, which {error}")
         except READ_ERRORS as error:
             yield Problem("", f"links to {path}, which cannot be read: {first_line(error)}")
-
-
-def is_virtual(dataset: h5d.DatasetID) -> bool:
-    return bool(dataset.get_create_plist().get_layout() == h5d.VIRTUAL)
 
 
 def _check_rows(path: Path, names: Sequence[str]) -> None:
