@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from conftest import ROOT
 from fuzzing import Finding, How, judge
 from fuzzing import Outcome as Ended
+from fuzzing import run as run_limited
 from hostile_outputs import BASES, Mutant, make_bases
 from hostile_structure import TOKEN
 
 from vswin_extract.checks.output import verify_output
+from vswin_extract.store.attributes import stored_values
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
@@ -79,3 +82,22 @@ def test_the_outputs_that_are_changed_are_sound_before(tmp_path: Path) -> None:
 def test_what_must_not_happen_is_noticed(ended: Ended, what: str, tmp_path: Path) -> None:
     mutant = Mutant(tmp_path / "out.h5", "plain", (), outside="all")
     assert [found for found, _ in judge(["inspect", "out.h5"], ended, mutant, tmp_path)] == [what]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and measured as Linux does it")
+def test_the_length_of_an_attribute_is_not_believed(tmp_path: Path) -> None:
+    """HDF5 would take four gigabytes first."""
+    path = tmp_path / "in" / "out.h5"
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        file.attrs.update(schema="vswin-extract/1", precision="fp32")
+    content = path.read_bytes()
+    at = content.index(b"precision\0") + 48  # name, type and shape come before the reference
+    assert content[at : at + 4] == bytes([4, 0, 0, 0])
+    for length, known in ((4, {"schema", "precision"}), (0xFFFFFFF0, {"schema"})):
+        path.write_bytes(content[:at] + length.to_bytes(4, "little") + content[at + 4 :])
+        with h5py.File(path) as file:
+            assert stored_values(file).keys() == known
+    (outcome,) = run_limited([["check", str(path)]], path, tmp_path)
+    assert outcome.code == 4
+    assert b"memory" not in outcome.stdout + outcome.stderr

@@ -3,13 +3,15 @@ nested ones are JSON of known types."""
 
 import json
 import math
+import os
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5t
+from h5py import h5a, h5o, h5t
 
 from vswin_extract.store.schema import SCHEMA
 
@@ -19,6 +21,12 @@ MOST_ATTRIBUTES = 200
 TEXTS = ("schema", "created", "model", "weights_sha256", "precision", "decoder", "device", "run")
 """Root attributes that are texts."""
 VARIABLE = h5py.string_dtype()
+ATTRIBUTE, CONTINUATION, ATTRIBUTE_INFO = 0x0C, 0x10, 0x15
+"""Kinds of messages in the header of an object."""
+MOST_HEADER = 1 << 20
+"""Bytes of the header of an object, at most."""
+UNDEFINED = b"\xff" * 8
+"""An address that leads nowhere."""
 DEEPEST = 8
 """Lists and dictionaries within one another in JSON, at most."""
 
@@ -54,7 +62,8 @@ NESTED: dict[str, Mapping[str, Callable[[Any], bool]]] = {
 
 def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | None:
     """Return an attribute that is one finite number or one text of at most MOST_TEXT bytes. None if there is no such
-    attribute, or if it is anything else, which is not read."""
+    attribute, or if it is anything else, which is not read. The same for a text in a file of the newest format of HDF5
+    that keeps attributes outside the header of their owner, as this package never does."""
     key = name.encode("utf-8", "surrogateescape")
     if not h5a.exists(owner.id, key):
         return None
@@ -65,6 +74,8 @@ def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | 
     if attribute.get_storage_size() > MOST_TEXT:
         return None
     variable = kind.get_class() == h5t.STRING and kind.is_variable_str()
+    if variable and not _is_short(owner, key):
+        return None
     read = np.zeros((), VARIABLE if variable else attribute.dtype)  # which type it is takes longest to find out
     attribute.read(read)
     value = read[()]
@@ -74,6 +85,58 @@ def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | 
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | bool | int | float) else None
+
+
+def _is_short(owner: h5py.HLObject, key: bytes) -> bool:
+    """True if what refers to the text of an attribute says at most MOST_TEXT bytes. HDF5 would first take as much
+    memory as it says, up to 4 GB."""
+    file = owner.file
+    if file.id.get_create_plist().get_sizes() != (8, 8):
+        return False
+    lengths = []
+    try:
+        for kind, shared, data in _messages(file.id.get_vfd_handle(), file.userblock_size, h5o.get_info(owner.id).addr):
+            if (kind == ATTRIBUTE_INFO and UNDEFINED not in data) or (kind == ATTRIBUTE and shared):
+                return False
+            if kind == ATTRIBUTE:
+                version, *sizes = struct.unpack_from("<BxHHH", data)
+                if version == 1:
+                    sizes = [-(-size // 8) * 8 for size in sizes]
+                begin = 9 if version == 3 else 8
+                if data[begin : begin + sizes[0]].rstrip(b"\0") == key:
+                    lengths.append(struct.unpack_from("<I", data, begin + sum(sizes))[0])
+    except (struct.error, OverflowError) as error:
+        raise ValueError("a header of an object is damaged") from error
+    return bool(lengths) and max(lengths) <= MOST_TEXT
+
+
+def _messages(descriptor: int, base: int, address: int) -> Iterator[tuple[int, bool, bytes]]:
+    """Yield the messages of an object's header, as "HDF5 File Format Specification" describes it: the kind of each,
+    true if it is only a reference to a message elsewhere, and its bytes. Raises ValueError, struct.error and
+    OverflowError if it is no such header."""
+    start = os.pread(descriptor, 64, base + address).ljust(64, b"\0")
+    newer, flags = start[:4] == b"OHDR", 0
+    if newer:
+        flags = start[5]
+        first, width = 6 + 16 * bool(flags & 32) + 4 * bool(flags & 16), 1 << (flags & 3)
+        blocks = [(address + first + width, int.from_bytes(start[first : first + width], "little"))]
+    else:
+        blocks = [(address + 16, int.from_bytes(start[8:12], "little"))]
+    head = struct.Struct("<BHBxx" if flags & 4 else "<BHB") if newer else struct.Struct("<HHBxxx")
+    left = MOST_HEADER
+    for place, size in blocks:  # the list grows in the loop
+        left -= size
+        if size < 0 or left < 0:
+            raise ValueError("a header of an object is too large")
+        block, at = os.pread(descriptor, size, base + place), 0
+        while at + head.size <= len(block):
+            kind, length, state = head.unpack_from(block, at)
+            data = block[at + head.size : at + head.size + length]
+            at += head.size + length
+            yield kind, bool(state & 2), data
+            if kind == CONTINUATION:
+                where, size = struct.unpack("<QQ", data[:16])
+                blocks.append((where + 4, size - 8) if newer else (where, size))
 
 
 def stored_values(owner: h5py.HLObject) -> dict[str, str | bool | int | float]:
