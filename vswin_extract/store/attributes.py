@@ -140,8 +140,9 @@ def _messages(descriptor: int, base: int, address: int) -> Iterator[tuple[int, b
 
 
 def stored_values(owner: h5py.HLObject) -> dict[str, str | bool | int | float]:
-    """Return the attributes that `stored_value` reads, without the others."""
-    values = {name: stored_value(owner, name) for name in owner.attrs}
+    """Return the attributes that `stored_value` reads, without the others, and without those whose names are not
+    text."""
+    values = {name: stored_value(owner, name) for name in owner.attrs if isinstance(name, str)}
     return {name: value for name, value in values.items() if value is not None}
 
 
