@@ -194,7 +194,7 @@ def huge_rows(place: Place) -> str:
     name, chance = pick(place), place.chance
     shape, kind = tuple(place.file[name].shape), place.file[name].dtype
     rows = chance.choice([10**7, 1 << 32, HUGE, 1 << 42, (1 << 62) - 1])
-    how = chance.choice([{}, {"chunks": (1024, *shape[1:]) if shape else None}])
+    how: dict[str, Any] = chance.choice([{}, {"chunks": (1024, *shape[1:]) if shape else None}])
     replace(place.file, name, shape=(rows, *shape[1:]), dtype=kind, **how)
     return f"/{name} has {rows} rows that are not stored"
 
@@ -247,7 +247,7 @@ def other_chunks(place: Place) -> str:
     shape = old.shape
     chunks = chance.choice([(1,) * len(shape), tuple(max(1, side // 2) for side in shape),
                             (10**7, *shape[1:]), shape, (3, *shape[1:])])  # fmt: skip
-    filters = chance.choice([{}, {"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True},
+    filters: dict[str, Any] = chance.choice([{}, {"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True},
                              {"fletcher32": True}, {"scaleoffset": 2}, {"compression": "szip"}])  # fmt: skip
     replace(place.file, name, data=values, chunks=chunks, maxshape=(None, *shape[1:]), dtype=old.dtype, **filters)
     return f"/{name} has chunks {chunks} and {filters}"
@@ -321,7 +321,8 @@ def damaged_chunk(place: Place) -> str:
 @change("layouts")
 def external_storage(place: Place) -> str:
     name = pick(place)
-    target = place.chance.choice([place.secret, "/proc/self/environ", "/etc/passwd", place.other, "/dev/zero"])
+    files = ("/proc/self/environ", "/etc/passwd", "/dev/zero")
+    target = place.chance.choice([place.secret, place.other, *map(Path, files)])
     old = place.file[name]
     shape, kind = old.shape, old.dtype
     if kind.kind == "O":

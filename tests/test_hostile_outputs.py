@@ -1,6 +1,7 @@
 """Outputs that a stranger made: each reading command ends with one line, and nothing of another file gets out."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -163,6 +164,16 @@ def filtered(file: h5py.File, secret: Path) -> None:
     h5d.create(file.id, b"embedding", h5t.IEEE_F32LE, h5s.create_simple(values.shape), creation)
 
 
+def many_attributes(file: h5py.File, secret: Path) -> None:
+    for number in range(300):
+        file.attrs[f"a{number}"] = number
+
+
+def many_members(file: h5py.File, secret: Path) -> None:
+    for number in range(1100):
+        file.create_group(f"g{number}")
+
+
 def group(name: str) -> Damage:
     def damage(file: h5py.File, secret: Path) -> None:
         del file[name]
@@ -230,6 +241,8 @@ HOSTILE: dict[str, Damage] = {
     "list for a text": attribute("model", ["a", "b"]),
     "number for a text": attribute("model", 7),
     "text for true": attribute("complete", "yes"),
+    "many attributes": many_attributes,
+    "many members": many_members,
     "newer schema": attribute("schema", "vswin-extract/9"),
     "other schema": attribute("schema", np.void(b"vswin-extract/1")),
 }
@@ -286,6 +299,29 @@ def test_commands_show_nothing_of_other_files(run: Run, sound: Path, secret: Pat
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_every_command_refuses_a_hostile_output(run: Run, sound: Path, secret: Path, tmp_path: Path, kind: str) -> None:
     expect_refused(run, make_hostile(sound, tmp_path, secret, kind), tmp_path, list(COMMANDS))
+
+
+def test_what_other_programs_and_versions_write_is_read(run: Run, sound: Path, tmp_path: Path) -> None:
+    """Texts in chunks, compressed, as h5repack makes them; members and attributes that are not known here."""
+    path = Path(shutil.copy(sound, tmp_path / "out.h5"))
+    with h5py.File(path, "r+") as file:
+        for name in ("videos_table/id", "videos_table/path", "failures/id", "clips/valid", "embedding"):
+            replace(
+                file,
+                name,
+                chunks=(1, *file[name].shape[1:]),
+                compression="gzip",
+                maxshape=(None, *file[name].shape[1:]),
+            )
+        file["labels"] = np.arange(3)
+        file["videos_table/label"] = ["x", "y"]
+        file.attrs["mine"] = [1, 2]
+        file.attrs["also"] = np.nan
+    assert run("vswin", "check", path).returncode == 0
+    shown = json.loads(run("vswin", "inspect", path, "--json").stdout)
+    assert [video["id"] for video in shown["videos"]] == ["a/1.mp4", "a/2.mp4"]
+    assert not {"mine", "also"} & shown["attributes"].keys()
+    assert run("vswin", "merge", "-o", tmp_path / "again.h5", path).returncode == 3
 
 
 def test_check_lists_all_that_is_wrong(run: Run, sound: Path, secret: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def unit(rows: NDArray[np.floating]) -> Floats:
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(lengths).all():
         raise UsageError("embeddings have NaN or infinite values; vswin check says more")
-    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)  # type: ignore[no-any-return]
 
 
 def unit_blocks(

@@ -60,15 +60,16 @@ def take_pictures(
 def find_video(features: FeatureFile, video_id: str, videos: Path | None) -> Path | None:
     """Return the path that a video was extracted from, or its path below `videos`; None if there is no such video.
 
-    An output may come from a stranger, and name any file of the user. So a path in it counts only if it ends as videos
-    do, and if the file there has the size that the video had. An address is never fetched.
+    An output may come from a stranger, and name any file of the user. So a path in it counts only if it is
+    absolute, as all that are written, and ends as videos do, and if the file there has the size that the video had. An
+    address is never fetched.
     """
     if videos is not None:
         inside = PurePosixPath(video_id)
         return None if inside.is_absolute() or ".." in inside.parts else videos / video_id
     info = features[video_id].info
     path = Path(info["path"])
-    if path.suffix.lower() not in EXTENSIONS or not path.is_file():
+    if not path.is_absolute() or path.suffix.lower() not in EXTENSIONS or not path.is_file():
         return None
     return path if info["size"] in (-1, path.stat().st_size) else None
 

@@ -127,6 +127,8 @@ def check_alike(sources: Sequence[Source]) -> None:
     for source in sources[1:]:
         one, other = ({**s.settings, "classes": list(s.classes)} for s in (first, source))
         other["features"] = {**other["features"], "compression": one["features"]["compression"]}
+        if one == other and source.arrays.shapes != first.arrays.shapes:
+            raise OutputError(f"{source.path} has other datasets than {first.path}, or of other shapes")
         if one != other:
             raise OutputError(
                 f"{source.path} does not go with {first.path}: {describe_difference(one, other)}; "

@@ -139,6 +139,8 @@ class OutputSource:
             yield {name: column.read(begin, count) for name, column in self.columns.items()}
 
     def link(self, video_ids: Collection[str]) -> LinkedFile:
+        if not self.run:
+            raise UsageError(f"{self.path} does not say its run, so no index can link to it")
         videos = [(self.records[name], first) for name, first in self.firsts.items() if name in video_ids]
         return LinkedFile(self.path, videos)
 

@@ -60,10 +60,13 @@ NESTED: dict[str, Mapping[str, Callable[[Any], bool]]] = {
 """Root attributes that are JSON: a dictionary each, and what is expected of its values, where it has them."""
 
 
-def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | None:
+def stored_value(
+    owner: h5py.HLObject, name: str, lengths: Mapping[bytes, int] | None = None
+) -> str | bool | int | float | None:
     """Return an attribute that is one finite number or one text of at most MOST_TEXT bytes. None if there is no such
     attribute, or if it is anything else, which is not read. The same for a text in a file of the newest format of HDF5
-    that keeps attributes outside the header of their owner, as this package never does."""
+    that keeps attributes outside the header of their owner, as this package never does. `lengths`: those of
+    `text_lengths`, if several attributes are read."""
     key = name.encode("utf-8", "surrogateescape")
     if not h5a.exists(owner.id, key):
         return None
@@ -74,7 +77,7 @@ def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | 
     if attribute.get_storage_size() > MOST_TEXT:
         return None
     variable = kind.get_class() == h5t.STRING and kind.is_variable_str()
-    if variable and not _is_short(owner, key):
+    if variable and (text_lengths(owner) if lengths is None else lengths).get(key, math.inf) > MOST_TEXT:
         return None
     read = np.zeros((), VARIABLE if variable else attribute.dtype)  # which type it is takes longest to find out
     attribute.read(read)
@@ -87,27 +90,27 @@ def stored_value(owner: h5py.HLObject, name: str) -> str | bool | int | float | 
     return value if isinstance(value, str | bool | int | float) else None
 
 
-def _is_short(owner: h5py.HLObject, key: bytes) -> bool:
-    """True if what refers to the text of an attribute says at most MOST_TEXT bytes. HDF5 would first take as much
-    memory as it says, up to 4 GB."""
+def text_lengths(owner: h5py.HLObject) -> dict[bytes, int]:
+    """Return how many bytes the text of each attribute has, by what refers to it; of other attributes any number. HDF5
+    would first take as much memory as it says, up to 4 GB. Nothing if the attributes are not in the owner's header."""
     file = owner.file
     if file.id.get_create_plist().get_sizes() != (8, 8):
-        return False
-    lengths = []
+        return {}
+    lengths: dict[bytes, int] = {}
     try:
         for kind, shared, data in _messages(file.id.get_vfd_handle(), file.userblock_size, h5o.get_info(owner.id).addr):
             if (kind == ATTRIBUTE_INFO and UNDEFINED not in data) or (kind == ATTRIBUTE and shared):
-                return False
+                return {}
             if kind == ATTRIBUTE:
                 version, *sizes = struct.unpack_from("<BxHHH", data)
                 if version == 1:
                     sizes = [-(-size // 8) * 8 for size in sizes]
                 begin = 9 if version == 3 else 8
-                if data[begin : begin + sizes[0]].rstrip(b"\0") == key:
-                    lengths.append(struct.unpack_from("<I", data, begin + sum(sizes))[0])
+                name, rest = data[begin : begin + sizes[0]].rstrip(b"\0"), data[begin + sum(sizes) :]
+                lengths[name] = max(lengths.get(name, 0), int.from_bytes(rest[:4], "little"))
     except (struct.error, OverflowError) as error:
         raise ValueError("a header of an object is damaged") from error
-    return bool(lengths) and max(lengths) <= MOST_TEXT
+    return lengths
 
 
 def _messages(descriptor: int, base: int, address: int) -> Iterator[tuple[int, bool, bytes]]:
@@ -142,7 +145,8 @@ def _messages(descriptor: int, base: int, address: int) -> Iterator[tuple[int, b
 def stored_values(owner: h5py.HLObject) -> dict[str, str | bool | int | float]:
     """Return the attributes that `stored_value` reads, without the others, and without those whose names are not
     text."""
-    values = {name: stored_value(owner, name) for name in owner.attrs if isinstance(name, str)}
+    lengths = text_lengths(owner)
+    values = {name: stored_value(owner, name, lengths) for name in owner.attrs if isinstance(name, str)}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -186,7 +190,8 @@ def attribute_problems(file: h5py.File) -> Iterator[str]:
         yield f"it has {count} attributes"
         return
     known = {*TEXTS, *NESTED, "complete"}
-    values = {name: stored_value(file, name) for name in known}
+    lengths = text_lengths(file)
+    values = {name: stored_value(file, name, lengths) for name in known}
     for name in sorted(known):
         value = values[name]
         if value is None:

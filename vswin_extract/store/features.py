@@ -340,5 +340,5 @@ def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode("utf-8", "backslashreplace")
     return value.item() if isinstance(value, np.generic) else value

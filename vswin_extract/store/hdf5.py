@@ -40,7 +40,9 @@ class UnsoundOutput(UsageError):
     def __init__(self, path: str, problems: Sequence[Problem]) -> None:
         where, what = problems[0].where, problems[0].what
         also = f"; and {len(problems) - 1} more: vswin check" if len(problems) > 1 else ""
-        super().__init__((f"{path} {what}" if not where else f"{path}: {where} {what}") + also)
+        super().__init__(
+            (f"{path}: {what}" if where == "/" else f"{path}: {where} {what}" if where else f"{path} {what}") + also
+        )
         self.problems = problems
 
 

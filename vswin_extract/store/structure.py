@@ -133,7 +133,7 @@ def _find_problems(file: h5py.File, found: Found) -> Iterator[Problem]:
 
 
 def link_kinds(group: h5g.GroupID) -> dict[str, int]:
-    """Return the members of a group, with the type of the link to each. Raises Unsound if there are very many."""
+    """Return the members of a group, with the type of the link to each. Raises ValueError if there are very many."""
     if group.get_num_objs() > MOST_MEMBERS:
         raise ValueError(f"a group has more than {MOST_MEMBERS} members")
     return {name.decode("utf-8", "surrogateescape"): group.links.get_info(name).type for name in group}
@@ -272,6 +272,8 @@ def _check_texts(dataset: h5d.DatasetID, creation: h5p.PropDCID | None, rows: in
 
 def _unpack(dataset: h5d.DatasetID, creation: h5p.PropDCID, first: int, nbytes: int) -> bytes:
     """Return the chunk of a column that begins with this row, of so many bytes."""
+    mask: int
+    raw: bytes
     mask, raw = dataset.read_direct_chunk((first,))
     for number in reversed(range(creation.get_nfilters())):
         kind = creation.get_filter(number)[0]
