@@ -68,6 +68,16 @@ class Finding:
     changes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended. `code`: negative for a signal. `grown`: bytes of memory beside those of this process."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+    grown: int
+
+
 @dataclass
 class Summary:
     """`files` were tried with `runs` of commands. `unchanged`: files that could not be changed. `accepted`: files that
@@ -98,8 +108,14 @@ def fuzz(
     gc.collect()
     gc.freeze()
     summary = Summary()
+    if how == "quick":
+        for found in try_together(kind, seed, list(numbers), folder, summary):
+            count(summary.found, found.what)
+            yield found
+        numbers = ()
     for number in numbers:
-        mutant = make_in_fork(bases, case, kind, f"{seed}/{kind}/{number}")
+        one = kind if kind != "both" else "bytes" if number % 3 == 0 else "structure"
+        mutant = make_in_fork(bases, case, one, f"{seed}/{one}/{number}")
         wanted = commands(mutant, folder, random.Random(f"{seed}/{number}"), how, number)
         summary.files += 1
         summary.unchanged += len(mutant.texts) < 2
@@ -122,17 +138,12 @@ def try_file(
     while wanted and hangs < MOST_HANGS:
         outcomes = run(wanted[:together], mutant.path, case)
         tried, wanted = wanted[: len(outcomes)], wanted[len(outcomes) :]
-        for place, (command, outcome) in enumerate(zip(tried, outcomes, strict=True)):
-            summary.runs += 1
-            count(summary.codes, f"{command[0]} {outcome.code}")
-            summary.accepted += command[0] == "check" and outcome.code == 0
-            found = [*judge(command, outcome, mutant, case / "done" / str(place))]
-            if any(what == "memory" for what, _ in found) and outcome.grown < MEMORY:
-                suspects.append(command)
-                continue
-            for what, detail in found:
-                hangs += what == "hang"
-                yield Finding(number, what, detail, command, mutant.texts)
+        for found in weigh(number, tried, outcomes, mutant, case / "done", summary):
+            hangs += found.what == "hang"
+            if found.what == "memory":
+                suspects.append(found.command)
+            else:
+                yield found
         after = listing(folder)
         changed = sorted({name for name, _ in before.items() ^ after.items()})
         if any("--overwrite" in command for command in tried):
@@ -148,6 +159,59 @@ def try_file(
                 yield Finding(number, what, f"{detail}, {outcome.grown >> 20} MB", command, mutant.texts)
 
 
+def try_together(kind: str, seed: int, left: list[int], folder: Path, summary: Summary) -> Iterator[Finding]:
+    """Make files and run commands on them, all in one fork, as long as it lives: a fork takes longer than a command."""
+
+    def wanted(number: int) -> list[list[str]]:
+        mutant = Mutant(folder / f"case{number}" / "in" / "out.h5", "plain", (), "")
+        return commands(mutant, folder, random.Random(f"{seed}/{number}"), "quick", number)
+
+    before = listing(folder)
+    while left:
+        pid = os.fork()
+        if not pid:
+            try:
+                for number in left:
+                    case = folder / f"case{number}"
+                    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+                    one = kind if kind != "both" else "bytes" if number % 3 == 0 else "structure"
+                    made = mutate(folder / "bases", case / "in", one, random.Random(f"{seed}/{one}/{number}"), 1)
+                    (case / "mutant.json").write_text(json.dumps([made.base, made.texts, made.outside]))
+                    call_all(wanted(number), made.path, case / "done", MEMORY)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(TRACEBACK)
+        _, status = os.waitpid(pid, 0)
+        while left:
+            number, case = left[0], folder / f"case{left[0]}"
+            if not (case / "mutant.json").exists():
+                break  # the process ended before; another one goes on
+            del left[0]
+            base, texts, outside = json.loads((case / "mutant.json").read_text())
+            mutant = Mutant(case / "in" / "out.h5", base, tuple(texts), outside)
+            outcomes = read_outcomes(len(wanted(number)), case / "done", os.waitstatus_to_exitcode(status), 0)
+            summary.files += 1
+            yield from weigh(number, wanted(number), outcomes, mutant, case / "done", summary)
+    changed = [
+        name for name, _ in before.items() ^ listing(folder).items() if not re.match(r"case\d+/(in|done|mut)", name)
+    ]
+    if changed:
+        yield Finding(-1, "written outside", ", ".join(changed), [], ())
+
+
+def weigh(
+    number: int, tried: list[list[str]], outcomes: list[Outcome], mutant: Mutant, done: Path, summary: Summary
+) -> Iterator[Finding]:
+    """Count and judge how commands on a file ended."""
+    for place, (command, outcome) in enumerate(zip(tried, outcomes, strict=False)):
+        summary.runs += 1
+        count(summary.codes, f"{command[0]} {outcome.code}")
+        summary.accepted += command[0] == "check" and outcome.code == 0
+        for what, detail in judge(command, outcome, mutant, done / str(place)):
+            yield Finding(number, what, detail, command, mutant.texts)
+
+
 def prepare(folder: Path, how: How) -> None:
     """Import what commands import before processes are forked, by using the commands once on a sound output."""
     file, done = folder / "bases" / "rich" / "out.h5", folder / "case"
@@ -159,7 +223,9 @@ def prepare(folder: Path, how: How) -> None:
         if how == "torch":
             make_inputs(folder)
         else:
-            for command in commands(mutant, folder, random.Random(0), how, 0):
+            for command in commands(mutant, folder, random.Random(0), "all", 0):
+                if how == "quick" and command[0] in ("report", "plot", "export"):
+                    continue
                 call([word.replace(DONE, os.fspath(done)) for word in command], file)
     finally:
         sys.stdout.close()
@@ -261,7 +327,7 @@ def commands(mutant: Mutant, folder: Path, chance: random.Random, how: How, numb
     ]
     if how == "quick":
         small = [each for each in export if each[1] in ("npy", "webdataset", "tvr", "opentad")]
-        return [["check", file], *chance.sample([*cheap, small[0]], 3)]
+        return [["check", file], *chance.sample([*cheap, small[0]], 2)]
     if how == "torch":
         video = os.fspath(folder / "video.mp4")
         rare = [["--shard", "0/2"], ["--overwrite"]][number % 8 // 4 : number % 8 // 4 + 1] if number % 4 == 0 else []
@@ -274,16 +340,6 @@ def commands(mutant: Mutant, folder: Path, chance: random.Random, how: How, numb
         *export[:2],
         ["api", file],
     ]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended. `code`: negative for a signal. `grown`: bytes of memory beside those of this process."""
-
-    code: int
-    stdout: bytes
-    stderr: bytes
-    grown: int
 
 
 def run(batch: list[list[str]], file: Path, case: Path, memory: int = MEMORY) -> list[Outcome]:
@@ -311,13 +367,18 @@ def run(batch: list[list[str]], file: Path, case: Path, memory: int = MEMORY) ->
         os.killpg(pid, signal.SIGKILL)  # decoders of a command that was killed
     os.close(reading)
     os.close(writing)
+    return read_outcomes(len(batch), done, os.waitstatus_to_exitcode(status), (usage.ru_maxrss << 10) - own)
+
+
+def read_outcomes(count: int, done: Path, status: int, grown: int) -> list[Outcome]:
+    """Return how the commands of a process ended, up to the one with which it ended."""
     outcomes = []
-    for place in range(len(batch)):
+    for place in range(count):
         stdout, stderr, code = (done / str(place) / f".{name}" for name in ("stdout", "stderr", "code"))
         last = not code.exists()
-        ended = os.waitstatus_to_exitcode(status) if last else int(code.read_text())
-        grown = (usage.ru_maxrss << 10) - own if last or place == len(batch) - 1 else 0
-        outcomes.append(Outcome(ended, stdout.read_bytes(), stderr.read_bytes(), grown))
+        ended = status if last else int(code.read_text())
+        used = grown if last or place == count - 1 else 0
+        outcomes.append(Outcome(ended, stdout.read_bytes(), stderr.read_bytes(), used))
         if last:
             break
     return outcomes
@@ -329,6 +390,7 @@ def call_all(batch: list[list[str]], file: Path, done: Path, memory: int) -> Non
     sys.stdout, sys.stderr = stream(1), stream(2)
     for place, command in enumerate(batch):
         folder = done / str(place)
+        folder.mkdir(parents=True, exist_ok=True)
         for number, name in ((1, "stdout"), (2, "stderr")):
             opened = os.open(folder / f".{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(opened, number)
@@ -480,7 +542,7 @@ def frames_of(errors: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["structure", "bytes"])
+    parser.add_argument("kind", choices=["structure", "bytes", "both"])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)

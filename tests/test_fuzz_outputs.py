@@ -40,8 +40,7 @@ def fuzz(kind: str, count: int, how: How, environment: dict[str, str]) -> tuple[
 @pytest.mark.parametrize(
     ("kind", "count", "how"),
     [
-        ("structure", 30, "quick"),
-        ("bytes", 20, "quick"),
+        ("both", 51, "quick"),
         pytest.param("structure", 500, "all", marks=pytest.mark.slow),
         pytest.param("bytes", 500, "all", marks=pytest.mark.slow),
         pytest.param("structure", 100, "torch", marks=pytest.mark.slow),
