@@ -420,7 +420,11 @@ def test_what_an_index_must_not_link_to(tmp_path: Path, kind: str, monkeypatch: 
     assert not (tmp_path / "merged.h5").exists()
 
 
-@pytest.mark.parametrize("kind", ["external embedding", "virtual times", "link to an embedding", "2^40 clips"])
+@pytest.mark.parametrize(
+    "kind",
+    ["external embedding", *(pytest.param(name, marks=pytest.mark.slow) for name in
+                             ("virtual times", "link to an embedding", "2^40 clips"))],
+)  # fmt: skip
 def test_linked_files_are_checked_too(run: Run, tmp_path: Path, secret: Path, kind: str) -> None:
     path = index_of(tmp_path, "a.h5", "b.h5")
     with h5py.File(tmp_path / "b.h5", "r+") as file:
