@@ -21,6 +21,7 @@ from hostile_outputs import BASES, Mutant, make_bases
 from hostile_structure import TOKEN
 
 from vswin_extract.checks.output import verify_output
+from vswin_extract.formatting import describe_difference
 from vswin_extract.store.attributes import stored_values
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -100,3 +101,7 @@ def test_the_length_of_an_attribute_is_not_believed(tmp_path: Path) -> None:
     (outcome,) = run_limited([["check", str(path)]], path, tmp_path)
     assert outcome.code == 4
     assert b"memory" not in outcome.stdout + outcome.stderr
+
+
+def test_a_long_setting_makes_no_long_message() -> None:
+    assert len(describe_difference({"model": "x" * 60_000}, {"model": {"y": "z" * 60_000}})) < 500
