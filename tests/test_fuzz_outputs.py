@@ -105,3 +105,22 @@ def test_the_length_of_an_attribute_is_not_believed(tmp_path: Path) -> None:
 
 def test_a_long_setting_makes_no_long_message() -> None:
     assert len(describe_difference({"model": "x" * 60_000}, {"model": {"y": "z" * 60_000}})) < 500
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="time is limited as Linux does it")
+@pytest.mark.parametrize("where", ["the attributes", "a column"])
+def test_a_collection_of_texts_without_an_end_is_not_read(where: str, tmp_path: Path) -> None:
+    """HDF5 would look for the next text for ever."""
+    make_bases(tmp_path / "bases")
+    path = tmp_path / "in" / "out.h5"
+    path.parent.mkdir()
+    content = bytearray((tmp_path / "bases" / "plain" / "out.h5").read_bytes())
+    text = b"mine.pth" if where == "the attributes" else b"v/1.mp4\0"
+    at = content.index(b"GCOL", content.rindex(b"GCOL", 0, content.index(text))) + 16
+    while int.from_bytes(content[at : at + 2], "little"):  # up to the free bytes after the last text
+        at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8
+    content[at + 8 : at + 16] = bytes(8)
+    path.write_bytes(content)
+    for command in (["check", str(path)], ["inspect", str(path)], ["search", str(path), "v/1.mp4"]):
+        (outcome,) = run_limited([command], path, tmp_path)
+        assert outcome.code in (2, 4), (command, outcome)
