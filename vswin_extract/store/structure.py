@@ -20,7 +20,7 @@ from h5py import h5d, h5g, h5l, h5o, h5p, h5s, h5t, h5z
 from numpy.typing import NDArray
 
 from vswin_extract.errors import first_line
-from vswin_extract.store.attributes import MOST_TEXT, attribute_problems
+from vswin_extract.store.attributes import MOST_TEXT, attribute_problems, check_heaps
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.schema import ADDED_TEXTS, CLIP_COLUMNS, FAILURE_TEXTS, FEATURES, VIDEO_NUMBERS, VIDEO_TEXTS
 
@@ -89,11 +89,13 @@ EXPECTED = {
 
 @dataclass
 class Found:
-    """What was found in a file. `size`: its bytes. `links`: the files that an index links to, as it names them, and
-    `virtual` the datasets whose rows are there. `datasets` may be read, and have these `shapes`."""
+    """What was found in a file. `size`: its bytes; `base`: those before HDF5 begins. `links`: the files that an index
+    links to, as it names them, and `virtual` the datasets whose rows are there. `datasets` may be read, and have these
+    `shapes`."""
 
     size: int
     descriptor: int
+    base: int = 0
     links: Sequence[str] = ()
     virtual: list[str] = field(default_factory=list)
     datasets: dict[str, h5d.DatasetID] = field(default_factory=dict)
@@ -104,7 +106,7 @@ def find_problems(file: h5py.File) -> tuple[list[Problem], Found]:
     """Return what is wrong with the structure of an output, and what was found in it. If nothing is wrong, its
     attributes, tables and rows can be read; those of an index if nothing is wrong with the files that it links to."""
     descriptor = file.id.get_vfd_handle()
-    found = Found(os.fstat(descriptor).st_size, descriptor)
+    found = Found(os.fstat(descriptor).st_size, descriptor, file.userblock_size)
     try:
         problems = [*_find_problems(file, found)]
         if not problems:
@@ -268,6 +270,9 @@ def _check_texts(dataset: h5d.DatasetID, creation: h5p.PropDCID | None, rows: in
     lengths = np.frombuffer(raw, "<u4")[: rows * REFERENCE // 4 : REFERENCE // 4]
     if len(lengths) < rows or lengths.max(initial=0) > MOST_TEXT or lengths.sum(dtype=np.int64) > found.size:
         raise Unsound(f"has texts of more than {MOST_TEXT} bytes, or more than the file")
+    references = np.frombuffer(raw[: rows * REFERENCE], [("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+    heaps = np.unique(references["address"][references["length"] > 0]).tolist()
+    check_heaps(found.descriptor, found.base, heaps, found.size)
 
 
 def _unpack(dataset: h5d.DatasetID, creation: h5p.PropDCID, first: int, nbytes: int) -> bytes:
