@@ -241,9 +241,6 @@ def make_inputs(folder: Path) -> None:
     import numbered
     import torch
 
-    import vswin_extract.backbone
-    import vswin_extract.run.run
-    import vswin_extract.store.dataset  # noqa: F401
     from vswin_extract.network.swin3d import VideoSwin
     from vswin_extract.network.variants import VARIANTS
     from vswin_extract.weights.checkpoints import save_checkpoint
@@ -477,7 +474,7 @@ def complete(file: str) -> None:
 
 def use_dataset(file: str) -> None:
     """Read everything as PyTorch does."""
-    from vswin_extract.store.dataset import FeatureDataset
+    from vswin_extract.loading.dataset import FeatureDataset
 
     for options in ({}, {"length": 3}, {"name": "stage4", "pool": "none", "length": 2, "fit": "pad"}):
         try:

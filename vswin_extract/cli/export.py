@@ -68,7 +68,7 @@ def export(
     export refused where one is off by more than a millisecond.
     """
     from vswin_extract.export.export import export as write
-    from vswin_extract.store.sequences import Feature
+    from vswin_extract.loading.sequences import Feature
 
     name = stage if stage in ("embedding", "logits") else f"stage{stage}"
     done = write(

@@ -19,9 +19,9 @@ from vswin_extract.export.formats import Item
 from vswin_extract.export.grid import Grid, find_grid
 from vswin_extract.export.names import check_names, file_names, without_extension
 from vswin_extract.files import names_path
+from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import FeatureFile, open_features
 from vswin_extract.store.hdf5 import SUFFIXES
-from vswin_extract.store.sequences import Feature
 
 Format = Literal["actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet"]
 
