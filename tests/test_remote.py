@@ -14,6 +14,7 @@ from pathlib import Path
 import fsspec
 import h5py
 import numbered
+import numpy as np
 import pytest
 from conftest import Run, read_video, script
 from fsspec.registry import _registry
@@ -249,11 +250,19 @@ def test_what_counts_as_done(tmp_path: Path) -> None:
     """A listing tells what has changed; of an address in a list nothing is known before it is fetched."""
     journal = Journal(tmp_path / "o.h5", tmp_path, Arrays({}), "run")
     writer = journal.writer()
+    seen, unseen = Address("s3://b/v", 5, 1.0, "e"), Address("s3://b/v")
     for name, clip_range in (("v", WHOLE), ("cut", (0, 4))):
-        writer.commit(VideoRecord(name, "s3://b/v", "ok", clips=1, size=5, mtime=1.0, etag="e", clip_range=clip_range))
+        part = writer.part(Video(name, seen, clip_range=clip_range))
+        part.append(
+            {
+                f"clips/{column}": np.zeros((4, *shape))
+                for column, shape in (("frames", (2,)), ("times", (2,)), ("valid", ()))
+            }
+        )
+        record = VideoRecord(name, "s3://b/v", "ok", clips=4, size=5, mtime=1.0, etag="e", clip_range=clip_range)
+        writer.commit(record, part)
     writer.commit(VideoRecord("late", "s3://b/v", "failed", error="VideoUnreachable"))
     journal.load()
-    seen, unseen = Address("s3://b/v", 5, 1.0, "e"), Address("s3://b/v")
     for address, missing in ((seen, []), (unseen, []), (replace(seen, etag="f"), [WHOLE])):
         video = Video("v", address)
         assert journal.missing(video, address.size, address.mtime, address.etag) == missing
