@@ -14,7 +14,7 @@ from pathlib import Path
 import numbered
 import pytest
 from conftest import ROOT, Run, script
-from journals import ARRAYS, SETTINGS, add, begin, expect_complete, names, publish
+from journals import ARRAYS, ATTRIBUTES, SETTINGS, add, begin, expect_complete, names, publish
 from outputs import make_embedded, random_embeddings
 
 from vswin_extract import locks, system
@@ -548,3 +548,84 @@ def test_a_command_beside_a_shard_is_refused_and_the_shard_ends_well(
     shard.communicate()
     assert shard.returncode == 0
     assert run("vswin-extract", videos, out, *options).returncode == 0
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_merge_that_was_killed_while_it_removed_its_journal_is_finished(overwrite: bool, tmp_path: Path) -> None:
+    """By kill -9 at each removal of a file. The output is never replaced by one of what is left of the journal."""
+    output, count = tmp_path / "out.h5", 5
+    root = output.with_name("out.h5.parts")
+    for removals in range(30):
+        with open_journal(output, SETTINGS, ARRAYS, False, names(count), {"attributes": ATTRIBUTES}) as journal:
+            for number in range(count):
+                add(journal.writer(), number)
+        if not (child := os.fork()):
+            kill_at_removal(removals, output, root)
+            merge(output, overwrite=overwrite)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not status:
+            break
+        merged = merge(output, overwrite=overwrite)
+        assert (merged.videos + merged.failed, root.exists()) == (count, False), removals
+        expect_complete(output, count)
+        output.unlink()
+    assert removals > 4
+
+
+def kill_at_removal(removals: int, output: Path, root: Path) -> None:
+    """Make this process kill itself instead of removing a file of the journal, after so many that it removed once the
+    output was there."""
+    left, unlink = removals, Path.unlink
+
+    def remove(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if output.exists() and path.is_relative_to(root):
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+        unlink(path, missing_ok)
+
+    def remove_tree(path: Path) -> None:
+        for each in sorted(path.iterdir()):
+            remove(each)
+        path.rmdir()
+
+    Path.unlink = remove  # type: ignore[method-assign, assignment]
+    shutil.rmtree = remove_tree  # type: ignore[assignment]
+
+
+def test_a_command_with_overwrite_looks_at_the_videos_again(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    """Also where a merge has left the journal that it read in --storage, and made the output of it."""
+    (tmp_path / "v").mkdir()
+    (tmp_path / "st").mkdir()
+    for name in ("a", "b"):
+        numbered.write(tmp_path / "v" / f"{name}.mp4", 20)
+    out = tmp_path / "o.h5"
+    command = ["vswin-extract", tmp_path / "v", out, "--weights", small_weights, "--storage", tmp_path / "st"]
+    assert run(*command, "--shard", "0/1").returncode == 0
+    assert run("vswin", "merge", "-o", out, tmp_path / "st" / "o.h5.parts").returncode == 0
+    numbered.write(tmp_path / "v" / "a.mp4", 30)
+    numbered.write(tmp_path / "v" / "c.mp4", 20)
+    assert run(*command, "--overwrite").returncode == 0
+    assert run("vswin", "check", out, "--against", tmp_path / "v").returncode == 0
+    with open_features(out) as features:
+        assert list(features) == ["a.mp4", "b.mp4", "c.mp4"]
+        assert features["a.mp4"].info["frames"] == 30
+
+
+def test_a_merge_changes_nothing_in_a_journal_that_it_only_reads(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with open_journal(output, SETTINGS, ARRAYS, False, names(3), {"attributes": ATTRIBUTES}) as journal:
+        for number in range(3):
+            add(journal.writer(), number)
+    (rows, *_) = output.with_name("out.h5.parts").glob("shard-*/*.rows")
+    content = bytearray(rows.read_bytes())
+    content[100] ^= 1
+    rows.write_bytes(content)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    notes: list[str] = []
+    with pytest.raises(OutputError, match="not complete"):
+        merge(tmp_path / "other.h5", [output.with_name("out.h5.parts")], on_note=notes.append)
+    assert "not taken" in notes[0]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before

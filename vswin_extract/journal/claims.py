@@ -35,7 +35,7 @@ class OutputClaim:
         if self.before is None:
             raise OutputError(
                 f"{self.output} has appeared since this command began, so it is not replaced; what is finished is "
-                "kept: move that file away and give the same command again, or add --overwrite"
+                "kept: move that file away and give the same command again"
             )
         raise OutputError(
             f"{self.output} has changed since this command began, so it is not replaced; what is finished is kept: "

@@ -214,8 +214,10 @@ def name_unfinished(directory: Path, name: str, run: str) -> Path:
 
 
 def remove_journal(root: Path) -> None:
-    """Remove a journal that this process has locked. job.json is removed after all other files but the lock, so that a
-    journal whose removal was interrupted is still recognised."""
+    """Remove a journal that this process has locked, and whose output is there. job.json says so first, and is removed
+    last: what a kill leaves is never taken for a journal with fewer videos."""
+    begun = read_job(root)
+    write_json(root / "job.json", {**(begun or {}), "published": True})
     empty(root, ("job.json", "lock"))
     (root / "job.json").unlink()
     (root / "lock").unlink(missing_ok=True)
@@ -223,18 +225,29 @@ def remove_journal(root: Path) -> None:
         root.rmdir()
 
 
+def remove_emptied(root: Path, output: Path) -> bool:
+    """Remove the directory of a journal of which only the lock is left. Return False if there is more in it."""
+    if any(name != "lock" and not name.endswith(".tmp") for name in os.listdir(root)):
+        return False
+    with claim(root / "lock", output):
+        shutil.rmtree(root)
+    return True
+
+
 def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | None:
-    """If a kill came after the output was published and before its journal was removed, remove the journal and return
-    the settings that the output was made with. Else return None."""
+    """If a kill came after the output was published and before its journal was removed, remove the journal. Return the
+    settings that the output was made with; None if it was not made of this journal."""
     begun, made = read_job(root), read_attributes(output)
-    if begun is None or made is None or made.get("run") != begun["run"]:
+    same = begun is not None and made is not None and made.get("run") == begun["run"]
+    if begun is None or not (same or begun["published"]):
         return None
-    with open_features(output) as features:
-        finished = {*features, *(failure["id"] for failure in features.failures)}
-    if not finished.issuperset(map(as_utf8, read_list(root))):  # merged before all videos were finished
-        return None
+    if same and not begun["published"]:
+        with open_features(output, follow=True) as features:
+            finished = {*features, *(failure["id"] for failure in features.failures)}
+        if not finished.issuperset(map(as_utf8, read_list(root))):  # merged before all videos were finished
+            return None
     with claim(root / "lock", output) as lock:
         refuse_beside_tasks(root, output, lock)
         remove_journal(root)
     settings: dict[str, Any] = begun["settings"]
-    return settings
+    return settings if same else None

@@ -19,6 +19,7 @@ from vswin_extract.journal.directory import (
     check_same_output,
     claim,
     empty,
+    finish_interrupted_cleanup,
     in_use,
     journal_directory,
     make_directory,
@@ -116,17 +117,17 @@ class Journal:
             self.own = self.stack.enter_context(open_writer(self.root, self.arrays, role=role))
         return self.own
 
-    def load(self, verify: bool = True) -> None:
-        """Read what all writers have finished. Damaged files are dropped, and noted; without `verify` only those that
-        are gone or cut off."""
+    def load(self, verify: bool = True, drop: bool = True) -> None:
+        """Read what all writers have finished. Damaged files do not count, and are noted; without `verify` only those
+        that are gone or cut off. `drop`: remove them, so that their videos are extracted again."""
         self.entries = {}
         for path in entry_files(self.root):
             records, problem = read_entry_file(path, self.arrays, verify)
             rows = path.with_suffix(SUFFIX)
             if problem:
                 names = name_some([record.id for record in records]) or "its videos"
-                self.notes.append(f"{rows} {problem}; extracting again: {names}")
-                if not path.is_dir():
+                self.notes.append(f"{rows} {problem}; {'extracting again' if drop else 'not taken'}: {names}")
+                if drop and not path.is_dir():
                     path.unlink(missing_ok=True)
                 continue
             for entry in entries_of(records, rows):
@@ -218,7 +219,9 @@ def open_journal(
         begun = read_job(root)
         if begun:
             check_same_output(root, begun, output)
-        if begun and begun["settings"] != settings:
+        if begun and begun["published"]:  # a kill has left it, and its output is gone or may be replaced
+            begun = None
+        elif begun and begun["settings"] != settings:
             if not overwrite:
                 raise other_settings(root, begun["settings"], settings)
             begun = None
@@ -252,7 +255,12 @@ def join_journal(
     root = journal_directory(output, storage)
     make_directory(root)
     refuse_beside_run(root, output)
-    begun = read_job(root) or begin_job(root, output, settings, arrays, facts)
+    begun = read_job(root)
+    if begun and begun["published"]:  # a kill has left it, and its output is gone or may be replaced
+        finish_interrupted_cleanup(output, root)
+        make_directory(root)
+        begun = None
+    begun = begun or begin_job(root, output, settings, arrays, facts)
     check_same_output(root, begun, output)
     if begun["settings"] != settings:
         raise other_settings(root, begun["settings"], settings, f"delete {root}")

@@ -19,13 +19,17 @@ from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.formatting import describe_difference, name_some
 from vswin_extract.journal.claims import claim_merge
 from vswin_extract.journal.directory import (
+    finish_interrupted_cleanup,
     journal_directory,
     name_unfinished,
+    read_job,
+    read_list,
+    remove_emptied,
     remove_journal,
 )
 from vswin_extract.journal.sources import Source, open_sources
-from vswin_extract.store.features import linked_files
-from vswin_extract.store.hdf5 import output_path
+from vswin_extract.store.features import linked_files, open_features
+from vswin_extract.store.hdf5 import output_path, read_attributes
 from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output
 from vswin_extract.store.schema import FileDescription, RowBlock, VideoRecord, split_failed
 from vswin_extract.video.videos import walk_order
@@ -79,6 +83,8 @@ def merge(
             "vswin merge -o OUT.h5 PART..."
         )
     check_apart(output, paths)
+    if paths == [own] and was_finished(output, own, overwrite):
+        return describe(output, 1, time.monotonic() - begun)
     with ExitStack() as stack:
         claim = stack.enter_context(claim_merge(output, overwrite, find_journals(paths)))
         sources = open_sources(paths, stack, follow)
@@ -94,17 +100,31 @@ def merge(
         order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
         run = sources[0].run if one_run else uuid.uuid4().hex
         taken = {name: chosen[name] for name in order}
-        records = _write(output, layout, sources, taken, run, claim.check, shard_limit, on_note)
+        _write(output, layout, sources, taken, run, claim.check, shard_limit, on_note)
         if ours:
             claim.check_journals()
             remove_journal(own)
     base = Path(os.path.realpath(output)).parent
     if outside := [file for file in linked_files(output) if not Path(os.path.realpath(file)).is_relative_to(base)]:
         on_note(f"{outside[0]} is outside the directory of {output.name}, so commands read it with --follow only")
-    videos, failed = split_failed(records)
-    clips = sum(record.clips for record in records)
-    nbytes = sum(path.stat().st_size for path in (output, *linked_files(output)))
-    return Merged(output, len(sources), len(videos), clips, len(failed), nbytes, time.monotonic() - begun)
+    return describe(output, len(sources), time.monotonic() - begun)
+
+
+def was_finished(output: Path, root: Path, overwrite: bool) -> bool:
+    """True if the output was made of this journal, and a kill came before the journal was removed, which is done then.
+    With `overwrite`, an output is made again of a whole journal."""
+    begun = read_job(root)
+    if begun is None:
+        return read_attributes(output) is not None and remove_emptied(root, output)
+    whole = not begun["published"] and bool(read_list(root))
+    return not (whole and overwrite) and finish_interrupted_cleanup(output, root) is not None
+
+
+def describe(output: Path, sources: int, seconds: float) -> Merged:
+    """Say what a finished output has."""
+    with open_features(output, follow=True) as features:
+        nbytes = sum(path.stat().st_size for path in (output, *features.linked))
+        return Merged(output, sources, len(features), features.clips, len(features.failures), nbytes, seconds)
 
 
 def check_apart(output: Path, paths: Sequence[Path]) -> None:
@@ -180,9 +200,8 @@ def _write(
     check: Callable[[], None],
     shard_limit: ShardLimit,
     on_note: Callable[[str], None],
-) -> list[VideoRecord]:
-    """Write the chosen videos in this order, and return their records. `check` raises an error if the output must not
-    be written after all."""
+) -> None:
+    """Write the chosen videos in this order. `check` raises an error if the output must not be written after all."""
     first = sources[0]
     description = FileDescription(first.arrays, {**first.attributes, **first.settings, "run": run}, first.classes)
     records = [source.records[name] for name, source in chosen.items()]
@@ -205,4 +224,3 @@ def _write(
         notes = make_output(output, unfinished, layout, rows, records, description, finish, shard_limit, paths)
     for note in notes:
         on_note(note)
-    return records

@@ -72,6 +72,8 @@ class JournalSource:
         begun = read_job(path)
         if begun is None or begun["arrays"] is None:
             raise UsageError(f"{path} is no journal of vswin-extract that can be merged")
+        if begun["published"]:
+            raise UsageError(f"{path} is the rest of a journal whose output was made; delete it")
         self.path = path
         self.run: str = begun["run"]
         self.settings = begun["settings"]
@@ -79,7 +81,7 @@ class JournalSource:
         self.attributes = begun["attributes"]
         self.classes = tuple(begun["classes"])
         journal = Journal(path.with_suffix(""), path, self.arrays, self.run)
-        journal.load()
+        journal.load(drop=False)
         self.notes: Sequence[str] = journal.notes
         found = {video_id: journal.complete(video_id) for video_id in journal.entries}
         self.videos: dict[str, Extracted] = {name: video for name, video in found.items() if video is not None}

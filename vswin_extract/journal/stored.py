@@ -59,6 +59,7 @@ def check_job(content: dict[str, Any]) -> dict[str, Any]:
         "attributes": _facts(content.get("attributes", {})),
         "classes": [_text(name) for name in _list(content.get("classes", []))],
         "output": None if output is None else _text(output),
+        "published": content.get("published") is True,
     }
 
 

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vswin_extract.errors import DeviceError, OutputError, WeightsError, WorkerDied
-from vswin_extract.formatting import describe_difference
+from vswin_extract.formatting import as_utf8, describe_difference
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
@@ -25,6 +26,7 @@ from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import check_output, read_attributes
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.color import HDR
+from vswin_extract.video.remote import same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
 from vswin_extract.worker.writer import failed_record
@@ -72,7 +74,7 @@ def run(
         if job.shard is not None and os.path.lexists(job.output) and not job.overwrite:
             yield already_merged(job, job.shard, ready, begun)
             return
-        if job.shard is None and finish_interrupted_cleanup(job.output, root) == ready.settings:
+        if job.shard is None and is_done(job, root, ready):
             yield finished(job, begun)
             return
         with begin_journal(job, ready) as journal, closing(pool):  # workers end before the journal is given up
@@ -252,9 +254,28 @@ def give_up(journal: Journal, video: Video, error: WorkerDied) -> VideoRecord:
     return record
 
 
+def is_done(job: Job, root: Path, ready: Ready) -> bool:
+    """True if an earlier run of this job has made the output, and only the removal of its journal was interrupted,
+    which is ended then. With `overwrite` the videos must not have changed since."""
+    if read_attributes(job.output) is None:
+        return False
+    with open_features(job.output, follow=True) as features:
+        table = features.file["videos_table"]
+        columns = (table["size"][:].tolist(), table["mtime"][:].tolist(), table["etag"].asstr()[:].tolist())
+        then = dict(zip(features, zip(*columns, strict=True), strict=True))
+        failed = {failure["id"] for failure in features.failures}
+    if {as_utf8(video.id) for video in job.videos} != then.keys() | failed:
+        return False
+    if job.overwrite and not all(
+        same_fingerprint(then[video.id], fingerprint(video)) for video in job.videos if video.id in then
+    ):
+        return False
+    return finish_interrupted_cleanup(job.output, root) == ready.settings
+
+
 def finished(job: Job, begun: float, new_clips: int = 0, profile: Profile | None = None) -> Finished:
     """Describe the finished output."""
-    with open_features(job.output) as features:
+    with open_features(job.output, follow=True) as features:
         statuses = list(features.file["videos_table/status"].asstr()[:])
         return Finished(
             output=job.output,
