@@ -5,6 +5,6 @@ schema.py names its datasets and columns. Writing: layouts.py chooses between on
 shards.py names shards and removes those that nothing needs any more, write.py writes one file, and columns.py fills its
 datasets. Reading: features.py opens a file as a mapping from video id to lazy rows, sequences.py averages, resamples
 and normalises the rows of a video, and dataset.py hands them to PyTorch. hdf5.py holds what both sides share. Nothing
-is read before structure.py has checked a file, with attributes.py and, for an index, links.py: an output may come from
-a stranger.
+is read before structure.py has checked a file, with attributes.py, heaps.py and, for an index, links.py: an output may
+come from a stranger.
 """
