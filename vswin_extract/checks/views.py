@@ -15,7 +15,7 @@ from vswin_extract.errors import first_line
 from vswin_extract.store.features import FeatureFile
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.schema import GROUPED, VIEWED
-from vswin_extract.store.structure import Found, Unsound, check_dataset, look_into, open_member
+from vswin_extract.store.structure import Found, Unsound, check_dataset, look_into, open_group, open_member
 
 
 def check_views(features: FeatureFile) -> Iterator[Problem]:
@@ -54,9 +54,7 @@ def _open_folder(folders: dict[str, h5g.GroupID], path: str, found: Found) -> h5
         if place in folders:
             group = folders[place]
             continue
-        group = open_member(group, part, found)
-        if not isinstance(group, h5g.GroupID):
-            raise Unsound("is not a group")
+        group = open_group(group, part, found)
         if number < len(parts):
             folders[place] = group
     return group

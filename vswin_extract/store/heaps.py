@@ -17,6 +17,8 @@ from h5py import h5o, h5t
 
 SPACE, LAYOUT, ATTRIBUTE, CONTINUATION, ATTRIBUTE_INFO = 0x01, 0x08, 0x0C, 0x10, 0x15
 """Kinds of messages in the header of an object."""
+HEADS = {(True, 0): struct.Struct("<BHB"), (True, 4): struct.Struct("<BHBxx"), (False, 0): struct.Struct("<HHBxxx")}
+"""What a message begins with: its kind, its bytes, its flags. By the format, and a flag of the header."""
 VIRTUAL = 3
 """The class of a layout whose rows are in other datasets."""
 MOST_HEADER = 1 << 20
@@ -82,9 +84,9 @@ def check_mappings(descriptor: int, base: int, address: int, collections: Collec
     single block of rows of each source. HDF5 decodes them before it compares their checksum, and writes past its
     memory if they have more than 32 axes. `collections`: those that were read before; more are added."""
     try:
-        messages = [each for each in _messages(descriptor, base, address) if each[0] in (SPACE, LAYOUT)]
+        messages = [*_messages(descriptor, base, address)]
         layouts = [(shared, data) for kind, shared, data in messages if kind == LAYOUT and data[0] > 2]
-        if not any(shared or data[1] == VIRTUAL for shared, data in layouts):
+        if not [1 for shared, data in layouts if shared or data[1] == VIRTUAL]:
             return
         axes = {MOST_AXES + 1 if shared else data[1] for kind, shared, data in messages if kind == SPACE}
         if len(layouts) > 1 or layouts[0][0] or len(axes) != 1 or not 1 <= max(axes) <= MOST_AXES:
@@ -178,7 +180,7 @@ def _messages(descriptor: int, base: int, address: int) -> Iterator[tuple[int, b
         blocks = [(address + first + width, int.from_bytes(start[first : first + width], "little"))]
     else:
         blocks = [(address + 16, int.from_bytes(start[8:12], "little"))]
-    head = struct.Struct("<BHBxx" if flags & 4 else "<BHB") if newer else struct.Struct("<HHBxxx")
+    head = HEADS[newer, flags & 4]
     left = MOST_HEADER
     for place, size in blocks:  # the list grows in the loop
         left -= size

@@ -138,8 +138,11 @@ def _find_problems(file: h5py.File, found: Found) -> Iterator[Problem]:
     for name in (*FEATURES, "classes"):
         if name in kinds:
             yield from _dataset_problems(root, name, found)
-    if kinds.get("videos") == h5l.TYPE_HARD and not isinstance(open_member(root, "videos", found), h5g.GroupID):
-        yield Problem("/videos", "is not a group")
+    if kinds.get("videos") == h5l.TYPE_HARD:
+        try:
+            open_group(root, "videos", found)
+        except Unsound as error:
+            yield Problem("/videos", str(error))
     yield from _row_problems(found.shapes)
 
 
@@ -152,10 +155,7 @@ def link_kinds(group: h5g.GroupID) -> dict[str, int]:
 
 def _group_problems(root: h5g.GroupID, name: str, columns: Mapping[str, Expected], found: Found) -> Iterator[Problem]:
     try:
-        group = open_member(root, name, found)
-        if not isinstance(group, h5g.GroupID):
-            raise Unsound("is not a group")
-        kinds = link_kinds(group)
+        kinds = link_kinds(open_group(root, name, found))
     except Unsound as error:
         yield Problem(f"/{name}", str(error))
         return
@@ -184,6 +184,14 @@ def open_member(group: h5g.GroupID, name: str, found: Found) -> h5g.GroupID | h5
         return h5o.open(group, key)
     except READ_ERRORS as error:
         raise Unsound(f"cannot be opened: {first_line(error)}") from error
+
+
+def open_group(group: h5g.GroupID, name: str, found: Found) -> h5g.GroupID:
+    """Open a member of a group that is a group too. Raises Unsound if it is not."""
+    member = open_member(group, name, found)
+    if not isinstance(member, h5g.GroupID):
+        raise Unsound("is not a group")
+    return member
 
 
 def _dataset_problems(root: h5g.GroupID, name: str, found: Found) -> Iterator[Problem]:
