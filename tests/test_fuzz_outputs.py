@@ -6,23 +6,29 @@ A thousand files: pytest -n 0 -m slow tests/test_fuzz_outputs.py; others by anot
 
 import json
 import os
+import signal
+import struct
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
 from conftest import ROOT
-from fuzzing import Finding, How, judge
+from fuzzing import TRACEBACK, Finding, How, judge, limit
 from fuzzing import Outcome as Ended
 from fuzzing import run as run_limited
 from hostile_outputs import BASES, Mutant, make_bases
 from hostile_structure import TOKEN
+from outputs import make_embedded, random_embeddings
 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.formatting import describe_difference
+from vswin_extract.store import layouts
 from vswin_extract.store.attributes import stored_values
+from vswin_extract.store.structure import look_into, open_member
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
@@ -124,3 +130,75 @@ def test_a_collection_of_texts_without_an_end_is_not_read(where: str, tmp_path: 
     for command in (["check", str(path)], ["inspect", str(path)], ["search", str(path), "v/1.mp4"]):
         (outcome,) = run_limited([command], path, tmp_path)
         assert outcome.code in (2, 4), (command, outcome)
+
+
+def mapping_of(path: Path, name: str) -> tuple[bytearray, range]:
+    """Return the bytes of a file, and which of them are the mappings of a virtual dataset, with their checksum."""
+    content = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        layout = content.index(b"\x04\x03", h5py.h5o.get_info(file[name].id).addr)  # its version and its class
+    collection, index = struct.unpack_from("<QI", content, layout + 2)
+    at = collection + 16
+    while int.from_bytes(content[at : at + 2], "little") != index:
+        at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8
+    return content, range(at + 16, at + 16 + int.from_bytes(content[at + 8 : at + 16], "little"))
+
+
+MAPPED: dict[layouts.Layout, str] = {"single": "videos/v/1.mp4/embedding", "sharded": "embedding"}
+"""A virtual dataset of an output, and one of an index."""
+
+
+def make_mapped(folder: Path, layout: layouts.Layout) -> Path:
+    (folder / "in").mkdir()
+    videos = random_embeddings(0, 3, 3, channels=8)
+    return make_embedded(folder / "in" / "out.h5", videos, layout=layout, shard_videos=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="time is limited as Linux does it")
+@pytest.mark.parametrize(("layout", "command"), [("single", "check"), ("sharded", "inspect")])
+def test_rows_of_too_many_axes_are_not_read(layout: layouts.Layout, command: str, tmp_path: Path) -> None:
+    """HDF5 would write past its memory before it finds that the checksum is wrong."""
+    path = make_mapped(tmp_path, layout)
+    content, block = mapping_of(path, MAPPED[layout])
+    at = content.index(struct.pack("<II4xI", 2, 1, 24), block.start, block.stop) + 16  # a selection of two axes
+    assert content[at : at + 4] == bytes([2, 0, 0, 0])
+    content[at + 2] = 64
+    path.write_bytes(content)
+    (outcome,) = run_limited([[command, str(path)]], path, tmp_path)
+    assert outcome.code == {"check": 4, "inspect": 2}[command], outcome
+    assert f"/{MAPPED[layout]}".encode() in outcome.stdout + outcome.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="time is limited as Linux does it")
+@pytest.mark.parametrize("layout", MAPPED)
+def test_no_byte_of_mappings_is_trusted(layout: layouts.Layout, tmp_path: Path) -> None:
+    path = make_mapped(tmp_path, layout)
+    content, block = mapping_of(path, MAPPED[layout])
+    changes = [(at, content[at] ^ bit) for at in block for bit in (1, 64, 255)]
+    assert len(changes) > 200
+    pid = os.fork()
+    if not pid:  # HDF5 may not survive
+        try:
+            limit("check")
+            for at, byte in changes:
+                signal.alarm(10)
+                path.write_bytes(content[:at] + bytes([byte]) + content[at + 1 :])
+                assert verify_output(path).problems, (at, byte)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(TRACEBACK)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("rows", [3, 1 << 40])
+def test_mappings_of_many_rows_are_sound(rows: int, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "out.h5", "w", userblock_size=512) as file:
+        layout = h5py.VirtualLayout((2 * rows, 8), "f4")
+        for first in (0, rows):
+            layout[first : first + rows] = h5py.VirtualSource("a.h5", "embedding", (3 * rows, 8), "f4")[rows : 2 * rows]
+        file.create_virtual_dataset("embedding", layout)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert isinstance(open_member(file["/"].id, "embedding", look_into(file.id)), h5py.h5d.DatasetID)

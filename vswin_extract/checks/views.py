@@ -15,7 +15,7 @@ from vswin_extract.errors import first_line
 from vswin_extract.store.features import FeatureFile
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.schema import GROUPED, VIEWED
-from vswin_extract.store.structure import Found, Unsound, check_dataset, open_member
+from vswin_extract.store.structure import Found, Unsound, check_dataset, look_into, open_group, open_member
 
 
 def check_views(features: FeatureFile) -> Iterator[Problem]:
@@ -25,17 +25,17 @@ def check_views(features: FeatureFile) -> Iterator[Problem]:
     if len(features) > GROUPED and not root.get_num_objs():
         return
     names = _viewed(features)
-    found = Found(os.path.getsize(file.filename), file.id.get_vfd_handle())
+    found = look_into(file.id)
     folders: dict[str, h5g.GroupID] = {"": root}
     for video_id, video in features.items():
         try:
-            group = _open_folder(folders, video_id)
+            group = _open_folder(folders, video_id, found)
         except (Unsound, *READ_ERRORS) as error:
             yield Problem(f"/videos/{video_id}", first_line(error))
             continue
         for source, name in names.items():
             try:
-                _check_view(open_member(group, name), source, features, video.rows, found)
+                _check_view(open_member(group, name, found), source, features, video.rows, found)
             except (Unsound, *READ_ERRORS) as error:
                 yield Problem(f"/videos/{video_id}/{name}", first_line(error))
 
@@ -45,7 +45,7 @@ def _viewed(features: FeatureFile) -> dict[str, str]:
     return {**{name: name for name in features.names}, **{f"clips/{name}": name for name in VIEWED}}
 
 
-def _open_folder(folders: dict[str, h5g.GroupID], path: str) -> h5g.GroupID:
+def _open_folder(folders: dict[str, h5g.GroupID], path: str, found: Found) -> h5g.GroupID:
     """Return a group below /videos, and remember the groups that it is in. Raises Unsound for a link on the way."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     group, place = folders[""], ""
@@ -54,9 +54,7 @@ def _open_folder(folders: dict[str, h5g.GroupID], path: str) -> h5g.GroupID:
         if place in folders:
             group = folders[place]
             continue
-        group = open_member(group, part)
-        if not isinstance(group, h5g.GroupID):
-            raise Unsound("is not a group")
+        group = open_group(group, part, found)
         if number < len(parts):
             folders[place] = group
     return group
@@ -100,6 +98,7 @@ def check_index(index: FeatureFile, linked: FeatureFile, number: int) -> Iterato
     names = _viewed(index)
     link, grouped = index.linked_as[number], bool(linked.file["videos"].id.get_num_objs())
     folders: dict[str, h5g.GroupID] = {"": index.file["videos"].id}
+    found = look_into(index.file.id)
     for video_id in list(index)[begin : begin + int(counts[number])]:
         if video_id not in linked or len(linked[video_id]) != len(index[video_id]):
             yield Problem("/videos_table", f"lacks the video {video_id}, or has other clips of it")
@@ -109,7 +108,7 @@ def check_index(index: FeatureFile, linked: FeatureFile, number: int) -> Iterato
             if rows != own:
                 yield Problem(f"/{name}", f"is shown by the index as other rows for {video_id}")
         try:
-            if grouped and _link_of(folders, video_id) != (os.fsencode(link), b"/videos/" + video_id.encode()):
+            if grouped and _link_of(folders, video_id, found) != (os.fsencode(link), b"/videos/" + video_id.encode()):
                 yield Problem(f"/videos/{video_id}", "is not what the index shows as its group")
         except (Unsound, *READ_ERRORS) as error:
             yield Problem(f"/videos/{video_id}", first_line(error))
@@ -121,10 +120,10 @@ def _ends(features: FeatureFile, name: str, video_id: str) -> list[bytes]:
     return [features.file[name][row].tobytes() for row in (rows.start, rows.stop - 1)]
 
 
-def _link_of(folders: dict[str, h5g.GroupID], path: str) -> tuple[bytes, bytes]:
+def _link_of(folders: dict[str, h5g.GroupID], path: str, found: Found) -> tuple[bytes, bytes]:
     """Return the file and the path that an external link below /videos names. Raises Unsound if it is none."""
     folder, _, name = path.rpartition("/")
-    group, key = _open_folder(folders, folder), name.encode()
+    group, key = _open_folder(folders, folder, found), name.encode()
     if not group.links.exists(key) or group.links.get_info(key).type != h5l.TYPE_EXTERNAL:
         raise Unsound("is missing")
     return group.links.get_val(key)  # type: ignore[no-any-return]

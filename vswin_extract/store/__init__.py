@@ -4,6 +4,6 @@ In come blocks of rows with the records of their videos; out comes a file that n
 schema.py names its datasets and columns. Writing: layouts.py chooses between one file and shards behind an index,
 shards.py names shards and removes those that nothing needs any more, write.py writes one file, and columns.py fills its
 datasets. Reading: features.py opens a file as a mapping from video id to lazy rows. hdf5.py holds what both sides
-share. Nothing is read before structure.py has checked a file, with attributes.py and, for an index, links.py: an output
-may come from a stranger.
+share. Nothing is read before structure.py has checked a file, with attributes.py, heaps.py and, for an index, links.py:
+an output may come from a stranger.
 """

@@ -3,16 +3,15 @@ nested ones are JSON of known types."""
 
 import json
 import math
-import os
 import re
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5o, h5t
+from h5py import h5a, h5t
 
+from vswin_extract.store.heaps import text_lengths
 from vswin_extract.store.schema import SCHEMA
 
 MOST_TEXT = 1 << 20
@@ -21,14 +20,6 @@ MOST_ATTRIBUTES = 200
 TEXTS = ("schema", "created", "model", "weights_sha256", "precision", "decoder", "device", "run")
 """Root attributes that are texts."""
 VARIABLE = h5py.string_dtype()
-ATTRIBUTE, CONTINUATION, ATTRIBUTE_INFO = 0x0C, 0x10, 0x15
-"""Kinds of messages in the header of an object."""
-MOST_HEADER = 1 << 20
-"""Bytes of the header of an object, at most."""
-MOST_HEAP = 8 << 20
-"""Bytes of a collection of texts, at most. HDF5 makes those of 4 kB, or of one text."""
-UNDEFINED = b"\xff" * 8
-"""An address that leads nowhere."""
 DEEPEST = 8
 """Lists and dictionaries within one another in JSON, at most."""
 
@@ -90,84 +81,6 @@ def stored_value(
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | bool | int | float) else None
-
-
-def text_lengths(owner: h5py.HLObject) -> dict[bytes, int]:
-    """Return how many bytes the text of each attribute has, by what refers to it; of other attributes any number. HDF5
-    would first take as much memory as it says, up to 4 GB. Nothing if the attributes are not in the owner's
-    header, or if it or their texts are damaged."""
-    file = owner.file
-    if file.id.get_create_plist().get_sizes() != (8, 8):
-        return {}
-    lengths: dict[bytes, int] = {}
-    heaps: set[int] = set()
-    try:
-        for kind, shared, data in _messages(file.id.get_vfd_handle(), file.userblock_size, h5o.get_info(owner.id).addr):
-            if (kind == ATTRIBUTE_INFO and UNDEFINED not in data) or (kind == ATTRIBUTE and shared):
-                return {}
-            if kind == ATTRIBUTE:
-                version, *sizes = struct.unpack_from("<BxHHH", data)
-                if version == 1:
-                    sizes = [-(-size // 8) * 8 for size in sizes]
-                begin = 9 if version == 3 else 8
-                name, rest = data[begin : begin + sizes[0]].rstrip(b"\0"), data[begin + sum(sizes) :]
-                lengths[name] = max(lengths.get(name, 0), int.from_bytes(rest[:4], "little"))
-                if data[begin + sizes[0]] & 15 == h5t.VLEN and rest[:4] != b"\0" * 4:
-                    heaps.add(int.from_bytes(rest[4:12], "little"))
-        size = os.fstat(file.id.get_vfd_handle()).st_size
-        check_heaps(file.id.get_vfd_handle(), file.userblock_size, heaps, size)
-    except (struct.error, IndexError, OverflowError, ValueError):  # damaged: no text of it is read
-        return {}
-    return lengths
-
-
-def check_heaps(descriptor: int, base: int, addresses: Iterable[int], most: int) -> None:
-    """Raise ValueError if HDF5 would never come to the end of a collection of texts at one of these addresses, or if
-    all have more bytes than `most`. A collection is a list of texts; each says where the next one begins."""
-    for address in addresses:
-        head = os.pread(descriptor, 16, base + address)
-        size = int.from_bytes(head[8:], "little")
-        most -= size
-        if head[:4] != b"GCOL" or size > MOST_HEAP or most < 0:
-            raise ValueError("texts are not where the file says")
-        words = np.frombuffer(os.pread(descriptor, size // 8 * 8, base + address), "<u8")[2:]
-        sizes = words[1:]
-        free = words[:-1] & np.uint64(0xFFFF) == 0  # the rest of the collection, with its own header
-        steps = np.where(free, sizes // 8, 2 + (np.minimum(sizes, MOST_HEAP) + np.uint64(7)) // 8).tolist()
-        at = 0
-        while at < len(steps):
-            if not steps[at]:
-                raise ValueError("a collection of texts has no end")
-            at += steps[at]
-
-
-def _messages(descriptor: int, base: int, address: int) -> Iterator[tuple[int, bool, bytes]]:
-    """Yield the messages of an object's header, as "HDF5 File Format Specification" describes it: the kind of each,
-    true if it is only a reference to a message elsewhere, and its bytes. Raises ValueError, struct.error and
-    OverflowError if it is no such header."""
-    start = os.pread(descriptor, 64, base + address).ljust(64, b"\0")
-    newer, flags = start[:4] == b"OHDR", 0
-    if newer:
-        flags = start[5]
-        first, width = 6 + 16 * bool(flags & 32) + 4 * bool(flags & 16), 1 << (flags & 3)
-        blocks = [(address + first + width, int.from_bytes(start[first : first + width], "little"))]
-    else:
-        blocks = [(address + 16, int.from_bytes(start[8:12], "little"))]
-    head = struct.Struct("<BHBxx" if flags & 4 else "<BHB") if newer else struct.Struct("<HHBxxx")
-    left = MOST_HEADER
-    for place, size in blocks:  # the list grows in the loop
-        left -= size
-        if size < 0 or left < 0:
-            raise ValueError("a header of an object is too large")
-        block, at = os.pread(descriptor, size, base + place), 0
-        while at + head.size <= len(block):
-            kind, length, state = head.unpack_from(block, at)
-            data = block[at + head.size : at + head.size + length]
-            at += head.size + length
-            yield kind, bool(state & 2), data
-            if kind == CONTINUATION:
-                where, size = struct.unpack("<QQ", data[:16])
-                blocks.append((where + 4, size - 8) if newer else (where, size))
 
 
 def stored_values(owner: h5py.HLObject) -> dict[str, str | bool | int | float]:

@@ -9,7 +9,7 @@ from h5py import h5f, h5g
 
 from vswin_extract.errors import first_line
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem, expect_file, why_not_opened
-from vswin_extract.store.structure import Found, Unsound, check_dataset, open_member
+from vswin_extract.store.structure import Unsound, check_dataset, look_into, open_member
 
 ELSEWHERE = "HDF5_VDS_PREFIX"
 """The variable that makes HDF5 look for linked files in other directories."""
@@ -57,12 +57,12 @@ def _check_rows(path: Path, names: Sequence[str]) -> None:
         root = h5g.open(file, b"/")
         if root.links.exists(b"linked"):
             raise Unsound("is an index itself; merge the files that it links to")
-        if not isinstance(open_member(root, "clips"), h5g.GroupID):
+        found = look_into(file)
+        if not isinstance(open_member(root, "clips", found), h5g.GroupID):
             raise Unsound("has no group /clips")
-        found = Found(os.path.getsize(path), -1)
         for name in names:
             try:
-                check_dataset(open_member(root, name), name, found)
+                check_dataset(open_member(root, name, found), name, found)
             except Unsound as error:
                 raise Unsound(f"has /{name}, which {error}") from error
     finally:

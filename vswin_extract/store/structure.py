@@ -1,9 +1,10 @@
 """The structure of an output, which is checked before anything is read from it: an output may come from a stranger.
 
 A file can make HDF5 read other files (external storage, external links, virtual datasets), load a library (filters),
-take as much memory as the file claims to need (rows, chunks, texts), or wait for ever (a link to a pipe). What is
-checked here takes a few milliseconds, since no rows are read, and /videos is not looked into, which has a group for
-each video. For that reason nothing but `vswin check` reads below /videos.
+take as much memory as the file claims to need (rows, chunks, texts), write past its memory (mappings of virtual
+datasets), or wait for ever (a link to a pipe). What is checked here takes a few milliseconds, since no rows are read,
+and /videos is not looked into, which has a group for each video. For that reason nothing but `vswin check` reads below
+/videos.
 """
 
 import math
@@ -16,12 +17,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5o, h5p, h5s, h5t, h5z
+from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5s, h5t, h5z
 from numpy.typing import NDArray
 
 from vswin_extract.errors import first_line
-from vswin_extract.store.attributes import MOST_TEXT, attribute_problems, check_heaps
+from vswin_extract.store.attributes import MOST_TEXT, attribute_problems
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
+from vswin_extract.store.heaps import Collections, check_heaps, check_mappings
 from vswin_extract.store.schema import ADDED_TEXTS, CLIP_COLUMNS, FAILURE_TEXTS, FEATURES, VIDEO_NUMBERS, VIDEO_TEXTS
 
 MOST_CHUNK = 16 << 20
@@ -89,24 +91,31 @@ EXPECTED = {
 
 @dataclass
 class Found:
-    """What was found in a file. `size`: its bytes; `base`: those before HDF5 begins. `links`: the files that an index
-    links to, as it names them, and `virtual` the datasets whose rows are there. `datasets` may be read, and have these
-    `shapes`."""
+    """What was found in a file. `size`: its bytes; `base`: those before HDF5 begins; `widths`: those of its addresses
+    and lengths. `links`: the files that an index links to, as it names them, and `virtual` the datasets whose rows are
+    there. `datasets` may be read, and have these `shapes`. `collections`: those of mappings that were read."""
 
     size: int
     descriptor: int
-    base: int = 0
+    base: int
+    widths: tuple[int, int]
     links: Sequence[str] = ()
     virtual: list[str] = field(default_factory=list)
     datasets: dict[str, h5d.DatasetID] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    collections: Collections = field(default_factory=dict)
+
+
+def look_into(file: h5f.FileID) -> Found:
+    """Return what is known of a file before anything in it is opened."""
+    creation, descriptor = file.get_create_plist(), file.get_vfd_handle()
+    return Found(os.fstat(descriptor).st_size, descriptor, creation.get_userblock(), creation.get_sizes())
 
 
 def find_problems(file: h5py.File) -> tuple[list[Problem], Found]:
     """Return what is wrong with the structure of an output, and what was found in it. If nothing is wrong, its
     attributes, tables and rows can be read; those of an index if nothing is wrong with the files that it links to."""
-    descriptor = file.id.get_vfd_handle()
-    found = Found(os.fstat(descriptor).st_size, descriptor, file.userblock_size)
+    found = look_into(file.id)
     try:
         problems = [*_find_problems(file, found)]
         if not problems:
@@ -129,8 +138,11 @@ def _find_problems(file: h5py.File, found: Found) -> Iterator[Problem]:
     for name in (*FEATURES, "classes"):
         if name in kinds:
             yield from _dataset_problems(root, name, found)
-    if kinds.get("videos") == h5l.TYPE_HARD and not isinstance(h5o.open(root, b"videos"), h5g.GroupID):
-        yield Problem("/videos", "is not a group")
+    if kinds.get("videos") == h5l.TYPE_HARD:
+        try:
+            open_group(root, "videos", found)
+        except Unsound as error:
+            yield Problem("/videos", str(error))
     yield from _row_problems(found.shapes)
 
 
@@ -143,10 +155,7 @@ def link_kinds(group: h5g.GroupID) -> dict[str, int]:
 
 def _group_problems(root: h5g.GroupID, name: str, columns: Mapping[str, Expected], found: Found) -> Iterator[Problem]:
     try:
-        group = open_member(root, name)
-        if not isinstance(group, h5g.GroupID):
-            raise Unsound("is not a group")
-        kinds = link_kinds(group)
+        kinds = link_kinds(open_group(root, name, found))
     except Unsound as error:
         yield Problem(f"/{name}", str(error))
         return
@@ -158,24 +167,36 @@ def _group_problems(root: h5g.GroupID, name: str, columns: Mapping[str, Expected
             yield Problem(f"/{name}/{other}", "is a link")
 
 
-def open_member(group: h5g.GroupID, name: str) -> h5g.GroupID | h5d.DatasetID | h5t.TypeID:
-    """Open a member of a group. Raises Unsound if it is missing, or a link to something else."""
+def open_member(group: h5g.GroupID, name: str, found: Found) -> h5g.GroupID | h5d.DatasetID | h5t.TypeID:
+    """Open a member of a group. Raises Unsound if it is missing, a link to something else, or a virtual dataset that
+    HDF5 must not open."""
     key = name.encode("utf-8", "surrogateescape")
     try:
-        kind = group.links.get_info(key).type
+        link = group.links.get_info(key)
     except READ_ERRORS:
         raise Unsound("is missing") from None
-    if kind != h5l.TYPE_HARD:
+    if link.type != h5l.TYPE_HARD:
         raise Unsound("is a link")
+    if found.widths != (8, 8):
+        raise Unsound("is in a file with other addresses than those of 8 bytes")
     try:
+        check_mappings(found.descriptor, found.base, link.u, found.collections)
         return h5o.open(group, key)
     except READ_ERRORS as error:
         raise Unsound(f"cannot be opened: {first_line(error)}") from error
 
 
+def open_group(group: h5g.GroupID, name: str, found: Found) -> h5g.GroupID:
+    """Open a member of a group that is a group too. Raises Unsound if it is not."""
+    member = open_member(group, name, found)
+    if not isinstance(member, h5g.GroupID):
+        raise Unsound("is not a group")
+    return member
+
+
 def _dataset_problems(root: h5g.GroupID, name: str, found: Found) -> Iterator[Problem]:
     try:
-        dataset = open_member(root, name)
+        dataset = open_member(root, name, found)
         found.shapes[name] = check_dataset(dataset, name, found)
         found.datasets[name] = dataset
     except Unsound as error:
