@@ -114,14 +114,19 @@ def test_a_long_setting_makes_no_long_message() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="time is limited as Linux does it")
-@pytest.mark.parametrize("where", ["the attributes", "a column"])
+@pytest.mark.parametrize("where", ["the attributes", "an attribute of a named type", "a column"])
 def test_a_collection_of_texts_without_an_end_is_not_read(where: str, tmp_path: Path) -> None:
     """HDF5 would look for the next text for ever."""
     make_bases(tmp_path / "bases")
     path = tmp_path / "in" / "out.h5"
     path.parent.mkdir()
-    content = bytearray((tmp_path / "bases" / "plain" / "out.h5").read_bytes())
-    text = b"mine.pth" if where == "the attributes" else b"v/1.mp4\0"
+    path.write_bytes((tmp_path / "bases" / "plain" / "out.h5").read_bytes())
+    if where == "an attribute of a named type":
+        with h5py.File(path, "a") as file:
+            file["named"] = h5py.string_dtype()
+            file.attrs.create("model", "my own.pth", (), file["named"])
+    content = bytearray(path.read_bytes())
+    text = {"a column": b"v/1.mp4\0", "the attributes": b"mine.pth"}.get(where, b"my own.pth")
     at = content.index(b"GCOL", content.rindex(b"GCOL", 0, content.index(text))) + 16
     while int.from_bytes(content[at : at + 2], "little"):  # up to the free bytes after the last text
         at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8

@@ -55,9 +55,11 @@ def text_lengths(owner: h5py.HLObject) -> dict[bytes, int]:
             if (kind == ATTRIBUTE_INFO and UNDEFINED not in data) or (kind == ATTRIBUTE and shared):
                 return {}
             if kind == ATTRIBUTE:
-                version, *sizes = struct.unpack_from("<BxHHH", data)
+                version, flags, *sizes = struct.unpack_from("<BBHHH", data)
                 if version == 1:
                     sizes = [-(-size // 8) * 8 for size in sizes]
+                elif flags:  # its type or its shape is kept elsewhere, as this package never does
+                    return {}
                 begin = 9 if version == 3 else 8
                 name, rest = data[begin : begin + sizes[0]].rstrip(b"\0"), data[begin + sum(sizes) :]
                 lengths[name] = max(lengths.get(name, 0), int.from_bytes(rest[:4], "little"))
