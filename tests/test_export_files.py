@@ -190,6 +190,17 @@ def test_a_disk_that_fills_up_while_hdf5_writes(small_disk: Path) -> None:
         assert all(np.array_equal(made[f"a/{number}"], values + number) for number in range(40))
 
 
+def test_a_file_that_hdf5_cannot_make_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    before, threads = os.listdir("/dev/fd"), threading.active_count()
+    monkeypatch.setattr(h5py, "File", no_memory)
+    with pytest.raises(MemoryError), GuardedWriter(tmp_path / "features.h5"):
+        pass
+    assert (len(os.listdir("/dev/fd")), threading.active_count()) == (len(before), threads)
+
+
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
 def test_nothing_is_left_of_an_export_that_a_signal_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, error: type[BaseException]

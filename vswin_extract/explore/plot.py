@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vswin_extract.errors import UsageError, needs
-from vswin_extract.explore.approximate import files_read
+from vswin_extract.explore.page import files_read
 from vswin_extract.explore.similarity import SelfSimilarity, compare_with_itself
 from vswin_extract.files import FileKind, Target
 from vswin_extract.formatting import plural
