@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -188,6 +190,17 @@ def test_a_disk_that_fills_up_while_hdf5_writes(small_disk: Path) -> None:
         assert all(np.array_equal(made[f"a/{number}"], values + number) for number in range(40))
 
 
+def test_a_file_that_hdf5_cannot_make_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    before, threads = os.listdir("/dev/fd"), threading.active_count()
+    monkeypatch.setattr(h5py, "File", no_memory)
+    with pytest.raises(MemoryError), GuardedWriter(tmp_path / "features.h5"):
+        pass
+    assert (len(os.listdir("/dev/fd")), threading.active_count()) == (len(before), threads)
+
+
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
 def test_nothing_is_left_of_an_export_that_a_signal_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, error: type[BaseException]
@@ -217,6 +230,84 @@ def test_a_signal_is_not_lost_in_a_destructor() -> None:
 
     with pytest.raises(Terminated), termination():
         wait()
+
+
+STUCK = """
+import ctypes, math, sys, threading
+from vswin_extract.cli.signals import StopSignals, termination
+
+library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+library.pthread_mutex_init(lock, None)
+library.pthread_mutex_lock(lock)
+seconds = float(sys.argv[2])
+
+
+def wait(times):
+    try:
+        if times:
+            wait(times - 1)
+        else:
+            print("stuck", flush=True)
+    finally:  # also after a signal that comes too early
+        library.pthread_mutex_lock(lock)
+
+
+with termination(cleanup=0.2):
+    if sys.argv[1] == "run":
+        with StopSignals(math.inf, print) as signals:
+            threading.Timer(seconds, library.pthread_mutex_unlock, [lock]).start()
+            print("stuck", flush=True)
+            library.pthread_mutex_lock(lock)  # no signal ends this
+            sys.exit(signals.code)
+    wait(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "number", "code"),
+    [("command", signal.SIGTERM, 143), ("command", signal.SIGINT, 130), ("run", signal.SIGTERM, 143)],
+)
+def test_a_signal_ends_what_is_stuck_in_a_library(
+    environment: dict[str, str], what: str, number: signal.Signals, code: int
+) -> None:
+    """A run, whose signals are handled by StopSignals, waits for the library, as ever."""
+    seconds = 0.6
+    words = [sys.executable, "-c", STUCK, what, str(seconds)]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "stuck\n"
+            process.send_signal(number)
+            until = time.monotonic() + 15
+            while what == "command" and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.1)
+                process.send_signal(number)  # the first may have come too early
+            said = process.communicate(timeout=15)[0]
+        finally:
+            process.kill()
+    assert (process.returncode, said.startswith("stopping")) == (code, what == "run")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_a_signal_that_is_answered_may_take_its_time(seconds: float) -> None:
+    """What follows it is not cut short, and no thread or descriptor is left."""
+    before, threads = os.listdir("/dev/fd"), threading.active_count()
+    with pytest.raises(Terminated), termination(cleanup=0.1):  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            time.sleep(seconds)
+    assert (len(os.listdir("/dev/fd")), threading.active_count()) == (len(before), threads)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_handler_that_a_library_installed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python calls it None, and cannot install it again."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with termination():
+        pass
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -166,6 +167,20 @@ def test_nearest_videos_are_those_of_the_full_product(tmp_path: Path, block: int
             own, row = np.unravel_index(full[result.best.video].argmax(), full[result.best.video].shape)
             assert (result.like.video, result.like.start, result.best.start) == (name, int(asked[own]), int(row))
             assert result.score == pytest.approx(full[result.best.video].max(), abs=2e-6)
+
+
+def test_an_index_is_read_where_nothing_may_be_written(small_disk: Path) -> None:
+    path = make_embedded(small_disk / "out.h5", random_embeddings(1, 5, 5))
+    with open_features(path) as features:
+        assert open_index(features).built
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with open_features(path) as features:
+        assert not open_index(features).built
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    (small_disk / "out.h5.faiss").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with open_features(path) as features, pytest.raises(UsageError, match=re.escape(str(small_disk))):
+        open_index(features)
 
 
 def test_a_stale_index_is_built_again(tmp_path: Path) -> None:

@@ -154,6 +154,38 @@ def test_a_link_to_a_file_of_its_own_kind_is_followed(run: Run, folder: Path) ->
     assert (after.st_ino == before.st_ino, after.st_mode) == (False, before.st_mode)
 
 
+def test_weights_follow_a_link(run: Run, folder: Path, small_weights: Path) -> None:
+    """The file that was checked is the one that is written."""
+    (folder / "kept").mkdir()
+    (folder / "kept/new.safetensors").write_bytes(MINE)
+    (folder / "new.safetensors").symlink_to("kept/new.safetensors")
+    done = run("vswin", "weights", "convert", small_weights, "new.safetensors", "--overwrite", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "new.safetensors").is_symlink()
+    assert (folder / "kept/new.safetensors").stat().st_size > len(MINE)
+
+
+def test_what_is_read_is_compared_once(tmp_path: Path) -> None:
+    """There may be 100,000 paths of videos. A file that takes the target's place is compared, too."""
+    asked = []
+
+    def reads() -> list[Path]:
+        asked.append(1)
+        return [tmp_path / "video"]
+
+    (tmp_path / "video").write_bytes(MINE)
+    (tmp_path / "page").write_bytes(b"<page>")
+    target = Target(tmp_path / "page", FileKind("a page", (b"<page>",)), reads, overwrite=True)
+    target.check()
+    with target.write() as unfinished:
+        unfinished.write_bytes(b"<page>")
+    assert len(asked) == 1
+    (tmp_path / "page").unlink()
+    os.link(tmp_path / "video", tmp_path / "page")
+    with pytest.raises(UsageError, match="video"):
+        target.check()
+
+
 def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
     target = Target(tmp_path / "page", FileKind("a page", (b"<page>",)))
     with pytest.raises(UsageError, match="not a page"), target.write() as unfinished:  # noqa: PT012

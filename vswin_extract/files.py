@@ -8,7 +8,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,19 @@ class Target:
     reads: Callable[[], Iterable[str | os.PathLike[str]]] = tuple
     overwrite: bool = False
     advice: str = "name another file, or add --overwrite to replace it"
+    compared: set[tuple[int, int]] = field(default_factory=set, init=False, compare=False)
+    """The device and inode of each file that was there and is none of those that the command reads."""
 
     def check(self) -> Path:
         """Return the file to write: of a link, its target. Raises UsageError if it must not be written, OSError."""
+        path = self.check_replaced()
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write into {path.parent}; name a file in another directory")
+        return path
+
+    def check_replaced(self) -> Path:
+        """Return the same path, and check only the file that is there, so that it can be read where nothing may be
+        written. Raises UsageError if it must not be replaced, OSError."""
         path = Path(os.path.realpath(self.given))
         try:
             there = os.stat(self.given)  # also of /dev/stdout, whose real path may name no file
@@ -110,8 +120,6 @@ class Target:
             require_parent(self.given)
         else:
             self._expect_replaceable(path, there)
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UsageError(f"cannot write into {path.parent}; name a file in another directory")
         return path
 
     def _expect_replaceable(self, path: Path, there: os.stat_result) -> None:
@@ -119,9 +127,11 @@ class Target:
             raise UsageError(f"{self.given} is a directory; name the file to write")
         if not stat.S_ISREG(there.st_mode):
             raise UsageError(f"{self.given} is a device or a pipe; name the file to write")
-        for read in self.reads():
-            if is_same_file(there, read):
-                raise UsageError(f"{self.given} is read by this command, as {os.fspath(read)}; name another file")
+        if (there.st_dev, there.st_ino) not in self.compared:
+            for read in self.reads():
+                if is_same_file(there, read):
+                    raise UsageError(f"{self.given} is read by this command, as {os.fspath(read)}; name another file")
+            self.compared.add((there.st_dev, there.st_ino))
         if not self.overwrite and not self.kind.has(path):
             raise UsageError(f"{self.given} exists and is not {self.kind.name}; {self.advice}")
 

@@ -119,8 +119,7 @@ def page_target(
     features: "FeatureFile", html: str, overwrite: bool, videos: Path | None, query: str | None, weights: str | None
 ) -> "Target":
     """Return the file of --html. Raises UsageError if it must not be written, before the search."""
-    from vswin_extract.explore.approximate import files_read
-    from vswin_extract.explore.page import PAGE
+    from vswin_extract.explore.page import PAGE, files_read
     from vswin_extract.files import Target
 
     given = [text for text in (query, query and query.rpartition("@")[0], weights) if text]

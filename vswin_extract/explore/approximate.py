@@ -7,7 +7,6 @@ out.h5.faiss    a line of JSON that says which embeddings it was made from, and 
 import json
 import math
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,23 +56,13 @@ def index_path(features: FeatureFile) -> Path:
     return Path(f"{os.path.realpath(features.file.filename)}.faiss")
 
 
-def files_read(features: FeatureFile, videos: Path | None = None) -> Iterator[str | os.PathLike[str]]:
-    """Yield the files that pages and pictures of an output are made from, and its index of FAISS. They are never
-    written over."""
-    yield features.file.filename
-    yield from features.linked
-    yield index_path(features)
-    for name, path in zip(features, features.file["videos_table/path"].asstr()[:], strict=True):
-        yield path
-        if videos is not None:
-            yield videos / name
-
-
 def open_index(features: FeatureFile, *, exact_below: int = EXACT_BELOW) -> Index:
     """Return the index beside an output. It is built first if there is none, or one of other embeddings. Raises
-    UsageError if FAISS is not installed, there are no clips, or another program wrote a file of that name."""
+    UsageError if FAISS is not installed, there are no clips, another program wrote a file of that name, or a new index
+    cannot be written there."""
     faiss = import_faiss()
-    path = Target(index_path(features), INDEX, advice="rename it").check()
+    target = Target(index_path(features), INDEX, advice="rename it")
+    path = target.check_replaced()
     made_of = identity(features)
     with suppress(FileNotFoundError), open(path, "rb") as file:
         try:
@@ -83,7 +72,7 @@ def open_index(features: FeatureFile, *, exact_below: int = EXACT_BELOW) -> Inde
         if isinstance(header, dict) and header.get("made_of") == made_of:
             index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
             return Index(_probe_more(index), np.array(header["mean"], np.float32), path, built=False)
-    return _build(features, path, made_of, exact_below)
+    return _build(features, target, made_of, exact_below)
 
 
 def identity(features: FeatureFile) -> list[list[Any]]:
@@ -102,10 +91,11 @@ def _identity(file: h5py.File) -> list[Any]:
     return [str(stored_value(file, "run") or ""), str(stored_value(rows, "sha256") or ""), len(rows)]
 
 
-def _build(features: FeatureFile, path: Path, made_of: list[list[Any]], exact_below: int) -> Index:
+def _build(features: FeatureFile, target: Target, made_of: list[list[Any]], exact_below: int) -> Index:
     """Build the index and write it. Few clips are kept as they are; many are divided into cells, with one byte per
     number (IVF, SQ8), which takes an eighth to a quarter of the file's size."""
     faiss = import_faiss()
+    path = target.check()
     count, channels = embeddings(features).shape
     if not count:
         raise UsageError(f"{features.file.filename} has no clips to search")
@@ -120,7 +110,6 @@ def _build(features: FeatureFile, path: Path, made_of: list[list[Any]], exact_be
         index.add(rows)
         total += rows.sum(0)
     mean = (total / count).astype(np.float32)
-    target = Target(path, INDEX, advice="rename it")
     with target.write() as unfinished, open(unfinished, "wb") as file:
         file.write(json.dumps({"made_of": made_of, "mean": mean.tolist()}).encode() + b"\n")
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))

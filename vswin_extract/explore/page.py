@@ -2,12 +2,13 @@
 of a search, which needs no scripts."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vswin_extract.errors import needs
+from vswin_extract.explore.approximate import index_path
 from vswin_extract.explore.near_copies import NearCopy
 from vswin_extract.explore.query import Moment, Query
 from vswin_extract.explore.search import SearchResult
@@ -24,6 +25,18 @@ PAGE = FileKind(
     (b'<meta name="generator" content="vswin-extract">', b"default-src 'none'; img-src data:; style-src"),
 )
 """Pages of searches and reports. Those that were written before the first mark was have the second."""
+
+
+def files_read(features: FeatureFile, videos: Path | None = None) -> Iterator[str | os.PathLike[str]]:
+    """Yield the files that pages and pictures of an output are made from, and its index of FAISS. They are never
+    written over."""
+    yield features.file.filename
+    yield from features.linked
+    yield index_path(features)
+    for name, path in zip(features, features.file["videos_table/path"].asstr()[:], strict=True):
+        yield path
+        if videos is not None:
+            yield videos / name
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vswin_extract.errors import UsageError, needs
-from vswin_extract.explore.approximate import files_read
 from vswin_extract.explore.similarity import SelfSimilarity, compare_with_itself
 from vswin_extract.files import FileKind, Target
 from vswin_extract.formatting import plural
@@ -51,6 +50,8 @@ def plot_similarity(
     kind = output.suffix.lstrip(".").lower()
     if kind not in kinds:
         raise UsageError(f"{output} must end in a format that matplotlib writes: {', '.join(sorted(kinds))}")
+    from vswin_extract.explore.page import files_read  # loads PyAV, which a plot needs for nothing else
+
     target = Target(output, PICTURE, partial(files_read, features), overwrite)
     target.check()
     found = compare_with_itself(features, video_id)

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import needs
-from vswin_extract.explore.approximate import files_read
 from vswin_extract.explore.clip_map import make_map, moments_of
-from vswin_extract.explore.page import PAGE, open_template, write_page
+from vswin_extract.explore.page import PAGE, files_read, open_template, write_page
 from vswin_extract.explore.search import SearchResult, nearest_videos
 from vswin_extract.explore.section import describe_video, middle, strip_seconds
 from vswin_extract.explore.thumbnails import Pictures, take_pictures

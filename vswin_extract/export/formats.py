@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import UsageError, needs
+from vswin_extract.errors import needs
 from vswin_extract.export.guarded import GuardedWriter
 from vswin_extract.store.features import VideoFeatures
 
@@ -162,12 +162,7 @@ def _npy(values: NDArray[Any]) -> bytes:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """Return the path of a new file. Raises UsageError if it is there: no video's file may replace another's."""
+    """Return the path of a file of a video. `check_names` has found that no other has its name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        raise UsageError(
-            f"two videos would have the file {name!r} (on some file systems, A and a are one name); use a format with "
-            "one file, as parquet, or other ids"
-        )
     return path

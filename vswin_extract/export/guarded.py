@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -85,9 +86,11 @@ class GuardedWriter:
         self.thread = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
-        self.disk = self.path.open("x+b", buffering=0)
-        self.guarded = GuardedFile(self.disk)
-        self.file = self.thread.submit(h5py.File, self.guarded, "w").result()
+        with ExitStack() as stack:
+            self.guarded = GuardedFile(stack.enter_context(self.path.open("x+b", buffering=0)))
+            stack.callback(self.thread.shutdown)
+            self.file = self.thread.submit(h5py.File, self.guarded, "w").result()
+            self.opened = stack.pop_all()
         return self
 
     def write(self, name: str, values: NDArray[Any]) -> None:
@@ -98,13 +101,10 @@ class GuardedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self.opened:
             self.thread.submit(self.file.close).result()
             if error is None:
                 self._expect_written()
-        finally:
-            self.thread.shutdown()
-            self.disk.close()
 
     def _expect_written(self) -> None:
         if self.guarded.error is not None:
