@@ -168,6 +168,11 @@ def test_a_file_that_is_not_ours_stays(config: Path, tmp_path: Path) -> None:
     assert mine.read_text() == before
 
 
+def test_options_that_cannot_be_written_are_said(config: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert f"{small_disk}/out.h5.toml is not written: Read-only" in written(small_disk / "out.h5", "--config", config)
+
+
 def test_the_file_of_options_that_a_run_reads_stays(config: Path, tmp_path: Path) -> None:
     assert written(tmp_path / "out.h5", "--config", config) == ""
     ours = tmp_path / "out.h5.toml"

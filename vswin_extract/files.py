@@ -52,7 +52,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield unfinished
             publish(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        if os.path.lexists(unfinished):  # a disk without writing refuses to remove also what is not there
+            unfinished.unlink()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -136,7 +136,7 @@ def spare_shards(output: Path) -> list[str]:
         return []
     size = human_bytes(sum(path.stat().st_size for path in spare))
     names = name_some(sorted(path.name for path in spare))
-    perhaps = f"; another may ({doubt})" if doubt else ""
+    perhaps = f"; another may ({doubt})" if doubt else "; an index in another directory may"
     return [
         f"{directory} has {plural(len(spare), 'file')} ({size}) that no output beside it links to{perhaps}; if "
         f"nothing is being written there now, delete what you do not need: {names}"
