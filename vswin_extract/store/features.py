@@ -26,15 +26,13 @@ from vswin_extract.store.hdf5 import (
     why_not_opened,
 )
 from vswin_extract.store.links import link_problems, row_problems
-from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, VIDEO_COLUMNS, VIEWED
+from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, LONGEST, VIDEO_COLUMNS, VIEWED
 from vswin_extract.store.structure import find_problems, read_numbers
 
 if TYPE_CHECKING:
     import torch
 
 CHUNK_CACHE = 1 << 20
-LONGEST = 1e9
-"""Seconds, at most, of a time."""
 
 
 def linked_files(path: str | os.PathLike[str]) -> list[Path]:

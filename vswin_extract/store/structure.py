@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from vswin_extract.errors import first_line
 from vswin_extract.store.attributes import MOST_TEXT, attribute_problems, check_heaps
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
-from vswin_extract.store.schema import ADDED_TEXTS, CLIP_COLUMNS, FAILURE_TEXTS, FEATURES, VIDEO_NUMBERS, VIDEO_TEXTS
+from vswin_extract.store.schema import (
+    ADDED_TEXTS,
+    CLIP_COLUMNS,
+    FAILURE_TEXTS,
+    FEATURES,
+    RANGES,
+    VIDEO_NUMBERS,
+    VIDEO_TEXTS,
+)
 
 MOST_CHUNK = 16 << 20
 """Bytes of a chunk, at most, unless a row is larger. Those that this package writes have 1 MiB, or one row."""
@@ -43,11 +51,6 @@ TYPES = {
     "int32": (h5t.STD_I32LE, h5t.STD_I32BE),
     "int64": (h5t.STD_I64LE, h5t.STD_I64BE),
 }
-RANGES = (
-    ("fps", 0, 1e9), ("frames", 0, 1e15), ("duration", 0, 1e9), ("width", 0, 1e9), ("height", 0, 1e9),
-    ("size", -1, 1e18), ("mtime", -1e15, 1e15), ("start", 0, 1e9), ("end", 0, math.inf),
-)  # fmt: skip
-"""Columns of /videos_table: the least and the most that their numbers can be."""
 MOST_CHANNELS = 4096
 """Channels of embeddings and stages, at most. The largest published network has 1536."""
 
@@ -323,7 +326,7 @@ def _table_problems(found: Found) -> Iterator[Problem]:
         shares = read_numbers(found, "linked/videos")
         if shares.min() < 0 or shares.max() > len(counts) or shares.sum() != len(counts):
             yield Problem("/linked/videos", "does not divide the videos among the files")
-    for name, least, most in RANGES:
+    for name, (least, most) in RANGES.items():
         values = read_numbers(found, f"videos_table/{name}")
         low, high = values.min(initial=0), values.max(initial=0)  # NaN if one is NaN
         if not (low >= least and high <= most):
