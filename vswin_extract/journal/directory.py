@@ -229,7 +229,7 @@ def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | Non
     begun, made = read_job(root), read_attributes(output)
     if begun is None or made is None or made.get("run") != begun["run"]:
         return None
-    with open_features(output) as features:
+    with open_features(output, follow=True) as features:  # its tables only
         finished = {*features, *(failure["id"] for failure in features.failures)}
     if not finished.issuperset(map(as_utf8, read_list(root))):  # merged before all videos were finished
         return None

@@ -254,8 +254,8 @@ def give_up(journal: Journal, video: Video, error: WorkerDied) -> VideoRecord:
 
 def finished(job: Job, begun: float, new_clips: int = 0, profile: Profile | None = None) -> Finished:
     """Describe the finished output."""
-    with open_features(job.output) as features:
-        statuses = list(features.file["videos_table/status"].asstr()[:])
+    with open_features(job.output, follow=True) as features:  # its tables only
+        statuses = list(features.tables["videos_table/status"].asstr()[:])
         return Finished(
             output=job.output,
             videos=len(features),

@@ -269,7 +269,9 @@ def _check_texts(dataset: h5d.DatasetID, creation: h5p.PropDCID | None, rows: in
         (step,) = creation.get_chunk()
         raw = b"".join(_unpack(dataset, creation, first, step * REFERENCE) for first in range(0, rows, step))
     else:
-        raise Unsound("has another layout than texts have")
+        raise Unsound(
+            "has texts in the compact layout, which is not read; h5repack -l CONTI writes it in the usual one"
+        )
     lengths = np.frombuffer(raw, "<u4")[: rows * REFERENCE // 4 : REFERENCE // 4]
     if len(lengths) < rows or lengths.max(initial=0) > MOST_TEXT or lengths.sum(dtype=np.int64) > found.size:
         raise Unsound(f"has texts of more than {MOST_TEXT} bytes, or more than the file")
@@ -294,10 +296,12 @@ def _unpack(dataset: h5d.DatasetID, creation: h5p.PropDCID, first: int, nbytes: 
                 raise Unsound(f"cannot be read: {error}") from error
         elif kind == h5z.FILTER_SHUFFLE and len(raw) == nbytes:
             raw = np.frombuffer(raw, np.uint8).reshape(REFERENCE, -1).T.tobytes()
-        else:
-            raise Unsound("is compressed in another way than by gzip")
+        elif kind == h5z.FILTER_LZF:
+            raise Unsound("has texts compressed by LZF, which is not read; h5repack -f GZIP=4 compresses it by gzip")
+        else:  # HDF5 allows Fletcher32 for no texts of variable length
+            raise Unsound("has a chunk of another length, or with another filter, than texts have")
     if len(raw) != nbytes:
-        raise Unsound("is compressed in another way than by gzip")
+        raise Unsound("has a chunk of another length than it says")
     return raw
 
 
