@@ -19,10 +19,12 @@ from outputs import make_embedded, make_output, random_embeddings
 
 from vswin_extract import open_features
 from vswin_extract.checks.output import verify_output
-from vswin_extract.errors import UsageError
+from vswin_extract.checks.views import check_views
+from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.explore.thumbnails import find_video
 from vswin_extract.export.export import export
 from vswin_extract.journal.merge import merge
+from vswin_extract.store.hdf5 import check_output
 from vswin_extract.video.sampling import Sampling
 
 SECRET = "the-secret-of-somebody-else-"
@@ -324,6 +326,42 @@ def test_what_other_programs_and_versions_write_is_read(run: Run, sound: Path, t
     assert run("vswin", "merge", "-o", tmp_path / "again.h5", path).returncode == 3
 
 
+def copied(path: Path, new: Path, **how: Any) -> Path:
+    """A copy that h5py makes in another format of HDF5."""
+    with h5py.File(path) as old, h5py.File(new, "w", **how) as file:
+        file.attrs.update(old.attrs)
+        for name in old:
+            old.copy(name, file)
+    return new
+
+
+def test_what_is_not_read_is_named(run: Run, sound: Path, tmp_path: Path) -> None:
+    """Forms of HDF5 that other programs may choose are no sign that an output is not ours."""
+    dense = copied(sound, tmp_path / "dense.h5", libver="latest", track_order=True)
+    for words, code in (("inspect", 2), ("check", 2), ("search", 2)):
+        done = run("vswin", words, dense, *["a/1.mp4"] * (words == "search"))
+        assert (done.returncode, "h5repack" in done.stderr, "not written" in done.stderr) == (code, True, False)
+    with pytest.raises(OutputError, match="h5repack"):
+        check_output(dense, overwrite=True)
+    for kind in ("LZF", "compact"):
+        path = Path(shutil.copy(sound, tmp_path / f"{kind}.h5"))
+        with h5py.File(path, "r+") as file:
+            if kind == "LZF":
+                replace(file, "videos_table/id", chunks=(2,), compression="lzf")
+            else:
+                creation = h5p.create(h5p.DATASET_CREATE)
+                creation.set_layout(h5d.COMPACT)
+                texts = file["videos_table/id"][()]
+                del file["videos_table/id"]
+                made = h5d.create(
+                    file["videos_table"].id, b"id", h5t.py_create(h5py.string_dtype(), logical=True),
+                    h5s.create_simple(texts.shape), creation,
+                )  # fmt: skip
+                h5py.Dataset(made)[...] = texts
+        with pytest.raises(UsageError, match=f"(?s){kind}.*h5repack"):
+            open_features(path)
+
+
 def test_check_lists_all_that_is_wrong(run: Run, sound: Path, secret: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(sound, tmp_path / "out.h5"))
     with h5py.File(path, "r+") as file:
@@ -441,6 +479,26 @@ def test_linked_files_are_checked_too(run: Run, tmp_path: Path, secret: Path, ki
     assert (done.returncode, "b.h5" in done.stdout, SECRET in done.stdout) == (4, True, False)
 
 
+@pytest.mark.parametrize("kind", ["unfinished", "exchanged", "foreign"])
+def test_an_index_shows_no_rows_of_other_files(run: Run, tmp_path: Path, kind: str) -> None:
+    """Its tables are its own, and are read without the files that it links to."""
+    path = index_of(tmp_path, "a.h5", "b.h5")
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        if kind == "unfinished":
+            file.attrs["complete"] = False
+        elif kind == "exchanged":
+            file.attrs["run"] = "2" * 32
+        else:
+            file.attrs["schema"] = "another"
+    with open_features(path) as features:
+        assert (features.info["run"], features.names, features.failures) == ("1" * 32, ["embedding"], [])
+        assert features["v/3.mp4"].info["path"] == "/nowhere/v/3.mp4"
+        with pytest.raises(UsageError, match=r"b\.h5"):
+            np.asarray(features["v/0.mp4"].embedding)
+    for words, code in (("inspect", 2), ("search", 2), ("check", 4)):
+        assert run("vswin", words, path, *["v/0.mp4"] * (words == "search")).returncode == code
+
+
 @pytest.mark.parametrize(
     "command",
     ["inspect", *(pytest.param(name, marks=pytest.mark.slow) for name in
@@ -479,6 +537,21 @@ def test_views_are_not_read_before_it_is_known_what_they_show(
         assert run("vswin", "inspect", path).returncode == 0  # it reads none
         done = run("vswin", "check", path)
         assert (done.returncode, "/videos/a/1.mp4" in done.stdout, SECRET in done.stdout) == (4, True, False)
+
+
+def test_few_rows_are_read_to_check_a_view_that_was_copied(sound: Path, tmp_path: Path) -> None:
+    """A row between the first and the last one of the video cannot be read, so that reading it is an error."""
+    path = Path(shutil.copy(sound, tmp_path / "out.h5"))
+    with h5py.File(path, "r+") as file:
+        views = [name for name in ("a/1.mp4", "a/2.mp4") if replace(file, f"videos/{name}/embedding")]
+        rows = replace(file, "embedding", chunks=(1, 8), compression="gzip", maxshape=(None, 8))
+        chunk = rows.id.get_chunk_info(1)
+    with open(path, "r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(b"\xff" * chunk.size)
+    with open_features(path) as features:
+        assert len(features[views[0]]) > 2
+        assert [*check_views(features)] == []
 
 
 @pytest.mark.slow

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
 from conftest import ROOT, Run
-from journals import add, begin, names
+from journals import ATTRIBUTES, SETTINGS, add, begin, names
 from outputs import make_embedded, random_embeddings
 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.errors import OutputError, UsageError
+from vswin_extract.journal.directory import finish_interrupted_cleanup
 from vswin_extract.journal.merge import merge
 from vswin_extract.store.features import linked_files, open_features
 from vswin_extract.store.layouts import ShardLimit
@@ -70,7 +71,16 @@ def index_elsewhere(out: Path) -> Path:
     return merge(out.parent / "below" / "all.h5", [out], layout="linked").output
 
 
-@pytest.mark.parametrize("keep", [rename, *(slow(other) for other in (copy, link, index, index_elsewhere))])
+def behind_block(out: Path) -> Path:
+    """A copy whose HDF5 begins behind other bytes, as h5jam and h5repack -u make it."""
+    copied = out.with_name("block.h5")
+    copied.write_bytes(bytes(2048) + out.read_bytes())
+    return copied
+
+
+@pytest.mark.parametrize(
+    "keep", [rename, behind_block, *(slow(other) for other in (copy, link, index, index_elsewhere))]
+)
 def test_shards_that_another_index_links_to_stay(keep: Callable[[Path], Path], tmp_path: Path) -> None:
     out = make(tmp_path / "out.h5")
     other = keep(out)
@@ -101,6 +111,23 @@ def test_shards_stay_where_it_cannot_be_known(run: Run, tmp_path: Path) -> None:
     assert all(shard.exists() for shard in shards)
     checked = run("vswin", "check", out)
     assert (checked.returncode, "3 files" in checked.stdout) == (0, True), checked.stdout
+
+
+def test_cleaning_up_after_a_kill_where_shards_are_elsewhere(tmp_path: Path) -> None:
+    """The index links to files outside its directory, which this process made itself."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "here").mkdir()
+    output, root = tmp_path / "here" / "out.h5", tmp_path / "here" / "out.h5.parts"
+    output.with_name("out.h5.shards").symlink_to(tmp_path / "disk")
+    with begin(output, 1) as journal:
+        add(journal.writer(), 0)
+        shutil.copytree(root, tmp_path / "kept")
+        journal.load()
+        journal.publish(names(1), ATTRIBUTES, (), "sharded")
+    (tmp_path / "kept" / "lock").unlink()
+    (tmp_path / "kept").rename(root)
+    assert finish_interrupted_cleanup(output, root) == SETTINGS
+    assert not root.exists()
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def _check_view(view: object, source: str, features: FeatureFile, rows: slice, f
             raise Unsound("is missing or of another shape")
     elif check_dataset(view, source, found) != shape:  # other programs copy what is virtual
         raise Unsound("is missing or of another shape")
-    elif any(h5py.Dataset(view)[row].tobytes() != dataset[rows][row].tobytes() for row in {0, shape[0] - 1}):
+    elif any(h5py.Dataset(view)[row].tobytes() != dataset[rows.start + row].tobytes() for row in {0, shape[0] - 1}):
         raise Unsound(f"shows other rows than those from {rows.start} on")
 
 

@@ -82,12 +82,13 @@ def merge(
             f"no unfinished run {own} to make {output.name} of; to merge finished files, name the output by -o: "
             "vswin merge -o OUT.h5 PART..."
         )
-    check_apart(output, paths)
+    links = [(path, linked_files(path)) for path in paths]
+    check_apart(output, links)
     if paths == [own] and was_finished(output, own, overwrite):
         return describe(output, 1, time.monotonic() - begun)
     with ExitStack() as stack:
         claim = stack.enter_context(claim_merge(output, overwrite, find_journals(paths)))
-        sources = open_sources(paths, stack, follow)
+        sources = open_sources(links, stack, follow)
         for source in sources:
             for note in source.notes:
                 on_note(note)
@@ -104,8 +105,8 @@ def merge(
         if ours:
             claim.check_journals()
             remove_journal(own)
-    base = Path(os.path.realpath(output)).parent
-    if outside := [file for file in linked_files(output) if not Path(os.path.realpath(file)).is_relative_to(base)]:
+    linked = linked_files(output)
+    if outside := find_outside(output, linked):
         on_note(f"{outside[0]} is outside the directory of {output.name}, so commands read it with --follow only")
     return describe(output, len(sources), time.monotonic() - begun)
 
@@ -122,15 +123,21 @@ def was_finished(output: Path, root: Path, overwrite: bool) -> bool:
 
 def describe(output: Path, sources: int, seconds: float) -> Merged:
     """Say what a finished output has."""
-    with open_features(output, follow=True) as features:
+    with open_features(output, follow=True) as features:  # its tables only
         nbytes = sum(path.stat().st_size for path in (output, *features.linked))
         return Merged(output, sources, len(features), features.clips, len(features.failures), nbytes, seconds)
 
 
-def check_apart(output: Path, paths: Sequence[Path]) -> None:
-    """Raise UsageError if writing the output would replace one of the parts."""
-    for path in paths:
-        for file in (path, *linked_files(path)):
+def find_outside(output: Path, linked: Sequence[Path]) -> list[Path]:
+    """Return the linked files that are outside the directory of an index."""
+    base = Path(os.path.realpath(output)).parent
+    return [file for file in linked if not Path(os.path.realpath(file)).is_relative_to(base)]
+
+
+def check_apart(output: Path, links: Sequence[tuple[Path, Sequence[Path]]]) -> None:
+    """Raise UsageError if writing the output would replace one of the parts, or a file that a part links to."""
+    for path, linked in links:
+        for file in (path, *linked):
             if os.path.realpath(file) == os.path.realpath(output):
                 raise UsageError(f"{output} is also one of the parts, and would be replaced; name another output by -o")
 

@@ -17,7 +17,7 @@ from vswin_extract.journal.journal import Journal
 from vswin_extract.journal.parts import read_rows
 from vswin_extract.journal.stored import arrays_of
 from vswin_extract.store.columns import ColumnReader
-from vswin_extract.store.features import FeatureFile, linked_files, open_features
+from vswin_extract.store.features import FeatureFile, open_features
 from vswin_extract.store.layouts import LinkedFile
 from vswin_extract.store.schema import (
     ADDED_TEXTS,
@@ -151,12 +151,13 @@ class OutputSource:
             column.finish()
 
 
-def open_sources(paths: Sequence[Path], stack: ExitStack, follow: bool = False) -> list[Source]:
-    """Open journals and finished outputs, which `stack` closes. An index is replaced by the files that it links to,
-    which are outside of its directory only if `follow` is true. Raises UsageError for anything else."""
+def open_sources(links: Sequence[tuple[Path, Sequence[Path]]], stack: ExitStack, follow: bool = False) -> list[Source]:
+    """Open journals and finished outputs, each given with the files that it links to; `stack` closes them. An index is
+    replaced by these files, which are outside of its directory only if `follow` is true. Raises UsageError for anything
+    else."""
     sources: list[Source] = []
     executor = stack.enter_context(ThreadPoolExecutor(1))
-    files = [file for path in paths for file in _expand(path, follow)]
+    files = [file for path, linked in links for file in (_expand(path, follow) if linked else [(path, None)])]
     block = max(1 << 16, READ_BYTES // (len(files) * (len(CLIP_COLUMNS) + 1)))
     for path, ids in files:
         if path.is_dir():
@@ -170,10 +171,7 @@ def open_sources(paths: Sequence[Path], stack: ExitStack, follow: bool = False) 
 
 
 def _expand(path: Path, follow: bool) -> list[tuple[Path, set[str] | None]]:
-    """Return the files that an index links to, each with the ids that the index has of it; for any other file the path
-    itself, and None."""
-    if not linked_files(path):
-        return [(path, None)]
+    """Return the files that an index links to, each with the ids that the index has of it."""
     with open_features(path, follow=follow) as index:
         ends = np.cumsum(index.file["linked/videos"][:]).tolist()
         ids, failed = list(index), {failure["id"] for failure in index.failures}
@@ -185,7 +183,7 @@ def _expand(path: Path, follow: bool) -> list[tuple[Path, set[str] | None]]:
 
 def video_records(features: FeatureFile) -> Iterator[VideoRecord]:
     """Yield the rows of /videos_table and /failures as they were written. Raises KeyError if a column is missing."""
-    table = features.file["videos_table"]
+    table = features.tables["videos_table"]
     columns: dict[str, Iterable[Any]] = {name: repeat("") for name in ADDED_TEXTS}
     columns |= {
         name: table[name].asstr()[:].tolist() for name in VIDEO_TEXTS if name in table or name not in ADDED_TEXTS

@@ -12,17 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vswin_extract.store.schema import Arrays, VideoRecord
+from vswin_extract.store.attributes import NESTED
+from vswin_extract.store.schema import FEATURES, INT32, INT64, MOST_FRAMES, Arrays, VideoRecord, number_out_of_range
 from vswin_extract.video.ranges import ClipRange
 
 MOST_BYTES = 1 << 30
 """Bytes of a .json file that are read: the list of a million videos takes a tenth of it."""
-INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
-MOST_CLIPS = 1 << 40
-"""Clips, and frames, that a video can have."""
 MOST_DIMENSIONS = 8
-COUNTS = {"clips": MOST_CLIPS, "frames": MOST_CLIPS, "width": INT32, "height": INT32}
-"""Fields of a record that count something, and their most."""
+COUNTS = ("clips", "frames", "width", "height")
+"""Fields of a record that count something."""
 TEXTS = ("id", "path", "transfer", "matrix", "etag", "error", "message")
 
 
@@ -65,13 +63,12 @@ def check_job(content: dict[str, Any]) -> dict[str, Any]:
 
 def arrays_of(stored: Any) -> Arrays:
     """Return the feature datasets that job.json names."""
-    kinds = {"dtype": ("float32", "float16"), "compression": ("none", "lzf", "gzip")}
-    for name, allowed in kinds.items():
-        if _dict(stored).get(name) not in allowed:
+    for name, allowed in NESTED["features"].items():
+        if not allowed(_dict(stored).get(name)):
             raise ValueError(f"{name} is {stored.get(name)!r}")
     shapes = {}
     for name, shape in _dict(stored.get("shapes")).items():
-        if not re.fullmatch(r"embedding|stage[1-4]|logits", name) or len(_list(shape)) > MOST_DIMENSIONS:
+        if name not in FEATURES or len(_list(shape)) > MOST_DIMENSIONS:
             raise ValueError(f"shape of {name} is {shape!r}")
         shapes[name] = tuple(_count(size, INT32, least=1) for size in shape)
         if math.prod(shapes[name]) > INT32:
@@ -82,7 +79,7 @@ def arrays_of(stored: Any) -> Arrays:
 def check_list(content: dict[str, Any]) -> dict[str, int | None]:
     """Return the ids that videos.json names, each with its clips or None."""
     ids = [_text(name) for name in _list(content.get("ids"))]
-    clips = [None if clips is None else _count(clips, MOST_CLIPS) for clips in _list(content.get("clips"))]
+    clips = [None if clips is None else _count(clips, MOST_FRAMES) for clips in _list(content.get("clips"))]
     return dict(zip(ids, clips, strict=True))
 
 
@@ -105,14 +102,16 @@ def _record(stored: dict[str, Any]) -> VideoRecord:
         raise ValueError(str(error)) from error
     for name in TEXTS:
         _text(getattr(record, name))
-    for name, most in COUNTS.items():
-        _count(getattr(record, name), most)
+    for name in COUNTS:
+        _count(getattr(record, name), INT32 if name in ("width", "height") else MOST_FRAMES)
     _count(record.size, INT64, least=-1)
     for name in ("fps", "duration", "mtime"):
         _number(getattr(record, name))
     for end in (record.start, record.end):
         if end is not None:
             _number(end)
+    if record.status != "failed" and (wrong := number_out_of_range(record)):
+        raise ValueError(f"{wrong} is out of range")
     if record.status not in ("ok", "partial", "failed") or (record.status == "failed" and record.clips):
         raise ValueError(f"status is {record.status!r} of a video with {record.clips} clips")
     if record.status != "failed" and not record.clips and not record.clip_range[0]:  # a range may lie behind the end
@@ -122,8 +121,8 @@ def _record(stored: dict[str, Any]) -> VideoRecord:
 
 def _clip_range(stored: Any) -> ClipRange:
     first, end = _list(stored)  # ValueError if there are not two
-    _count(first, MOST_CLIPS)
-    if end is not None and _count(end, MOST_CLIPS) <= first:
+    _count(first, MOST_FRAMES)
+    if end is not None and _count(end, MOST_FRAMES) <= first:
         raise ValueError(f"clip range is {stored!r}")
     return first, end
 
@@ -132,12 +131,11 @@ def _facts(stored: Any) -> dict[str, Any]:
     """Settings and attributes: what an output can hold as root attributes."""
     for name, value in _dict(stored).items():
         _text(name)
-        nested = name in ("variant", "sampling", "preprocessing", "features", "versions")
         if isinstance(value, str):
             _text(value)
         elif isinstance(value, int) and abs(value) > INT64:
             raise ValueError(f"{name} is {value}")
-        if value is None or isinstance(value, dict) < nested:
+        if value is None or (name in NESTED and not isinstance(value, dict)):
             raise ValueError(f"{name} is {value!r}")
     return stored  # type: ignore[no-any-return]
 

@@ -260,7 +260,7 @@ def is_done(job: Job, root: Path, ready: Ready) -> bool:
     if read_attributes(job.output) is None:
         return False
     with open_features(job.output, follow=True) as features:
-        table = features.file["videos_table"]
+        table = features.tables["videos_table"]
         columns = (table["size"][:].tolist(), table["mtime"][:].tolist(), table["etag"].asstr()[:].tolist())
         then = dict(zip(features, zip(*columns, strict=True), strict=True))
         failed = {failure["id"] for failure in features.failures}
@@ -275,8 +275,8 @@ def is_done(job: Job, root: Path, ready: Ready) -> bool:
 
 def finished(job: Job, begun: float, new_clips: int = 0, profile: Profile | None = None) -> Finished:
     """Describe the finished output."""
-    with open_features(job.output, follow=True) as features:
-        statuses = list(features.file["videos_table/status"].asstr()[:])
+    with open_features(job.output, follow=True) as features:  # its tables only
+        statuses = list(features.tables["videos_table/status"].asstr()[:])
         return Finished(
             output=job.output,
             videos=len(features),

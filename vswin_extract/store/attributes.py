@@ -91,6 +91,11 @@ def stored_values(owner: h5py.HLObject) -> dict[str, str | bool | int | float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def unread_texts(owner: h5py.HLObject) -> bool:
+    """True if no text of an owner's attributes is read, since they are not in its header."""
+    return h5a.get_num_attrs(owner.id) > 0 and not text_lengths(owner)
+
+
 def parse_nested(name: str, text: str | bool | int | float) -> dict[str, Any]:
     """Return the value of one of the NESTED attributes. Raises ValueError if it is not as expected."""
     if not isinstance(text, str):

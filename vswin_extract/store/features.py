@@ -23,18 +23,17 @@ from vswin_extract.store.hdf5 import (
     expect_file,
     is_output,
     read_errors,
+    why_no_output,
     why_not_opened,
 )
 from vswin_extract.store.links import link_problems, row_problems
-from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, VIDEO_COLUMNS, VIEWED
+from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, LONGEST, VIDEO_COLUMNS, VIEWED
 from vswin_extract.store.structure import find_problems, read_numbers
 
 if TYPE_CHECKING:
     import torch
 
 CHUNK_CACHE = 1 << 20
-LONGEST = 1e9
-"""Seconds, at most, of a time."""
 
 
 def linked_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -137,7 +136,7 @@ class VideoFeatures:
     def __getattr__(self, name: str) -> VideoRows:
         if name.startswith("_"):  # copy and pickle ask for such names
             raise AttributeError(name)
-        file = self._features.file
+        file = self._features.tables
         path = f"clips/{name}" if name in VIEWED else name
         if name not in VIEWED and name not in feature_names(file):
             raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(file))}")
@@ -173,7 +172,7 @@ class VideoFeatures:
     @property
     def info(self) -> dict[str, Any]:
         """The video's row of /videos_table: path, fps, duration in seconds, width, height, status…"""
-        table = self._features.file["videos_table"]
+        table = self._features.tables["videos_table"]
         return {name: _plain(table[name][self._row]) for name in VIDEO_COLUMNS if name in table}
 
     def __repr__(self) -> str:
@@ -212,7 +211,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     def _index(self, name: str) -> None:
         """Check the structure of the file, and read which videos it has. Raises UsageError."""
         if not is_output(self._file):
-            raise UsageError(f"{name} was not written by vswin-extract")
+            raise UsageError(f"{name} {why_no_output(self._file)}")
         problems, found = find_problems(self._file)
         base = Path(self._path).parent
         if not problems and found.links:
@@ -236,16 +235,23 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         self._process = os.getpid()
 
     @property
-    def file(self) -> h5py.File:
-        """The HDF5 file, opened by this process."""
+    def tables(self) -> h5py.File:
+        """The HDF5 file, opened by this process, for its attributes and tables. Rows are read through `file`."""
         if self._process != os.getpid() and self._file:
             self._file.close()  # otherwise HDF5 would use the parent's descriptor
             self._open(self._path)
-        if self._unchecked:  # not before, since it takes long if files are many
-            if problems := [*row_problems(self.linked, self._unchecked)]:
-                raise UnsoundOutput(self._file.filename, problems)
-            self._unchecked = []
         return self._file
+
+    @property
+    def file(self) -> h5py.File:
+        """The same, once the rows of linked files were found to be safe to read. Raises UnsoundOutput."""
+        file = self.tables
+        if self._unchecked:  # not before, since it takes long if files are many
+            runs = file["linked/run"].asstr()[:].tolist()
+            if problems := [*row_problems(self.linked, runs, self._unchecked)]:
+                raise UnsoundOutput(file.filename, problems)
+            self._unchecked = []
+        return file
 
     def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int, bool]]:
         return FeatureFile, (self._path, self._chunk_cache, self._follow)
@@ -262,13 +268,13 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     @property
     def info(self) -> dict[str, Any]:
         """The root attributes, nested ones as dictionaries: model, sampling, preprocessing, precision…"""
-        values = stored_values(self.file)
+        values = stored_values(self.tables)
         return {name: parse_nested(name, value) if name in NESTED else value for name, value in values.items()}
 
     @property
     def names(self) -> list[str]:
         """The feature datasets in the file: embedding, stage4…"""
-        return feature_names(self.file)
+        return feature_names(self.tables)
 
     @property
     def clips(self) -> int:
@@ -289,19 +295,19 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     @property
     def failures(self) -> list[dict[str, str]]:
         """The videos that could not be extracted: id, path, error class, message."""
-        table = {name: self.file["failures"][name].asstr()[:] for name in FAILURE_TEXTS}
+        table = {name: self.tables["failures"][name].asstr()[:] for name in FAILURE_TEXTS}
         return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
 
     def matching(self, pattern: str) -> list[str]:
         """Return the ids that match a shell pattern, as clips/*. Raises UsageError if none does."""
         found = [video_id for video_id in self if fnmatchcase(video_id, pattern)]
         if not found:
-            raise UsageError(f"no id in {self.file.filename} matches {pattern!r}; vswin inspect lists the ids")
+            raise UsageError(f"no id in {self.tables.filename} matches {pattern!r}; vswin inspect lists the ids")
         return found
 
     def __repr__(self) -> str:
         return (
-            f"<FeatureFile {self.file.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
+            f"<FeatureFile {self.tables.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
         )
 
     def close(self) -> None:

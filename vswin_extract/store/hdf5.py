@@ -13,12 +13,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5p, h5t
+from h5py import h5a, h5p, h5t
 
 from vswin_extract.errors import OutputError, UsageError, first_line
 from vswin_extract.files import names_path, require_parent
 from vswin_extract.formatting import as_utf8, human_bytes
-from vswin_extract.store.attributes import stored_value, stored_values
+from vswin_extract.store.attributes import stored_value, stored_values, unread_texts
 
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 """What h5py raises where a file is damaged."""
@@ -144,12 +144,24 @@ def is_output(file: h5py.File) -> bool:
     return str(stored_value(file, "schema") or "").startswith("vswin-extract/")
 
 
+def why_no_output(file: h5py.File) -> str:
+    """Return why a file is no output, or why that cannot be known."""
+    if h5a.exists(file.id, b"schema") and unread_texts(file):
+        return (
+            "has its attributes in the newest format of HDF5, which is not read, or they are damaged; h5repack without "
+            "-L writes it in the usual format"
+        )
+    return "was not written by vswin-extract"
+
+
 def read_attributes(path: Path) -> dict[str, Any] | None:
     """Return the root attributes of an output as they are stored, or None if there is no output at `path`. Raises
     OutputError if there is a file that cannot be opened now."""
     try:
         expect_file(path)
         with h5py.File(path, "r") as file:
+            if not is_output(file) and h5a.exists(file.id, b"schema") and unread_texts(file):
+                raise OutputError(f"{path} {why_no_output(file)}")
             return stored_values(file) if is_output(file) else None
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EISDIR) or not (error.errno or is_locked(error)):

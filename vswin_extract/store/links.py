@@ -5,21 +5,23 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import h5py
 from h5py import h5f, h5g
 
 from vswin_extract.errors import first_line
-from vswin_extract.store.hdf5 import READ_ERRORS, Problem, expect_file, why_not_opened
+from vswin_extract.store.attributes import stored_value
+from vswin_extract.store.hdf5 import READ_ERRORS, Problem, expect_file, is_output, why_no_output, why_not_opened
 from vswin_extract.store.structure import Unsound, check_dataset, look_into, open_member
 
-ELSEWHERE = "HDF5_VDS_PREFIX"
+VDS_PREFIX = "HDF5_VDS_PREFIX"
 """The variable that makes HDF5 look for linked files in other directories."""
 
 
 def link_problems(links: Sequence[str], base: Path, follow: bool) -> Iterator[Problem]:
     """Yield which files an index must not link to, or cannot. `base`: the directory of the index. `follow`: they may
     be outside of it."""
-    if os.environ.get(ELSEWHERE):
-        yield Problem("/linked", f"would be looked for in other directories, by the variable {ELSEWHERE}; unset it")
+    if os.environ.get(VDS_PREFIX):
+        yield Problem("/linked", f"would be looked for in other directories, by the variable {VDS_PREFIX}; unset it")
         return
     resolve = functools.cache(os.path.realpath)  # of few directories, and many files in them
     for link in links:
@@ -38,23 +40,29 @@ def link_problems(links: Sequence[str], base: Path, follow: bool) -> Iterator[Pr
             yield Problem("", f"links to {path}, which cannot be read: {reason}")
 
 
-def row_problems(files: Sequence[Path], names: Sequence[str]) -> Iterator[Problem]:
-    """Yield why datasets of linked files cannot be read through an index."""
-    for path in files:
+def row_problems(files: Sequence[Path], runs: Sequence[str], names: Sequence[str]) -> Iterator[Problem]:
+    """Yield why datasets of linked files cannot be read through an index. `runs`: their runs when it was made."""
+    for path, run in zip(files, runs, strict=True):
         try:
-            _check_rows(path, names)
+            _check_rows(path, run, names)
         except Unsound as error:
             yield Problem("", f"links to {path}, which {error}")
         except READ_ERRORS as error:
             yield Problem("", f"links to {path}, which cannot be read: {first_line(error)}")
 
 
-def _check_rows(path: Path, names: Sequence[str]) -> None:
-    """Raise Unsound unless datasets of a file can be read safely."""
+def _check_rows(path: Path, run: str, names: Sequence[str]) -> None:
+    """Raise Unsound unless datasets of a file can be read safely, and the file is a finished output of this run."""
     expect_file(path)
     file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
     try:
-        root = h5g.open(file, b"/")
+        root, whole = h5g.open(file, b"/"), h5py.File(file)
+        if not is_output(whole):
+            raise Unsound(why_no_output(whole))
+        if stored_value(whole, "complete") is not True:
+            raise Unsound("is not marked complete")
+        if stored_value(whole, "run") != run:
+            raise Unsound("is not the file that was linked to; another was written since")
         if root.links.exists(b"linked"):
             raise Unsound("is an index itself; merge the files that it links to")
         found = look_into(file)

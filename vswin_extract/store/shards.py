@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from vswin_extract.errors import VswinError
 from vswin_extract.files import names_path, publish
 from vswin_extract.formatting import human_bytes, name_some, plural
 from vswin_extract.store.features import read_links
@@ -23,10 +22,10 @@ NAME = re.compile(r"\d{5,}(-[0-9A-Za-z]+)?(-[0-9a-f]{8})?\.h5")
 """Names of shards: <number>-<run>-<attempt>.h5. Earlier versions wrote <number>-<attempt>.h5 and <number>.h5."""
 MARK = "unfinished"
 """A file in a shard directory whose name begins so is of an attempt that has not ended."""
-ELSEWHERE = "linked-elsewhere.txt"
+LINKED_ELSEWHERE = "linked-elsewhere.txt"
 """A file in a shard directory that names the indices of other directories that link to its shards."""
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-"""The first bytes of an HDF5 file."""
+"""The first bytes of HDF5 in a file. It begins at byte 0, or at 512, 1024, 2048..., behind a user block."""
 
 
 def shards_directory(output: Path) -> Path:
@@ -155,8 +154,8 @@ def links_beside(output: Path) -> tuple[set[str], str]:
     directory = shards_directory(output)
     found: set[str] = set()
     doubt = f"{directory} is itself a link" if directory.is_symlink() else ""
-    if (directory / ELSEWHERE).exists():
-        doubt = f"see {directory / ELSEWHERE}"
+    if (directory / LINKED_ELSEWHERE).exists():
+        doubt = f"see {directory / LINKED_ELSEWHERE}"
     for path in files_in(output.parent):
         if path.name.startswith(f".{output.name}.") and path.suffix == ".tmp":  # of a killed attempt to make it
             continue
@@ -173,16 +172,20 @@ def links(path: Path) -> set[str] | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            if not regular or os.read(descriptor, len(SIGNATURE)) != SIGNATURE:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or not _is_hdf5(descriptor, found.st_size):
                 return set()
         finally:
             os.close(descriptor)
         return {os.path.realpath(file) for file in read_links(path)}
     except OSError as error:
         return set() if error.errno in (errno.ENOENT, errno.ENXIO) else None
-    except (VswinError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # a damaged or hostile file
-        return None
+
+
+def _is_hdf5(descriptor: int, size: int) -> bool:
+    """True if HDF5 would find its signature in a file of so many bytes."""
+    places = [0, *(1 << power for power in range(9, size.bit_length()))]
+    return any(os.pread(descriptor, len(SIGNATURE), place) == SIGNATURE for place in places)
 
 
 def mark_linked(index: Path, files: Iterable[Path]) -> None:
@@ -193,7 +196,7 @@ def mark_linked(index: Path, files: Iterable[Path]) -> None:
         if directory.suffix == ".shards" and directory.parent != here:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             with contextlib.suppress(OSError):  # a directory of another user, or a read-only one
-                descriptor = os.open(directory / ELSEWHERE, flags, 0o666)
+                descriptor = os.open(directory / LINKED_ELSEWHERE, flags, 0o666)
                 with os.fdopen(descriptor, "ab") as file:
                     file.write(os.fsencode(index.resolve()) + b"\n")
 

@@ -24,7 +24,15 @@ from vswin_extract.errors import first_line
 from vswin_extract.store.attributes import MOST_TEXT, attribute_problems
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.heaps import Collections, check_heaps, check_mappings
-from vswin_extract.store.schema import ADDED_TEXTS, CLIP_COLUMNS, FAILURE_TEXTS, FEATURES, VIDEO_NUMBERS, VIDEO_TEXTS
+from vswin_extract.store.schema import (
+    ADDED_TEXTS,
+    CLIP_COLUMNS,
+    FAILURE_TEXTS,
+    FEATURES,
+    RANGES,
+    VIDEO_NUMBERS,
+    VIDEO_TEXTS,
+)
 
 MOST_CHUNK = 16 << 20
 """Bytes of a chunk, at most, unless a row is larger. Those that this package writes have 1 MiB, or one row."""
@@ -45,11 +53,6 @@ TYPES = {
     "int32": (h5t.STD_I32LE, h5t.STD_I32BE),
     "int64": (h5t.STD_I64LE, h5t.STD_I64BE),
 }
-RANGES = (
-    ("fps", 0, 1e9), ("frames", 0, 1e15), ("duration", 0, 1e9), ("width", 0, 1e9), ("height", 0, 1e9),
-    ("size", -1, 1e18), ("mtime", -1e15, 1e15), ("start", 0, 1e9), ("end", 0, math.inf),
-)  # fmt: skip
-"""Columns of /videos_table: the least and the most that their numbers can be."""
 MOST_CHANNELS = 4096
 """Channels of embeddings and stages, at most. The largest published network has 1536."""
 
@@ -287,7 +290,9 @@ def _check_texts(dataset: h5d.DatasetID, creation: h5p.PropDCID | None, rows: in
         (step,) = creation.get_chunk()
         raw = b"".join(_unpack(dataset, creation, first, step * REFERENCE) for first in range(0, rows, step))
     else:
-        raise Unsound("has another layout than texts have")
+        raise Unsound(
+            "has texts in the compact layout, which is not read; h5repack -l CONTI writes it in the usual one"
+        )
     lengths = np.frombuffer(raw, "<u4")[: rows * REFERENCE // 4 : REFERENCE // 4]
     if len(lengths) < rows or lengths.max(initial=0) > MOST_TEXT or lengths.sum(dtype=np.int64) > found.size:
         raise Unsound(f"has texts of more than {MOST_TEXT} bytes, or more than the file")
@@ -312,10 +317,12 @@ def _unpack(dataset: h5d.DatasetID, creation: h5p.PropDCID, first: int, nbytes: 
                 raise Unsound(f"cannot be read: {error}") from error
         elif kind == h5z.FILTER_SHUFFLE and len(raw) == nbytes:
             raw = np.frombuffer(raw, np.uint8).reshape(REFERENCE, -1).T.tobytes()
-        else:
-            raise Unsound("is compressed in another way than by gzip")
+        elif kind == h5z.FILTER_LZF:
+            raise Unsound("has texts compressed by LZF, which is not read; h5repack -f GZIP=4 compresses it by gzip")
+        else:  # HDF5 allows Fletcher32 for no texts of variable length
+            raise Unsound("has a chunk of another length, or with another filter, than texts have")
     if len(raw) != nbytes:
-        raise Unsound("is compressed in another way than by gzip")
+        raise Unsound("has a chunk of another length than it says")
     return raw
 
 
@@ -344,7 +351,7 @@ def _table_problems(found: Found) -> Iterator[Problem]:
         shares = read_numbers(found, "linked/videos")
         if shares.min() < 0 or shares.max() > len(counts) or shares.sum() != len(counts):
             yield Problem("/linked/videos", "does not divide the videos among the files")
-    for name, least, most in RANGES:
+    for name, (least, most) in RANGES.items():
         values = read_numbers(found, f"videos_table/{name}")
         low, high = values.min(initial=0), values.max(initial=0)  # NaN if one is NaN
         if not (low >= least and high <= most):
