@@ -27,8 +27,8 @@ def names(count: int) -> list[str]:
     return [f"v/{number:05}.mp4" for number in range(count)]
 
 
-def begin(output: Path) -> Journal:
-    return open_journal(output, SETTINGS, ARRAYS, overwrite=False, video_ids=names(10_000))
+def begin(output: Path, count: int = 10_000, storage: Path | None = None, overwrite: bool = False) -> Journal:
+    return open_journal(output, SETTINGS, ARRAYS, overwrite, names(count), storage=storage)
 
 
 def fails(number: int) -> bool:

@@ -386,19 +386,6 @@ def test_our_format_is_read_as_it_was_written(small_weights: Path, tmp_path: Pat
         assert json.loads(stored.metadata()["recipe"])["clip_len"] == 8
 
 
-def test_a_converted_file_is_mapped_not_copied(small_weights: Path, tmp_path: Path) -> None:
-    """All processes of a machine share the pages of a mapped file."""
-    path = tmp_path / "mapped.safetensors"
-    path.write_bytes(small_weights.read_bytes())
-    read = read_checkpoint(path)
-    assert read.sha256 == file_sha256(path)
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
-    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    assert ranges
-    for name, value in read.state.items():
-        assert any(begin <= value.data_ptr() < end for begin, end in ranges), name
-
-
 def built(checkpoint: Checkpoint) -> VideoSwin:
     network = VideoSwin(checkpoint.variant, checkpoint.num_classes)
     network.load_state_dict(checkpoint.state)
@@ -487,12 +474,21 @@ def test_half_precision_that_would_make_infinite_values_is_refused(nano: StateDi
     assert not out.exists()
 
 
+def test_weights_that_fp16_cannot_hold_are_refused_before_any_video(nano: StateDict, tmp_path: Path) -> None:
+    name = "backbone.layers.2.blocks.1.mlp.fc1.weight"
+    path = save({**nano, name: torch.full_like(nano[name], 1e5)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"stages\.2\.blocks\.1\.mlp\.fc1\.weight of w\.pth .*--precision"):
+        load_model(path, device="cpu", precision="fp16")
+    assert load_model(path, device="cpu", precision="fp32").precision == "fp32"
+
+
 @pytest.mark.parametrize("recipe", [{"std": (0.0, 1.0, 1.0)}, {"mean": (0.0, float("nan"), 0.0)}])
 def test_a_recipe_that_makes_no_pixels_is_refused(small_weights: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
     with safe_open(small_weights, "pt") as stored:
         metadata = dict(stored.metadata())
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     metadata["recipe"] = json.dumps({**json.loads(metadata["recipe"]), **recipe})
+    del metadata["metadata_sha256"]  # which earlier versions did not write
     save_file(tensors, tmp_path / "w.safetensors", metadata)
     with pytest.raises(WeightsError, match="std"):
         read_checkpoint(tmp_path / "w.safetensors")

@@ -1,6 +1,7 @@
 """Where options come from, answers to mistakes, colours, completion, versions."""
 
 import io
+import logging
 import os
 import pty
 import re
@@ -23,13 +24,18 @@ from click.shell_completion import BashComplete
 from conftest import Run, script
 from outputs import make_output
 from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
 
 from vswin_extract import open_features
+from vswin_extract.checks.result import Check
 from vswin_extract.cli import COMMANDS, vswin
-from vswin_extract.cli.config import parameters, write_config
+from vswin_extract.cli.config import GENERAL, check_environment, parameters, write_config
+from vswin_extract.cli.console import PrintableFormatter, note, show_checks, stderr, stdout, table
+from vswin_extract.cli.exit import fail
 from vswin_extract.cli.extract import extract
 from vswin_extract.cli.progress import LiveProgress, LogProgress, QuietProgress
-from vswin_extract.job.events import ClipsDone, Started, VideoDone
+from vswin_extract.job.events import ClipsDone, Notice, Started, VideoDone
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.sampling import Sampling
 
@@ -109,15 +115,23 @@ WRONG_FILES = [
     ("[extract]\nstride = 4", ["unknown key extract"]),
     ('config = "other.toml"', ["unknown key config"]),
     ("stride 4", ["run.toml", "TOML"]),
+    ("STRIDE = 4", ["STRIDE;", "did you mean stride?"]),
+    ("stride = {a = 1}", ["stride", "{'a': 1}"]),
+    ("stride = 4\nstride = 5", ["run.toml", "overwrite"]),
+    ("clip-len = 4\nclip_len = 5", ["clip-len", "clip_len"]),
+    (f"stride = {'4' * 5000}", ["run.toml", "digits"]),
+    ('cache_dir = "a\\u0000b"', ["cache_dir", "null"]),
+    ('"a\\nb" = 4', ["a\\nb"]),
+    (f"stride = {'[' * 5000}", ["run.toml", "nested"]),
 ]
 """Lines of a file, and what the error names."""
 
 
-@pytest.mark.parametrize(("line", "named"), WRONG_FILES, ids=[line for line, _ in WRONG_FILES])
+@pytest.mark.parametrize(("line", "named"), WRONG_FILES, ids=[line[:40] for line, _ in WRONG_FILES])
 def test_a_wrong_file_is_an_error_that_names_the_key(
     run: Run, config: Path, tmp_path: Path, line: str, named: list[str]
 ) -> None:
-    name = re.split(r"[^a-z]", line)[0]
+    name = re.split(r"[^a-z_]", line)[0].replace("clip", "clip_len")
     kept = [row for row in config.read_text().splitlines() if not row.startswith(f"{name} ")]
     config.write_text("\n".join([*kept, line]))
     done = run("vswin-extract", "--config", "run.toml", cwd=tmp_path)
@@ -125,6 +139,20 @@ def test_a_wrong_file_is_an_error_that_names_the_key(
     for value in named:
         assert value in done.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["run.toml"]
+
+
+def test_what_is_no_file_of_options_is_not_read(run: Run, tmp_path: Path) -> None:
+    """It might never end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latin").write_bytes("# caf\xe9\n".encode("latin-1"))
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(1 << 40)
+    for name in ("pipe", "folder", "latin", "large", "/dev/zero", "none"):
+        done = run("vswin-extract", "a.mp4", "o.h5", "--config", name, cwd=tmp_path)
+        assert (done.returncode, name in done.stderr.splitlines()[-1]) == (2, True)
+    (tmp_path / "mark").write_bytes(b"\xef\xbb\xbfstride = 4\n")
+    assert parsed("--config", tmp_path / "mark", "a.mp4", "o.h5")["stride"] == 4
 
 
 def written(out: Path, *words: object) -> str:
@@ -138,6 +166,21 @@ def test_a_file_that_is_not_ours_stays(config: Path, tmp_path: Path) -> None:
     before = mine.read_text()
     assert str(mine) in written(tmp_path / "out.h5", "--config", mine)
     assert mine.read_text() == before
+
+
+def test_options_that_cannot_be_written_are_said(config: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert f"{small_disk}/out.h5.toml is not written: Read-only" in written(small_disk / "out.h5", "--config", config)
+
+
+def test_the_file_of_options_that_a_run_reads_stays(config: Path, tmp_path: Path) -> None:
+    assert written(tmp_path / "out.h5", "--config", config) == ""
+    ours = tmp_path / "out.h5.toml"
+    ours.write_text(ours.read_text() + "# a comment\n")
+    before = ours.read_text()
+    assert written(tmp_path / "out.h5", "--config", ours) == ""
+    assert str(ours) in written(tmp_path / "out.h5", "--config", ours, "--stride", 7)
+    assert ours.read_text() == before
 
 
 def test_shards_write_what_the_whole_run_writes(config: Path, tmp_path: Path) -> None:
@@ -181,6 +224,48 @@ def test_variables_of_all_commands(run: Run, config: Path, tmp_path: Path, monke
     monkeypatch.setenv("VSWIN_EXTRACT_TIMEOT", "8")
     done = run("vswin-extract", "--config", config)
     assert (done.returncode, "did you mean VSWIN_EXTRACT_TIMEOUT?" in done.stderr) == (2, True)
+
+
+UNKNOWN = [
+    ("VSWIN_EXTRACT_STRID", "vswin-extract a.mp4 o.h5", "VSWIN_EXTRACT_STRIDE"),
+    ("VSWIN_STRIDE", "vswin-extract a.mp4 o.h5", "VSWIN_EXTRACT_STRIDE"),
+    ("vswin_extract_stride", "vswin extract a.mp4 o.h5", "VSWIN_EXTRACT_STRIDE"),
+    ("VSWIN_SEARCH_TOPP", "vswin search o.h5 a", "VSWIN_SEARCH_TOP"),
+    ("VSWIN_TOP", "vswin search o.h5 a", "VSWIN_SEARCH_TOP"),
+    ("VSWIN_EXPORT_POOLS", "vswin export npy o.h5 a", "VSWIN_EXPORT_POOL"),
+    ("VSWIN_SLURM_TASK", "vswin slurm a.mp4 o.h5 --tasks 2", "VSWIN_SLURM_TASKS"),
+    ("VSWIN_WEIGHTS_CONVRT_HALF", "vswin weights path nano", "VSWIN_WEIGHTS_CONVERT_HALF"),
+    ("VSWIN_WEIGHTS_DIRS", "vswin-extract a.mp4 o.h5", "VSWIN_WEIGHTS_DIR"),
+    ("VSWIN_WEIGHT_DIR", "vswin weights path nano", "VSWIN_WEIGHTS_DIR"),
+]
+"""Variables without effect, a command, and the variable that was meant."""
+
+
+@pytest.mark.parametrize(("name", "line", "meant"), UNKNOWN)
+def test_a_misspelt_variable_is_an_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "4")
+    done = run(*line.split(), cwd=tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, f"variable {name}; did you mean {meant}?" in last) == (2, True), last
+
+
+def test_variables_of_other_commands_and_programs_are_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _, command in commands():
+        for each in command.params:
+            if each.envvar:
+                monkeypatch.setenv(str(each.envvar), "")
+    for name in (*GENERAL, "VSWIN_DATA", "VSWINDLE"):
+        monkeypatch.setenv(name, "")
+    for path, command in commands():
+        above = click.Context(vswin, info_name="vswin")
+        for name in path[:-1]:
+            group = vswin.get_command(above, name)
+            assert group is not None
+            above = click.Context(group, parent=above, info_name=name)
+        check_environment(click.Context(command, parent=above, info_name=path[-1]))
+    check_environment(click.Context(extract, info_name="vswin-extract"))
 
 
 def commands(group: click.Group = vswin, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -314,6 +399,51 @@ def test_displays_name_what_failed_as_text(display: type[QuietProgress]) -> None
     assert "failed: b\\x1b[2J.mp4: VideoUnreadable: bad" in shown.getvalue()
     assert ("note: a note" in shown.getvalue()) == (display is not QuietProgress)
     assert bool(COLOUR.search(shown.getvalue())) == live
+
+
+ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x08"
+
+
+def test_nothing_that_is_printed_has_control_characters(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names, notes, messages of servers and decoders: whoever prints them, and however."""
+    events = (
+        Started(ESCAPES, 1, ESCAPES, "fp32", videos=1, resumed=0, bytes=1, notes=(ESCAPES,)),
+        Notice(ESCAPES),
+        VideoDone(VideoRecord(ESCAPES, "/v", "partial", message=ESCAPES), bytes=1),
+        VideoDone(VideoRecord(ESCAPES, "/v", "ok"), bytes=1),
+    )
+    for display in (LiveProgress, LogProgress, QuietProgress):
+        with display(stderr(), verbose=True) as progress:
+            for event in events:
+                progress.show(event)
+    for out in (stdout(), stderr()):
+        out.print(ESCAPES)
+        out.print(Text(ESCAPES), table([[ESCAPES]], [ESCAPES]), Panel(ESCAPES, title=ESCAPES))
+        out.print("two\nlines")
+    note(ESCAPES)
+    show_checks([Check(ESCAPES, "failed", ESCAPES, ESCAPES)])
+    with pytest.raises(SystemExit):
+        fail(ESCAPES, 1)
+    record = logging.LogRecord("x", logging.DEBUG, "x", 1, "decoder: %s", (ESCAPES,), None)
+    shown = "".join(capsys.readouterr()) + PrintableFormatter().format(record)
+    assert re.findall(r"[^\n -~\xa0-\U0010ffff]", shown) == []
+    assert shown.count("\\x1b]0;title") >= 15
+    assert "two\nlines\n" in shown
+
+
+@pytest.mark.slow
+def test_a_note_about_a_damaged_part_has_no_control_characters(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    video = numbered.write(tmp_path / f"a{ESCAPES}.mp4", 20)
+    words = [video, tmp_path / "o.h5", "--weights", small_weights, "--shard", "0/1"]
+    assert run("vswin-extract", *words).returncode == 0
+    (rows,) = (tmp_path / "o.h5.parts").glob("shard-*/*.rows")
+    rows.write_bytes(rows.read_bytes()[:-1])
+    done = run("vswin-extract", *words)
+    assert done.returncode == 0
+    assert "extracting again: a\\x1b" in done.stderr
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stderr + done.stdout)
 
 
 def test_a_log_has_no_live_display_whatever_is_forced(

@@ -27,10 +27,11 @@ from vswin_extract.cli.export import FORMATS
 from vswin_extract.cli.export import export as command
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.export import formats
-from vswin_extract.export.export import Format, export, file_names, read_items
+from vswin_extract.export.export import Format, export, read_items
+from vswin_extract.export.names import file_names
+from vswin_extract.loading.sequences import Feature
 from vswin_extract.network.pooling import Pool
 from vswin_extract.store.features import open_features
-from vswin_extract.store.sequences import Feature
 from vswin_extract.video.sampling import Sampling
 
 Array = NDArray[Any]

@@ -34,6 +34,7 @@ ROOMS = (
     "weights",  # a name or a file to a checked state dict
     "backbone",  # pixels in, features out
     "store",  # rows to a file, and back
+    "loading",  # features as sequences for other models
     "journal",  # what is finished survives a kill
     "job",  # what a run is asked to do, and what it says
     "worker",  # one device: clips to rows

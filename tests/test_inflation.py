@@ -73,6 +73,10 @@ def test_inflate(run: Run, microsoft: Path, tmp_path: Path) -> None:
         for step in maps[stage][0]:
             assert relative_error(step, expected[stage]) < 1e-5
 
+    (link := tmp_path / "link.safetensors").symlink_to(out)
+    assert run("vswin", "weights", "inflate", microsoft, "-o", link, "--overwrite").returncode == 0
+    assert link.is_symlink()
+    link.unlink()
     again = run("vswin", "weights", "inflate", microsoft, "-o", out)
     assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
     twice = run("vswin", "weights", "inflate", out, "-o", tmp_path / "twice.safetensors")

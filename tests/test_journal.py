@@ -210,7 +210,7 @@ def test_a_lock_is_touched_while_it_is_held(tmp_path: Path) -> None:
 
 def test_a_kill_between_the_last_rename_and_the_cleaning_up(tmp_path: Path) -> None:
     output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
-    with begin(output) as journal:
+    with begin(output, 1) as journal:
         add(journal.writer(), 0)
         shutil.copytree(root, tmp_path / "kept")
         publish(journal, 1)
@@ -246,13 +246,13 @@ def test_finished_videos_are_not_dropped_silently(tmp_path: Path) -> None:
 
 
 def test_done_means_the_same_video_the_same_segment_and_no_passing_failure(tmp_path: Path) -> None:
-    path = os.path.abspath("a.mp4")
+    path = os.path.abspath("x")
     with begin(tmp_path / "out.h5") as journal:
-        for name, error in (("x", ""), ("late", "DecoderTimeout"), ("bad", "VideoUnreadable")):
-            status: Any = "failed" if error else "ok"
-            journal.writer().commit(VideoRecord(name, path, status, size=5, mtime=1.5, start=1.0, error=error))
+        commit(journal.writer(), 1, 0.0, "x", size=5, mtime=1.5, start=1.0)
+        for name, error in (("late", "DecoderTimeout"), ("bad", "VideoUnreadable")):
+            journal.writer().commit(VideoRecord(name, path, "failed", size=5, mtime=1.5, start=1.0, error=error))
         journal.load()
-        video = Video("x", Path("a.mp4"), 1.0)
+        video = Video("x", Path("x"), 1.0)
         assert journal.missing(video, 5, 1.5) == []
         assert journal.missing(video, 6, 1.5) == [WHOLE]
         assert journal.missing(video, 5, 2.5) == [WHOLE]

@@ -17,6 +17,7 @@ from vswin_extract.journal.merge import merge
 from vswin_extract.store import layouts
 from vswin_extract.store.features import linked_files, open_features
 from vswin_extract.store.schema import Arrays, FileDescription, VideoRecord
+from vswin_extract.store.shards import replacing
 from vswin_extract.store.write import write_output
 
 COUNT = 22
@@ -109,7 +110,7 @@ def test_shards_stay_while_their_index_cannot_be_read(tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     extract(out)
     shards, index = linked_files(out), out.read_bytes()
-    with contextlib.suppress(KeyboardInterrupt), layouts.replacing(out, tmp_path / "unfinished"):
+    with contextlib.suppress(KeyboardInterrupt), replacing(out, tmp_path / "unfinished"):
         out.write_bytes(b"as if another process had it locked")
         raise KeyboardInterrupt
     out.write_bytes(index)
@@ -171,8 +172,8 @@ def test_linking_copies_nothing_and_leaves_out_duplicates(tmp_path: Path) -> Non
 def test_a_journal_cannot_be_linked_to(tmp_path: Path) -> None:
     with begin(tmp_path / "a.h5") as journal:
         add(journal.writer(), 0)
-        with pytest.raises(UsageError, match=r"a\.h5\.parts is a journal"):
-            merge(tmp_path / "out.h5", [tmp_path / "a.h5.parts"], layout="linked", allow_missing=True)
+    with pytest.raises(UsageError, match=r"a\.h5\.parts is a journal"):
+        merge(tmp_path / "out.h5", [tmp_path / "a.h5.parts"], layout="linked", allow_missing=True)
     assert not (tmp_path / "out.h5").exists()
 
 

@@ -107,6 +107,7 @@ def test_slowing_clips_move_less_at_the_end() -> None:
     torch.testing.assert_close(faster.centre[:, :, 0].diff(dim=1), 2 * steps)
 
 
+@pytest.mark.slow
 def test_two_steps_of_each_phase_write_weights(pictures: Path, tmp_path: Path) -> None:
     turns = {0.0: (Batch(8, 56, 2), Batch(2, 56, 2))}
     short = {

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numbered
@@ -134,6 +134,30 @@ def test_compilers_get_a_directory_without_a_home(
     monkeypatch.setenv("TRITON_CACHE_DIR", "/given")
     name_compiler_cache("TRITON_CACHE_DIR")
     assert os.environ["TRITON_CACHE_DIR"] == "/given"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda shared, elsewhere: shared.chmod(0o777),
+        lambda shared, elsewhere: shared.chmod(0o1777),
+        lambda shared, elsewhere: (shared / "compiled").symlink_to(elsewhere),
+        lambda shared, elsewhere: ((shared / "compiled").mkdir(), (shared / "compiled").chmod(0o777)),
+        pytest.param(lambda shared, elsewhere: os.chown(shared, 65534, 65534), marks=as_root),
+    ],
+    ids=["all may write", "sticky", "a link", "compiled", "of another user"],
+)
+def test_what_is_compiled_is_never_where_others_can_write(
+    plant: Callable[[Path, Path], object], nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is executed."""
+    for name in ("shared", "temporary", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(tmp_path / "shared"))
+    plant(tmp_path / "shared", tmp_path / "elsewhere")
+    name_compiler_cache("TRITON_CACHE_DIR")
+    assert Path(os.environ["TRITON_CACHE_DIR"]).is_relative_to(tmp_path / "temporary" / f"vswin-extract-{os.geteuid()}")
 
 
 def test_no_directory_at_all_names_the_variable(nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

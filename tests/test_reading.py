@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 import vswin_extract
 from vswin_extract.errors import UsageError
 from vswin_extract.journal.merge import merge
+from vswin_extract.loading.sequences import Feature, resample
 from vswin_extract.store.features import linked_files, open_features
-from vswin_extract.store.sequences import Feature, resample
 from vswin_extract.video.sampling import Sampling
 
 VIDEOS = [("a/b.mp4", 100, 25.0), ("a/c.mp4", 40, 20.0), ("d.mp4", 9, 30.0)]

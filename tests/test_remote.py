@@ -14,6 +14,7 @@ from pathlib import Path
 import fsspec
 import h5py
 import numbered
+import numpy as np
 import pytest
 from conftest import Run, read_video, script
 from fsspec.registry import _registry
@@ -25,12 +26,12 @@ from vswin_extract.checks.output import verify_output
 from vswin_extract.cli.extract_options import parse_bytes
 from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.process import DecoderProcess
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import DecoderTimeout, UsageError
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
 from vswin_extract.run.run import run as run_job
 from vswin_extract.store.schema import Arrays, VideoRecord
-from vswin_extract.video import remote
+from vswin_extract.video import listing, remote
 from vswin_extract.video.fetch import Cache
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE
@@ -99,6 +100,24 @@ def test_a_slow_server_is_not_taken_for_a_decoder_that_hangs(web: Web, tmp_path:
     assert (len(clips), end.frames) == (end.clips, 40)
     assert end.file is not None
     assert end.file[0] == len(web.files["/v/00.mp4"])
+
+
+@pytest.mark.slow
+def test_a_server_that_gives_a_byte_now_and_then_does_not_hold_a_decoder(web: Web, tmp_path: Path) -> None:
+    web.always["/v/00.mp4"] = "trickle"
+    cache = Cache(str(tmp_path), 10**6)
+    task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=Address(f"{web.url}/v/00.mp4"), cache=cache)
+    with closing(DecoderProcess("pyav", timeout=3)) as process:
+        begun = time.monotonic()
+        process.submit(task)
+        process.submit(replace(task, address=Address(f"{web.url}/v/03.mp4")))
+        with pytest.raises(DecoderTimeout, match="256 bytes a second"):
+            process.read()
+        assert time.monotonic() - begun < 8
+        while not isinstance(end := process.read(), VideoEnd):
+            pass
+    assert end.frames == 43
+    assert not os.listdir(tmp_path)
 
 
 def test_a_decoder_that_is_stopped_leaves_nothing_in_the_cache(web: Web, tmp_path: Path) -> None:
@@ -231,11 +250,19 @@ def test_what_counts_as_done(tmp_path: Path) -> None:
     """A listing tells what has changed; of an address in a list nothing is known before it is fetched."""
     journal = Journal(tmp_path / "o.h5", tmp_path, Arrays({}), "run")
     writer = journal.writer()
+    seen, unseen = Address("s3://b/v", 5, 1.0, "e"), Address("s3://b/v")
     for name, clip_range in (("v", WHOLE), ("cut", (0, 4))):
-        writer.commit(VideoRecord(name, "s3://b/v", "ok", clips=1, size=5, mtime=1.0, etag="e", clip_range=clip_range))
+        part = writer.part(Video(name, seen, clip_range=clip_range))
+        part.append(
+            {
+                f"clips/{column}": np.zeros((4, *shape))
+                for column, shape in (("frames", (2,)), ("times", (2,)), ("valid", ()))
+            }
+        )
+        record = VideoRecord(name, "s3://b/v", "ok", clips=4, size=5, mtime=1.0, etag="e", clip_range=clip_range)
+        writer.commit(record, part)
     writer.commit(VideoRecord("late", "s3://b/v", "failed", error="VideoUnreachable"))
     journal.load()
-    seen, unseen = Address("s3://b/v", 5, 1.0, "e"), Address("s3://b/v")
     for address, missing in ((seen, []), (unseen, []), (replace(seen, etag="f"), [WHOLE])):
         video = Video("v", address)
         assert journal.missing(video, address.size, address.mtime, address.etag) == missing
@@ -263,6 +290,24 @@ def test_what_counts_as_done(tmp_path: Path) -> None:
 def test_names(url: str, is_called: str, is_shown: str) -> None:
     assert remote.is_remote(url)
     assert (remote.path_of(url), remote.without_secrets(url), str(Address(url))) == (is_called, is_shown, is_shown)
+
+
+@pytest.mark.parametrize(
+    ("says", "size", "mtime"),
+    [
+        ({"Last-Modified": "Mon, 01 Jan 99999999999 00:00:00 GMT"}, -1, 0.0),
+        ({"Last-Modified": "9" * 30 + "-01-01"}, -1, 0.0),
+        ({"mtime": float("inf"), "size": 5}, 5, 0.0),
+        ({"mtime": float("nan"), "size": None}, -1, 0.0),
+        ({"mtime": 12.5, "size": 10**30}, -1, 12.0),
+        ({"mtime": "yesterday", "size": -5}, -1, 0.0),
+        ({"size": "many"}, -1, 0.0),
+        ({"size": "7", "updated": "2024-01-01T00:00:00+00:00"}, 7, 1704067200.0),
+    ],
+)
+def test_what_servers_say_that_cannot_be(says: dict[str, object], size: int, mtime: float) -> None:
+    found = remote.address_of("https://h/a.mp4", says)
+    assert (found.size, found.mtime) == (size, mtime)
 
 
 def test_a_path_is_no_address(tmp_path: Path) -> None:
@@ -301,6 +346,12 @@ def test_addresses_without_a_video(web: Web, s3: str) -> None:
         remote.list_files(f"{web.url}/x", waits=(0.01,) * 4)
     with pytest.raises(UsageError, match="'x'"):
         find_videos(listed=["https://h/x?video=1", "https://h/x?video=2"])
+
+
+def test_a_bucket_with_more_files_than_the_bound(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "LINKS", 3)
+    with pytest.raises(UsageError, match="3 files"):
+        find_videos([s3])
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,10 +248,10 @@ def test_the_page_appears_complete_or_not_at_all(tmp_path: Path) -> None:
 
     with open_features(make_embedded(tmp_path / "out.h5", random_embeddings(1, 3, 4))) as features:
         with pytest.raises(OSError, match="No space left"):
-            write_report(features, tmp_path / "out.html", facts=facts())
+            write_report(features, tmp_path / "out.html", facts=facts(), overwrite=True)
         assert (tmp_path / "out.html").read_text() == "before"
         assert sorted(file.name for file in tmp_path.iterdir()) == ["out.h5", "out.html"]
-        write_report(features, tmp_path / "out.html")
+        write_report(features, tmp_path / "out.html", overwrite=True)
     assert "v/0.mp4" in (tmp_path / "out.html").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.h5", "out.html"]
 

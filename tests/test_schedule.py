@@ -72,7 +72,7 @@ def test_shards_are_written_from_zero() -> None:
     [
         (8, 20.0),
         pytest.param(8, 400.0, marks=pytest.mark.slow),
-        (64, 20.0),
+        pytest.param(64, 20.0, marks=pytest.mark.slow),
         pytest.param(64, 70.0, marks=pytest.mark.slow),
     ],
 )

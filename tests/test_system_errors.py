@@ -14,7 +14,7 @@ from conftest import Run, script
 from outputs import make_embedded, random_embeddings
 
 from vswin_extract import open_features
-from vswin_extract.errors import UsageError
+from vswin_extract.errors import UsageError, is_out_of_memory
 from vswin_extract.files import atomic_write, names_path
 from vswin_extract.store.hdf5 import disk_errors
 
@@ -186,3 +186,46 @@ def test_a_working_directory_that_was_removed(line: str, out: Path, environment:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "working directory" in done.stderr
+
+
+def short_of_address_space(most: int) -> Callable[[], None]:
+    """Return what lets a child process have so many bytes of address space, as `ulimit -v` does."""
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+@pytest.mark.parametrize("megabytes", [60, *(pytest.param(size, marks=pytest.mark.slow) for size in (600, 1150, 1250))])
+def test_too_little_address_space_is_one_line(
+    megabytes: int, small_weights: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Without a check before, PyTorch, oneDNN and OpenBLAS each end in another way, also in a segmentation fault."""
+    video = numbered.write(tmp_path / "a.mp4", 40)
+    words = [script("vswin-extract"), video, tmp_path / "o.h5", "--weights", small_weights]
+    done = subprocess.run(
+        [str(word) for word in words], env=environment, capture_output=True, text=True,
+        preexec_fn=short_of_address_space(megabytes << 20),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert [word in done.stderr for word in ("out of memory", f"ulimit -v {megabytes << 10}")] == [True, True]
+    assert not (tmp_path / "o.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (RuntimeError("could not create a primitive"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("can't start new thread"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (MemoryError(), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (OSError(28, "No space left on device"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (UsageError("no directory /out of memory"), False),
+    ],
+)
+def test_errors_that_mean_memory(error: Exception, memory: bool) -> None:
+    assert is_out_of_memory(error) == memory

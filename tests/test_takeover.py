@@ -14,14 +14,16 @@ from pathlib import Path
 import numbered
 import pytest
 from conftest import ROOT, Run, script
-from journals import ARRAYS, SETTINGS, add, begin, expect_complete, names, publish
+from journals import ARRAYS, ATTRIBUTES, SETTINGS, add, begin, expect_complete, names, publish
+from outputs import make_embedded, random_embeddings
 
-from vswin_extract import locks
+from vswin_extract import locks, system
 from vswin_extract.errors import OutputError
 from vswin_extract.journal.directory import DEAD_AFTER, begin_job, claim, finish_interrupted_cleanup
 from vswin_extract.journal.journal import join_journal, open_journal
 from vswin_extract.journal.merge import merge
 from vswin_extract.journal.writer import open_writer
+from vswin_extract.store import layouts
 from vswin_extract.store.features import open_features
 
 HERE = os.uname().nodename
@@ -35,8 +37,11 @@ from vswin_extract.errors import OutputError
 from vswin_extract.journal.journal import join_journal
 from vswin_extract.journal.writer import open_writer
 import journals
-how, output, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-opened = journals.begin(output) if how == "alone" else join_journal(output, journals.SETTINGS, journals.ARRAYS, {{}})
+how, output, count, *storage = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *map(Path, sys.argv[4:])
+opened = (
+    journals.begin(output, 10_000, *storage) if how == "alone"
+    else join_journal(output, journals.SETTINGS, journals.ARRAYS, {{}}, *storage)
+)
 try:
     with opened as journal, open_writer(journal.root, journals.ARRAYS) as writer:
         print("ready", flush=True)
@@ -56,10 +61,13 @@ except OutputError as error:
 class Other:
     """Another process that has the journal of an output, alone or as a task. It does what it is told."""
 
-    def __init__(self, how: str, output: Path, count: int = 0, host: str = HERE) -> None:
+    def __init__(
+        self, how: str, output: Path, count: int = 0, host: str = HERE, storage: Path | None = None, within: str = ""
+    ) -> None:
         code = HOLDER.format(root=str(ROOT), tests=str(ROOT / "tests"), host=host)
+        words = [*within.split(), sys.executable, "-c", code, how, str(output), str(count)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, how, str(output), str(count)],
+            [*words, *([str(storage)] if storage else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._answer() == "ready\n"
@@ -78,8 +86,10 @@ class Other:
 
 
 @contextmanager
-def other(how: str, output: Path, count: int = 0, host: str = HERE) -> Iterator[Other]:
-    found = Other(how, output, count, host)
+def other(
+    how: str, output: Path, count: int = 0, host: str = HERE, storage: Path | None = None, within: str = ""
+) -> Iterator[Other]:
+    found = Other(how, output, count, host, storage, within)
     try:
         yield found
     finally:
@@ -88,8 +98,9 @@ def other(how: str, output: Path, count: int = 0, host: str = HERE) -> Iterator[
 
 
 def age(root: Path, seconds: float = DEAD_AFTER + 100) -> None:
-    """Make all locks of a journal as old as if their machine had slept for so long."""
-    for lock in [root / "lock", *root.glob("shard-*/lock")]:
+    """Make all locks of a journal and its output as old as if their machine had slept for so long."""
+    beside = root.with_name(f".{root.stem}.lock")
+    for lock in [beside, root / "lock", *root.glob("shard-*/lock")]:
         if lock.exists():
             os.utime(lock, (time.time() - seconds, time.time() - seconds))
 
@@ -179,7 +190,7 @@ def test_the_empty_directory_of_a_living_writer_stays(tmp_path: Path) -> None:
 
 def test_an_interrupted_cleanup_waits_for_tasks(tmp_path: Path) -> None:
     output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
-    with begin(output) as journal:
+    with begin(output, 1) as journal:
         add(journal.writer(), 0)
         shutil.copytree(root, tmp_path / "kept", ignore=shutil.ignore_patterns("lock"))
         publish(journal, 1)
@@ -242,6 +253,228 @@ def test_a_lock_of_another_process_is_neither_touched_nor_removed(tmp_path: Path
         with pytest.raises(OutputError, match="process 1 on elsewhere"):
             ours.check()
     assert (lock.read_text(), lock.stat().st_mtime) == (theirs, 1)
+
+
+@pytest.fixture
+def storages(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / name for name in ("one", "two")]
+    for storage in found:
+        storage.mkdir()
+    return found
+
+
+@pytest.mark.parametrize("beside", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_two_runs_on_one_output_share_a_lock_wherever_their_journals_are(
+    tmp_path: Path, storages: list[Path], beside: bool
+) -> None:
+    output = tmp_path / "out.h5"
+    with other("alone", output, 3, storage=storages[0]) as first:
+        storage = None if beside else storages[1]
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=f"process {first.process.pid} on {HERE}"):
+                begin(output, storage=storage, overwrite=overwrite)
+        with pytest.raises(OutputError, match=f"process {first.process.pid} on {HERE}"):
+            merge(output, [make_embedded(tmp_path / "a.h5", random_embeddings(0, 1))])
+        assert os.listdir(storages[1]) == []
+        assert not (tmp_path / "out.h5.parts").exists()
+        assert merge(tmp_path / "other.h5", [tmp_path / "a.h5"]).videos == 1
+        assert [first.tell(number) for number in range(3)] == ["done"] * 3
+        assert first.tell("publish") == "done"
+        first.process.wait()
+    expect_complete(output, 3)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.h5", "a.h5", "other.h5", "one", "two"}
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_leaves_an_output_to_the_next(tmp_path: Path, storages: list[Path]) -> None:
+    output = tmp_path / "out.h5"
+    with other("alone", output, storage=storages[0]) as first:
+        first.tell(0)
+    assert (tmp_path / ".out.h5.lock").exists()
+    with begin(output, storage=storages[1]) as journal:
+        add(journal.writer(), 0)
+        publish(journal, 1)
+    expect_complete(output, 1)
+    assert sorted(os.listdir(tmp_path)) == ["one", "out.h5", "two"]
+
+
+@pytest.mark.slow
+def test_tasks_and_their_merge_need_no_lock_of_the_output(tmp_path: Path, storages: list[Path]) -> None:
+    """A task that runs beside another run of the output is not refused: it does not make the output."""
+    output = tmp_path / "out.h5"
+    with begin(output), other("task", output, storage=storages[0]) as task:
+        assert task.tell(0) == "done"
+        assert task.tell("end") == "done"
+    assert merge(output, [storages[0] / "out.h5.parts"], allow_missing=True).videos == 1
+
+
+def test_a_journal_in_which_a_run_is_going_on_is_not_merged(tmp_path: Path, storages: list[Path]) -> None:
+    output, root = tmp_path / "out.h5", storages[0] / "out.h5.parts"
+    with other("alone", output, 1, storage=storages[0]) as run:
+        assert run.tell(0) == "done"
+        for name in ("out.h5", "all.h5"):
+            with pytest.raises(OutputError, match=f"process {run.process.pid} on {HERE}"):
+                merge(tmp_path / name, [root], allow_missing=True)
+        assert run.tell("end") == "done"
+        run.process.wait()
+    assert merge(tmp_path / "all.h5", [root], allow_missing=True).videos == 1
+    assert not (root / "lock").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_that_appears_or_changes_during_a_run_is_not_replaced(tmp_path: Path, overwrite: bool) -> None:
+    output = tmp_path / "out.h5"
+    if overwrite:
+        make_embedded(output, random_embeddings(1, 2))
+    with begin(output, 3, overwrite=overwrite) as journal:
+        for number in range(3):
+            add(journal.writer(), number)
+        theirs = make_embedded(output, random_embeddings(2, 2)).read_bytes()
+        with pytest.raises(OutputError, match=str(output)):
+            publish(journal, 3)
+    assert output.read_bytes() == theirs
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.h5.parts"]
+    with begin(output, 3, overwrite=True) as journal:  # what is finished is kept
+        publish(journal, 3)
+    expect_complete(output, 3)
+
+
+@pytest.mark.slow
+def test_an_output_that_is_gone_when_it_should_be_replaced(tmp_path: Path) -> None:
+    output = make_embedded(tmp_path / "out.h5", random_embeddings(1, 2))
+    with begin(output, 1, overwrite=True) as journal:
+        add(journal.writer(), 0)
+        output.unlink()
+        publish(journal, 1)
+    expect_complete(output, 1)
+
+
+@pytest.mark.parametrize("layout", ["single", pytest.param("linked", marks=pytest.mark.slow)])
+def test_an_output_that_appears_during_a_merge_is_not_replaced(tmp_path: Path, layout: str) -> None:
+    output = tmp_path / "out.h5"
+    parts = [make_embedded(tmp_path / "a.h5", random_embeddings(0, 2))]
+    theirs = make_embedded(tmp_path / "theirs.h5", random_embeddings(2, 2)).read_bytes()
+    name = "write_output" if layout == "single" else "_write_index"
+    write = getattr(layouts, name)
+
+    def write_late(*arguments: object) -> None:
+        write(*arguments)
+        output.write_bytes(theirs)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(layouts, name, write_late)
+        with pytest.raises(OutputError, match=str(output)):
+            merge(output, parts, layout=layout)  # type: ignore[arg-type]
+    assert output.read_bytes() == theirs
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "out.h5", "theirs.h5"]
+
+
+@pytest.mark.slow
+def test_an_output_with_a_long_name_has_a_lock(tmp_path: Path) -> None:
+    output = tmp_path / f"{'x' * 240}.h5"
+    with begin(output, 1) as journal:
+        assert len(list(tmp_path.glob(".*.lock"))) == 1
+        with pytest.raises(OutputError, match="process"):
+            begin(output, storage=tmp_path)
+        add(journal.writer(), 0)
+        publish(journal, 1)
+    expect_complete(output, 1)
+
+
+def test_what_was_merged_of_a_part_of_a_run_is_not_taken_for_all_of_it(tmp_path: Path, storages: list[Path]) -> None:
+    output, root = tmp_path / "out.h5", storages[0] / "out.h5.parts"
+    with begin(output, 2, storages[0]) as journal:
+        add(journal.writer(), 0)
+    merge(output, [root], allow_missing=True)
+    assert finish_interrupted_cleanup(output, root) is None
+    with pytest.raises(OutputError, match="--overwrite"):
+        begin(output, 2, storages[0])
+    with begin(output, 2, storages[0], overwrite=True) as journal:
+        add(journal.writer(), 1)
+        publish(journal, 2)
+    expect_complete(output, 2)
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_read_only_loses_nothing(small_disk: Path) -> None:
+    """As a disk does after an error of its file system."""
+    output, root = small_disk / "out.h5", small_disk / "out.h5.parts"
+    with other("alone", output) as run:
+        assert run.tell(0) == "done"
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        assert "Read-only file system" in run.tell(1)
+        run.process.wait()
+    with pytest.raises(OutputError, match=str(small_disk)):
+        begin(output)
+    assert merge(small_disk.parent / "all.h5", [root], allow_missing=True).videos == 1
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    with begin(output) as journal:
+        assert list(journal.entries) == names(1)
+        add(journal.writer(), 1)
+        publish(journal, 2)
+    expect_complete(output, 2)
+    assert os.listdir(small_disk) == ["out.h5"]
+
+
+NAMESPACE = "unshare --pid --fork --mount-proc --kill-child"
+
+
+def test_a_process_of_this_host_name_in_another_namespace_counts_as_one_of_another_host(tmp_path: Path) -> None:
+    """As in a container of the same name: its process ids mean nothing here, and ours nothing there."""
+    if subprocess.run([*NAMESPACE.split(), "true"], capture_output=True).returncode:
+        pytest.skip("a namespace of process ids cannot be made here")
+    output = tmp_path / "out.h5"
+    with other("alone", output, 1, within=NAMESPACE) as inside:
+        with pytest.raises(OutputError, match=f"process 1 on {HERE}"):
+            begin(output)
+        assert inside.tell(0) == "done"
+        age(tmp_path / "out.h5.parts")
+        with begin(output) as journal:
+            assert sorted(journal.entries) == names(1)
+            assert f"process {os.getpid()} on {HERE}" in inside.tell("publish")
+            publish(journal, 1)
+    expect_complete(output, 1)
+
+
+def test_a_lock_of_a_machine_of_this_name_that_was_started_again(tmp_path: Path) -> None:
+    """It may as well be of another machine of this name: it counts as long as it is touched. But nothing has touched it
+    since this machine was started if it is of an earlier start."""
+    lock = tmp_path / "lock"
+    up, space = system.uptime(), system.process_space()
+    if up is None or not all(space):
+        pytest.skip("this system does not tell when it was started")
+    theirs = {"host": HERE, "pid": os.getpid(), "started": system.started(os.getpid()), "role": ""}
+    for written, idle, counts in (
+        ([*space], 10**6, True),  # this process itself
+        (["another boot", space[1]], 1, True),
+        (["another boot", space[1]], min(DEAD_AFTER, max(up, locks.REBOOT)) + 5, False),
+        (["another boot", space[1]], DEAD_AFTER + 5, False),
+        ([space[0], "another namespace"], DEAD_AFTER - 5, True),
+        ([space[0], "another namespace"], DEAD_AFTER + 5, False),
+        (None, 10**6, True),  # of an earlier version
+    ):
+        lock.write_text(json.dumps({**theirs, **({"space": written} if written else {})}))
+        os.utime(lock, (time.time() - idle, time.time() - idle))
+        assert (locks.holder(lock, DEAD_AFTER) is not None) == counts, (written, idle)
+        assert lock.exists() == counts
+
+
+def test_a_lock_of_wrong_types_is_damaged(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    wrongs: list[tuple[str, object]] = [
+        *(("pid", wrong) for wrong in ("1", -1, 0, 1 << 40, True, None)),
+        *(("space", wrong) for wrong in (5, ["a"], [1, 2])),
+        ("host", 5),
+        ("role", []),
+        ("started", 5),
+    ]
+    for name, wrong in wrongs:
+        lock.write_text(json.dumps({"host": HERE, "pid": os.getpid(), "started": "?", name: wrong}))
+        assert locks.named_holder(lock) is None
+        assert locks.holder(lock, DEAD_AFTER) is None
+        assert not lock.exists()
+    os.mkfifo(lock)
+    assert locks.acquire(lock, DEAD_AFTER) is None
 
 
 SLEEPER = """
@@ -315,3 +548,84 @@ def test_a_command_beside_a_shard_is_refused_and_the_shard_ends_well(
     shard.communicate()
     assert shard.returncode == 0
     assert run("vswin-extract", videos, out, *options).returncode == 0
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_merge_that_was_killed_while_it_removed_its_journal_is_finished(overwrite: bool, tmp_path: Path) -> None:
+    """By kill -9 at each removal of a file. The output is never replaced by one of what is left of the journal."""
+    output, count = tmp_path / "out.h5", 5
+    root = output.with_name("out.h5.parts")
+    for removals in range(30):
+        with open_journal(output, SETTINGS, ARRAYS, False, names(count), {"attributes": ATTRIBUTES}) as journal:
+            for number in range(count):
+                add(journal.writer(), number)
+        if not (child := os.fork()):
+            kill_at_removal(removals, output, root)
+            merge(output, overwrite=overwrite)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not status:
+            break
+        merged = merge(output, overwrite=overwrite)
+        assert (merged.videos + merged.failed, root.exists()) == (count, False), removals
+        expect_complete(output, count)
+        output.unlink()
+    assert removals > 4
+
+
+def kill_at_removal(removals: int, output: Path, root: Path) -> None:
+    """Make this process kill itself instead of removing a file of the journal, after so many that it removed once the
+    output was there."""
+    left, unlink = removals, Path.unlink
+
+    def remove(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if output.exists() and path.is_relative_to(root):
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+        unlink(path, missing_ok)
+
+    def remove_tree(path: Path) -> None:
+        for each in sorted(path.iterdir()):
+            remove(each)
+        path.rmdir()
+
+    Path.unlink = remove  # type: ignore[method-assign, assignment]
+    shutil.rmtree = remove_tree  # type: ignore[assignment]
+
+
+def test_a_command_with_overwrite_looks_at_the_videos_again(run: Run, small_weights: Path, tmp_path: Path) -> None:
+    """Also where a merge has left the journal that it read in --storage, and made the output of it."""
+    (tmp_path / "v").mkdir()
+    (tmp_path / "st").mkdir()
+    for name in ("a", "b"):
+        numbered.write(tmp_path / "v" / f"{name}.mp4", 20)
+    out = tmp_path / "o.h5"
+    command = ["vswin-extract", tmp_path / "v", out, "--weights", small_weights, "--storage", tmp_path / "st"]
+    assert run(*command, "--shard", "0/1").returncode == 0
+    assert run("vswin", "merge", "-o", out, tmp_path / "st" / "o.h5.parts").returncode == 0
+    numbered.write(tmp_path / "v" / "a.mp4", 30)
+    numbered.write(tmp_path / "v" / "c.mp4", 20)
+    assert run(*command, "--overwrite").returncode == 0
+    assert run("vswin", "check", out, "--against", tmp_path / "v").returncode == 0
+    with open_features(out) as features:
+        assert list(features) == ["a.mp4", "b.mp4", "c.mp4"]
+        assert features["a.mp4"].info["frames"] == 30
+
+
+def test_a_merge_changes_nothing_in_a_journal_that_it_only_reads(tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with open_journal(output, SETTINGS, ARRAYS, False, names(3), {"attributes": ATTRIBUTES}) as journal:
+        for number in range(3):
+            add(journal.writer(), number)
+    (rows, *_) = output.with_name("out.h5.parts").glob("shard-*/*.rows")
+    content = bytearray(rows.read_bytes())
+    content[100] ^= 1
+    rows.write_bytes(content)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    notes: list[str] = []
+    with pytest.raises(OutputError, match="not complete"):
+        merge(tmp_path / "other.h5", [output.with_name("out.h5.parts")], on_note=notes.append)
+    assert "not taken" in notes[0]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -287,3 +287,19 @@ def test_errors_of_videos_are_read_in_order(tmp_path: Path) -> None:
         isinstance(read, VideoError) == (flight.video.id == "bad-1" and k == 4)
         for k, (flight, read) in enumerate(found)
     )
+
+
+def test_a_batch_for_which_the_processor_has_no_memory_is_halved() -> None:
+    sizes: list[int] = []
+
+    def forward(pixels: torch.Tensor) -> Features:
+        if len(pixels) > 2:
+            torch.empty(1 << 50)  # PyTorch's allocator raises a RuntimeError
+        sizes.append(len(pixels))
+        return Features(pixels.float().mean((1, 2, 3)), {}, None)
+
+    frame = np.zeros((4, 4, 3), np.uint8)
+    computer = Computer(forward, CpuDevice(1), 8)
+    parts = computer.submit([DecodedClip(number, [[frame] * 2], (0, 1), (0.0, 1.0), 2) for number in range(8)]).result()
+    computer.close()
+    assert (sizes, len(parts), computer.batch_size) == ([2, 2, 2, 2], 4, 2)

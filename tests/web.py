@@ -109,7 +109,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if fault == "short" and not head:
             content = content[:-10]
-        announced = 1 << 50 if fault == "enormous" else len(content)
+        announced = 1 << 50 if fault in ("enormous", "endless") else len(content)
         self.send_header("Content-Length", str(announced))
         self.end_headers()
         if not head:
@@ -127,6 +127,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for at in range(0, len(content), 300):
                 self.wfile.write(content[at : at + 300])
                 time.sleep(0.4)
+        elif fault == "trickle":
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                if self.web.over.wait(0.3):
+                    break
+        elif fault == "one byte":
+            self.wfile.write(content[:1])
+            self.close_connection = True
+        elif fault == "endless":  # until the client has enough
+            with suppress(OSError):
+                while not self.web.over.is_set():
+                    self.wfile.write(content)
+            self.close_connection = True
         else:
             self.wfile.write(content)
 

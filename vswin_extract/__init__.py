@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vswin_extract.backbone import Backbone, Features, load_model
     from vswin_extract.errors import VswinError
+    from vswin_extract.loading.dataset import FeatureDataset, collate
     from vswin_extract.run.api import extract
-    from vswin_extract.store.dataset import FeatureDataset, collate
     from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
 
 _HOMES = {
     "Backbone": "backbone",
     "Features": "backbone",
     "load_model": "backbone",
-    "FeatureDataset": "store.dataset",
-    "collate": "store.dataset",
+    "FeatureDataset": "loading.dataset",
+    "collate": "loading.dataset",
     "extract": "run.api",
     "VswinError": "errors",
     "FeatureFile": "store.features",

@@ -1,22 +1,25 @@
 """Weights, normalisation and network in one callable: uint8 clips in, features out."""
 
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vswin_extract.errors import DeviceError, UsageError, first_line
+from vswin_extract.errors import DeviceError, UsageError, WeightsError, first_line
+from vswin_extract.formatting import name_some
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.inference import inference_network
 from vswin_extract.network.pooling import Pool, pool_map
-from vswin_extract.system import home_directory
+from vswin_extract.system import give_back_freed_memory, home_directory
 from vswin_extract.video.fetch import cache_directory
 from vswin_extract.weights.cache import COMPILED, writable_cache
 from vswin_extract.weights.checkpoints import Checkpoint
-from vswin_extract.weights.fit import build_network
+from vswin_extract.weights.fit import build_network, not_finite
 from vswin_extract.weights.load import load_checkpoint
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED
@@ -44,8 +47,8 @@ class Backbone:
     """A pretrained Video Swin on a device, with the mean and standard deviation of its pixels: it takes uint8 RGB.
 
     `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `sha256` is that of their file; of
-    averaged weights beside usual ones it ends in `+` and their place in the file. `load_model` makes it. On a CPU, any
-    number of threads may call it at once.
+    averaged weights beside usual ones it ends in `+` and their place in the file. `file`: that file as it was read;
+    None for drawn weights. `load_model` makes it. On a CPU, any number of threads may call it at once.
     """
 
     def __init__(self, name: str, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
@@ -57,6 +60,7 @@ class Backbone:
         self.classes = checkpoint.classes
         self.source = checkpoint.source
         self.license = checkpoint.license
+        self.file = checkpoint.file
         self.precision = precision
         if device.type == "cuda" and "TRITON_HOME" not in os.environ and not _can_write_home():
             name_compiler_cache("TRITON_CACHE_DIR")  # which is below the home directory by default
@@ -150,15 +154,29 @@ class Backbone:
 
 def name_compiler_cache(variable: str) -> None:
     """Set TORCHINDUCTOR_CACHE_DIR or TRITON_CACHE_DIR, where PyTorch and Triton keep what they compile, unless it is
-    set: to a directory in the weights cache, or, if no cache can be written, in the one for temporary files. Raises
-    DeviceError."""
+    set: to a directory in the weights cache. If that cannot be written, or if other users can write there, it is one
+    of this user alone, in the directory for temporary files: what is found there is executed. Raises DeviceError."""
     if variable in os.environ:
         return
     try:
-        directory = writable_cache() or cache_directory(None)
+        shared = writable_cache()
+        directory = shared if shared and _is_written_by_us_alone(shared) else cache_directory(None)
     except UsageError as error:
         raise DeviceError(f"there is no directory for what is compiled; set {variable} to one of your own") from error
     os.environ[variable] = str(directory / COMPILED)
+
+
+def _is_written_by_us_alone(directory: Path) -> bool:
+    """Make a directory if it is missing. Return False where other users may write to it."""
+    try:
+        directory.mkdir(0o755, parents=True, exist_ok=True)
+        compiled = directory / COMPILED
+        found = [path.lstat() for path in (directory.resolve(), compiled) if os.path.lexists(path)]
+    except OSError:
+        return False
+    return all(
+        stat.S_ISDIR(each.st_mode) and each.st_uid == os.geteuid() and not each.st_mode & 0o022 for each in found
+    )
 
 
 def _can_write_home() -> bool:
@@ -197,7 +215,21 @@ def load_model(
     where = find_device(device)
     how = find_precision(precision, where)
     name, checkpoint = load_checkpoint(os.fspath(weights), variant, ema)
-    return Backbone(name, checkpoint, where, how)
+    if how == "fp16" and (too_large := not_finite(_matrices_in_half(checkpoint))):
+        raise WeightsError(
+            f"{name_some(too_large)} of {name} have values that fp16 cannot hold; use --precision fp32, or bf16"
+        )
+    backbone = Backbone(name, checkpoint, where, how)
+    del checkpoint  # a device has copies of most tensors
+    give_back_freed_memory()
+    return backbone
+
+
+def _matrices_in_half(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the parameters that a network in fp16 computes with in fp16, in this type."""
+    exact = ("patch_embed.", "head.")
+    names = [name for name in checkpoint.state if "norm" not in name and not name.startswith(exact)]
+    return {name: checkpoint.state[name].half() for name in names}
 
 
 def find_devices(name: str) -> list[str]:

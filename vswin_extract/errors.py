@@ -18,6 +18,7 @@ VswinError                 the command line prints it as one line and ends with 
     └── WorkerDied         the worker that extracted it died several times
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -107,6 +108,29 @@ VIDEO_ERRORS = {
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",  # of the system, and of PyTorch's allocator: can't, cannot
+    "not enough memory",
+    "memory allocation failed",
+    "bad_alloc",
+    "could not create a primitive",  # oneDNN says no more
+    "could not create a memory",
+    "failed to map segment",  # of a library that is loaded
+    "can't start new thread",  # which needs 8 MB of address space
+)
+"""Words of errors that come when there is no memory left, or no address space."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if an error says that memory is short. PyTorch, oneDNN and the loader of libraries each have their own."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, VswinError):
+        return False
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 @contextmanager

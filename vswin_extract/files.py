@@ -1,11 +1,14 @@
-"""Files on a disk: their hash, and atomic writes, after which a file is there as a whole or not at all."""
+"""Files on a disk: their hash, atomic writes, after which a file is there as a whole or not at all, and whether a file
+that a user names may be written."""
 
 import hashlib
 import json
 import os
+import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield unfinished
             publish(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        if os.path.lexists(unfinished):  # a disk without writing refuses to remove also what is not there
+            unfinished.unlink()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -62,6 +66,94 @@ def require_parent(path: Path, error: type[VswinError] = UsageError) -> None:
     """Raise `error` unless the directory that `path` is to be written into is there."""
     if not path.absolute().parent.is_dir():
         raise error(f"no directory {path.absolute().parent} to write {path.name} into")
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What a command writes. `name`: in words, as "a page of vswin-extract". `marks`: each file of the kind has one of
+    these near its beginning or its end; a file without one belongs to somebody else."""
+
+    name: str
+    marks: tuple[bytes, ...]
+    within: int = 4096
+
+    def has(self, path: Path) -> bool:
+        """True if a file is of this kind, or empty, as mktemp makes it. Raises OSError."""
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            content = file.read(self.within)
+            file.seek(max(0, size - self.within))
+            content += b"\n" + file.read(self.within)
+        return not size or any(mark in content for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that a user names to be written. If it is there, it is replaced if it is of the same kind, or with
+    `overwrite`, but never if it is one of the files that the command `reads`. `advice`: what else to do about a file of
+    another kind."""
+
+    given: Path
+    kind: FileKind
+    reads: Callable[[], Iterable[str | os.PathLike[str]]] = tuple
+    overwrite: bool = False
+    advice: str = "name another file, or add --overwrite to replace it"
+    compared: set[tuple[int, int]] = field(default_factory=set, init=False, compare=False)
+    """The device and inode of each file that was there and is none of those that the command reads."""
+
+    def check(self) -> Path:
+        """Return the file to write: of a link, its target. Raises UsageError if it must not be written, OSError."""
+        path = self.check_replaced()
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write into {path.parent}; name a file in another directory")
+        return path
+
+    def check_replaced(self) -> Path:
+        """Return the same path, and check only the file that is there, so that it can be read where nothing may be
+        written. Raises UsageError if it must not be replaced, OSError."""
+        path = Path(os.path.realpath(self.given))
+        try:
+            there = os.stat(self.given)  # also of /dev/stdout, whose real path may name no file
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.islink(self.given):
+                raise UsageError(f"{self.given} is a link to {path}, which is not there; name {path} itself") from None
+            require_parent(self.given)
+        else:
+            self._expect_replaceable(path, there)
+        return path
+
+    def _expect_replaceable(self, path: Path, there: os.stat_result) -> None:
+        if stat.S_ISDIR(there.st_mode):
+            raise UsageError(f"{self.given} is a directory; name the file to write")
+        if not stat.S_ISREG(there.st_mode):
+            raise UsageError(f"{self.given} is a device or a pipe; name the file to write")
+        if (there.st_dev, there.st_ino) not in self.compared:
+            for read in self.reads():
+                if is_same_file(there, read):
+                    raise UsageError(f"{self.given} is read by this command, as {os.fspath(read)}; name another file")
+            self.compared.add((there.st_dev, there.st_ino))
+        if not self.overwrite and not self.kind.has(path):
+            raise UsageError(f"{self.given} exists and is not {self.kind.name}; {self.advice}")
+
+    @contextmanager
+    def write(self) -> Iterator[Path]:
+        """Check, and give a new name to write to, as `atomic_write` does. Another program may have made the file
+        meanwhile, so it is checked again before it is replaced. The new file has the old one's permissions. Raises
+        UsageError, OSError."""
+        path = self.check()
+        with atomic_write(path) as unfinished:
+            yield unfinished
+            if self.check() == path and path.exists():
+                unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
+
+
+def is_same_file(state: os.stat_result, path: str | os.PathLike[str]) -> bool:
+    """True if a path leads to the file with this state, by whichever links and spelling."""
+    try:
+        return os.path.samestat(state, os.stat(path))
+    except (OSError, ValueError):  # nothing is there; ValueError: a name with a null character
+        return False
 
 
 def sync(path: Path) -> None:

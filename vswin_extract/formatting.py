@@ -44,5 +44,11 @@ def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: 
         if isinstance(before, dict) and isinstance(after, dict):
             found.append(describe_difference(before, after, f"{prefix}{key}."))
         else:
-            found.append(f"{prefix}{key} was {before}, is {after}")
+            found.append(f"{prefix}{key} was {shorten(before)}, is {shorten(after)}")
     return "; ".join(found)
+
+
+def shorten(value: object, most: int = 200) -> str:
+    """Return a value as text of at most so many characters: what a file says of itself may be very long."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"

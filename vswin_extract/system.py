@@ -125,6 +125,32 @@ def limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
+def memory_limits() -> dict[str, int]:
+    """Return the bytes that this process may have, by the option of ulimit that limits them; {} without limits."""
+    limits = {}
+    with contextlib.suppress(ImportError, AttributeError):
+        import resource
+
+        for option, kind in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)):
+            if (soft := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+                limits[f"ulimit {option}"] = soft
+    return limits
+
+
+def require_address_space(needed: int, what: str) -> None:
+    """Raise MemoryError if `ulimit -v` leaves this process fewer bytes than `what` needs. Native libraries would end
+    the process, or report something else."""
+    limit = memory_limits().get("ulimit -v")
+    if limit is None:
+        return
+    used = 0
+    with contextlib.suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    if limit - used < needed:
+        left = max(0, limit - used) >> 20
+        raise MemoryError(f"{what} needs {needed >> 20} MB of address space, of which {left} MB are left")
+
+
 def open_files() -> tuple[int | None, int | None]:
     """Return how many files this process may open, and how many it may allow itself. None: any number, or unknown."""
     try:
@@ -160,6 +186,13 @@ def keep_freed_memory() -> None:
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
 
 
+def give_back_freed_memory() -> None:
+    """Have glibc give freed memory back to the system, also between pieces that are still used. Other C libraries are
+    left as they are."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def started(pid: int) -> str | None:
     """Return when a process of this host began, or None if there is none. It tells two processes with one pid apart.
     UNKNOWN if the process is there, and the system does not tell."""
@@ -176,6 +209,25 @@ def is_alive(pid: int, begun: object) -> bool:
     when a process began, any process with this pid counts."""
     now = started(pid)
     return now is not None and (now == begun or UNKNOWN in (now, begun))
+
+
+def process_space() -> tuple[str, str]:
+    """Return the boot of this machine's kernel, and the namespace of process ids that this process is in: containers on
+    one machine may each have their own. Each is "" where the system does not tell, or has no such thing."""
+    boot = space = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        space = str(os.stat("/proc/self/ns/pid").st_ino)
+    return boot, space
+
+
+def uptime() -> float | None:
+    """Return for how many seconds this machine's kernel has been running; None if the system does not tell."""
+    try:
+        return float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _exists(pid: int) -> bool:

@@ -1,7 +1,6 @@
 """Checks of an output: its structure, its values, its checksums, and the videos that it was made from."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,20 +8,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vswin_extract.errors import UsageError
+from vswin_extract.checks.views import check_index, check_views
+from vswin_extract.errors import UsageError, first_line
 from vswin_extract.journal.directory import journal_directory, read_job, read_list
 from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
 from vswin_extract.journal.parts import SUFFIX, Entry
-from vswin_extract.store.features import FeatureFile, feature_names, open_features
-from vswin_extract.store.schema import (
-    ADDED_TEXTS,
-    CLIP_COLUMNS,
-    GROUPED,
-    VIDEO_NUMBERS,
-    VIDEO_TEXTS,
-    VIEWED,
-    block_rows,
-)
+from vswin_extract.journal.stored import arrays_of
+from vswin_extract.store.attributes import stored_value
+from vswin_extract.store.features import FeatureFile, open_features
+from vswin_extract.store.hdf5 import READ_ERRORS, Problem, UnsoundOutput
+from vswin_extract.store.schema import CLIP_COLUMNS, Arrays, block_rows
+from vswin_extract.store.shards import shard_files, shards_directory, spare_shards
 from vswin_extract.video.remote import Address, same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
 
@@ -31,17 +27,10 @@ Fingerprints = dict[str, tuple[int, float, str] | None]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Something wrong, and where: in a dataset, a video, or a file of the journal."""
-
-    where: str
-    what: str
-
-
-@dataclass(frozen=True)
 class OutputCheck:
     """How much was checked, and what is wrong with it. `finished`: False for the journal of a run. `mergeable`: the
-    journal, if every video of the run is finished, else None; `output`: the file to make of it."""
+    journal, if every video of the run is finished, else None; `output`: the file to make of it. `notes`: what is not
+    wrong, but good to know. `readable`: False if the structure of an output is wrong, so that nothing was counted."""
 
     videos: int
     clips: int
@@ -50,18 +39,24 @@ class OutputCheck:
     problems: tuple[Problem, ...]
     mergeable: Path | None = None
     output: Path | None = None
+    notes: tuple[str, ...] = ()
+    readable: bool = True
 
 
-def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
+def verify_output(output: Path, against: Sequence[Video] = (), *, follow: bool = False) -> OutputCheck:
     """Check a finished output, or the journal of an unfinished run. With `against`, also check that it has these
-    videos, as they are now, and no others. Raises UsageError if there is neither an output nor a journal."""
+    videos, as they are now, and no others. `follow`: as in `open_features`. Raises UsageError if there is neither an
+    output nor a journal."""
     directory = output if output.suffix == ".parts" and output.is_dir() else journal_directory(output)
     if output.is_file():
-        return _verify_finished(output, directory, against)
+        return _verify_finished(output, directory, against, follow)
     begun = read_job(directory)
     if begun is None:
-        raise UsageError(f"there is neither {output} nor an unfinished run in {directory}")
-    found = _verify_journal(directory, against)
+        lost = bool(shard_files(output))
+        again = f"; to make an index of {shards_directory(output)} again, merge its files with --link" if lost else ""
+        raise UsageError(f"there is neither {output} nor an unfinished run in {directory}{again}")
+    arrays = None if begun["arrays"] is None else arrays_of(begun["arrays"])
+    found = _verify_journal(directory, arrays, against)
     if output == directory:
         begun_for = Path(begun["output"] or "")
         own = journal_directory(begun_for).resolve() == directory.resolve()
@@ -70,24 +65,28 @@ def verify_output(output: Path, against: Sequence[Video] = ()) -> OutputCheck:
     return replace(found, output=output)
 
 
-def _verify_finished(output: Path, directory: Path, against: Sequence[Video]) -> OutputCheck:
-    with open_features(output) as features:
-        problems = [*check_structure(features.file)]
-        if not problems:  # values of a file with a wrong structure cannot be read
-            problems += check_links(features) if features.linked else check_values(features.file)
-            problems += check_views(features.file)
-        files = {**_fingerprints(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
-        counts = len(features), features.clips, len(features.failures)
+def _verify_finished(output: Path, directory: Path, against: Sequence[Video], follow: bool) -> OutputCheck:
+    try:
+        with open_features(output, follow=follow) as features:
+            problems = [*check_completeness(features)]
+            if not problems:
+                problems += check_links(features) if features.linked else check_values(features)
+                problems += check_views(features) if not features.linked else ()
+            files = {**_fingerprints(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
+            counts = len(features), features.clips, len(features.failures)
+    except UnsoundOutput as error:  # nothing more of it can be read
+        return OutputCheck(0, 0, 0, True, tuple(error.problems), readable=False)
     if directory.is_dir():
         problems.append(Problem(directory.name, "is the journal of a run that was not ended, beside a finished output"))
-    return OutputCheck(*counts, True, (*problems, *_compare(files, against)))
+    notes = tuple(spare_shards(output))
+    return OutputCheck(*counts, True, (*problems, *_compare(files, against)), notes=notes)
 
 
-def _verify_journal(directory: Path, against: Sequence[Video]) -> OutputCheck:
+def _verify_journal(directory: Path, arrays: Arrays | None, against: Sequence[Video]) -> OutputCheck:
     problems: list[Problem] = []
     entries: dict[str, list[Entry]] = {}
     for path in entry_files(directory):
-        records, problem = read_entry_file(path)
+        records, problem = read_entry_file(path, arrays)
         if problem:
             problems.append(Problem(path.with_suffix(SUFFIX).name, problem))
             continue
@@ -106,46 +105,34 @@ def _verify_journal(directory: Path, against: Sequence[Video]) -> OutputCheck:
     return OutputCheck(len(files) - failures, clips, failures, False, tuple(problems), mergeable)
 
 
-def check_structure(file: h5py.File) -> Iterator[Problem]:
-    """Yield what is missing or of another length, and gaps between the rows of one video and the next."""
-    if not file.attrs.get("complete", False):
+def check_completeness(features: FeatureFile) -> Iterator[Problem]:
+    """Yield what a finished output has, though it can be read without: attributes, groups, names of all classes."""
+    file = features.file
+    if not stored_value(file, "complete"):
         yield Problem("/", "is not marked complete")
     for name in ("model", "weights_sha256", "sampling", "preprocessing", "precision", "decoder"):
-        if name not in file.attrs:
+        if stored_value(file, name) is None:
             yield Problem("/", f"lacks the attribute {name}")
-    for name in ("clips", "videos_table", "videos", "failures"):
-        if name not in file:
-            yield Problem(f"/{name}", "is missing")
-            return
-    for name in CLIP_COLUMNS:
-        if name not in file["clips"]:
-            yield Problem(f"/clips/{name}", "is missing")
-            return
-    clips = len(file["clips/video"])
-    for name in [*feature_names(file), *(f"clips/{name}" for name in CLIP_COLUMNS)]:
-        if len(file[name]) != clips:
-            yield Problem(f"/{name}", f"has {len(file[name])} rows, but there are {clips} clips")
-    table = file["videos_table"]
-    for name in (*VIDEO_TEXTS, *VIDEO_NUMBERS, "first_clip", "clips", "start", "end"):
-        if name not in table and name not in ADDED_TEXTS:
-            yield Problem(f"/videos_table/{name}", "is missing")
-            return
-    for name, column in table.items():
-        if len(column) != len(table["id"]):
-            yield Problem(f"/videos_table/{name}", f"has {len(column)} rows, but there are {len(table['id'])} videos")
-            return
-    counts = table["clips"][:]
-    if (counts < 1).any():
-        yield Problem("/videos_table/clips", "has a video without clips")
-    if not np.array_equal(table["first_clip"][:], np.cumsum(counts) - counts) or counts.sum() != clips:
-        yield Problem("/videos_table", "does not divide the clips among the videos, one video after another")
-    elif not np.array_equal(file["clips/video"][:], np.repeat(np.arange(len(counts)), counts)):
+    if "videos" not in file:
+        yield Problem("/videos", "is missing")
+    counts = file["videos_table/clips"][:]
+    if not np.array_equal(file["clips/video"][:], np.repeat(np.arange(len(counts)), counts)):
         yield Problem("/clips/video", "gives clips to other videos than /videos_table does")
+    yield from check_classes(file)
 
 
-def check_values(file: h5py.File) -> Iterator[Problem]:
+def check_classes(file: h5py.File) -> Iterator[Problem]:
+    """Yield what is wrong with the names of classes: there must be one for each column of /logits."""
+    if "classes" in file and "logits" in file:
+        names, columns = len(file["classes"]), file["logits"].shape[1]
+        if names != columns:
+            yield Problem("/classes", f"has {names} names, but there are {columns} columns in /logits")
+
+
+def check_values(features: FeatureFile) -> Iterator[Problem]:
     """Yield wrong checksums, NaN, and times and frames that cannot be."""
-    for name in [*feature_names(file), *(f"clips/{name}" for name in CLIP_COLUMNS if name != "video")]:
+    file = features.file
+    for name in [*features.names, *(f"clips/{name}" for name in CLIP_COLUMNS if name != "video")]:
         dataset = file[name]
         digest, finite = hashlib.sha256(), True
         try:
@@ -154,14 +141,19 @@ def check_values(file: h5py.File) -> Iterator[Problem]:
                 rows = dataset[start : start + step]
                 digest.update(np.ascontiguousarray(rows).data)
                 finite = finite and bool(np.isfinite(rows).all())
-        except OSError as error:
-            yield Problem(f"/{name}", f"cannot be read: {error}")
-            continue
-        if dataset.attrs.get("sha256") != digest.hexdigest():
+            stored = stored_value(dataset, "sha256")
+        except READ_ERRORS as error:
+            yield Problem(f"/{name}", f"cannot be read: {first_line(error)}")
+            return
+        if stored != digest.hexdigest():
             yield Problem(f"/{name}", "has another sha256 than when it was written")
         if not finite:
             yield Problem(f"/{name}", "has NaN or infinite values")
-    clip_len = json.loads(file.attrs["sampling"])["clip_len"]
+    yield from _check_clips(features)
+
+
+def _check_clips(features: FeatureFile) -> Iterator[Problem]:
+    file, clip_len = features.file, features.info["sampling"].get("clip_len", 0)
     valid, videos = file["clips/valid"][:], file["clips/video"][:]
     if len(valid) and not (valid.min() >= 1 and valid.max() <= clip_len):
         yield Problem("/clips/valid", f"is not within 1 to {clip_len}")
@@ -176,38 +168,21 @@ def check_values(file: h5py.File) -> Iterator[Problem]:
 
 def check_links(index: FeatureFile) -> Iterator[Problem]:
     """Yield the problems of the files that an index links to, and files that are not the ones it was made from."""
-    runs, counts = index.file["linked/run"].asstr()[:], index.file["linked/videos"][:]
-    ids, first = list(index), 0
-    for path, run, count in zip(index.linked, runs, counts, strict=True):
+    runs = index.file["linked/run"].asstr()[:]
+    for number, (path, run) in enumerate(zip(index.linked, runs, strict=True)):
         try:
             with open_features(path) as features:
-                problems = [*check_structure(features.file)] or [*check_values(features.file)]
+                problems = [*check_completeness(features)] or [*check_values(features)]
+                problems += check_views(features)
                 if features.info.get("run") != run:
                     problems.append(Problem("", "is not the file that was linked to; another was written since"))
-                elif lost := [name for name in ids[first : first + count] if name not in features]:
-                    problems.append(Problem("/videos_table", f"lacks the video {lost[0]}"))
+                elif not problems:
+                    problems += check_index(index, features, number)
+        except UnsoundOutput as error:
+            problems = [*error.problems]
         except UsageError as error:
             problems = [Problem("", str(error))]
         yield from (Problem(f"{path.name}{problem.where}", problem.what) for problem in problems)
-        first += count
-
-
-def check_views(file: h5py.File) -> Iterator[Problem]:
-    """Yield the views below /videos that do not show the rows of their video. Files of very many videos have none."""
-    table = file["videos_table"]
-    if len(table["id"]) > GROUPED and not len(file["videos"]):
-        return
-    names = {**{name: name for name in feature_names(file)}, **{f"clips/{name}": name for name in VIEWED}}
-    for video_id, first, count in zip(table["id"].asstr()[:], table["first_clip"][:], table["clips"][:], strict=True):
-        group = file["videos"].get(video_id)
-        for source, name in names.items():
-            view = group.get(name) if isinstance(group, h5py.Group) else None
-            if view is None or view.shape != (count, *file[source].shape[1:]):
-                yield Problem(f"/videos/{video_id}/{name}", "is missing or of another shape")
-                continue
-            for row in {0, count - 1}:  # a view is one range of rows, so its two ends are enough
-                if view[row].tobytes() != file[source][first + row].tobytes():
-                    yield Problem(f"/videos/{video_id}/{name}", f"shows other rows than those from {first} on")
 
 
 def _fingerprints(table: h5py.Group) -> Fingerprints:

@@ -1,5 +1,6 @@
 """What is known of weights, whether they are what they should be, and whether the files in the cache are complete."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from vswin_extract.checks import golden
 from vswin_extract.checks.golden_features import compare_variant, golden_error, judge
 from vswin_extract.checks.result import Check
 from vswin_extract.errors import WeightsError
-from vswin_extract.files import file_sha256
 from vswin_extract.formatting import name_some
 from vswin_extract.system import home_directory
 from vswin_extract.weights.cache import (
@@ -26,12 +26,9 @@ from vswin_extract.weights.cache import (
 )
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.fit import not_finite
-from vswin_extract.weights.load import load_checkpoint, read_checkpoint
+from vswin_extract.weights.load import load_checkpoint, parse_checkpoint, read_file
 from vswin_extract.weights.recipe import Recipe
-from vswin_extract.weights.registry import BUNDLED, Published, class_names, find_by_sha256, manifest
-
-SIZE_TOLERANCE = 0.02
-"""How far the size of a cached file may be from the published size, which is rounded, relative to it."""
+from vswin_extract.weights.registry import BUNDLED, SIZE_TOLERANCE, Published, class_names, find_by_sha256, manifest
 
 
 def describe_weights(name_or_file: str, ema: bool = False) -> dict[str, Any]:
@@ -73,28 +70,35 @@ def _published(row: Published) -> dict[str, Any]:
 
 def verify_weights(name_or_file: str, record: bool = False, ema: bool = False) -> Iterator[Check]:
     """Yield the checks of weights, until one makes the next impossible: their sha256; that they fit their variant
-    exactly; that all values are finite; golden features on the CPU in float32, first of their variant with drawn
-    weights, which checks the code, then of these weights. `record` stores the latter if there are none yet. `ema`:
-    verify the averaged weights in the file.
+    exactly, also in their class names; that all values are finite; golden features on the CPU in float32, first of
+    their variant with drawn weights, which checks the code, then of these weights. `record` stores the latter if there
+    are none yet. `ema`: verify the averaged weights in the file.
 
     Raises UsageError or WeightsError if there are no such weights, OSError if the features cannot be stored.
     """
     path = find_weights(name_or_file)
-    sha256 = file_sha256(path)
-    row = manifest().get(name_or_file) or find_by_sha256(sha256)
+    try:
+        file, content = read_file(path)
+    except WeightsError as error:
+        yield Check("fit", "failed", str(error))
+        return
+    row = manifest().get(name_or_file) or find_by_sha256(file.sha256)
     if row is not None:
         try:
-            yield Check("sha256", "ok", check_hash(sha256, row).removeprefix("sha256 "))
+            yield Check("sha256", "ok", check_hash(file.sha256, row).removeprefix("sha256 "))
         except WeightsError as error:
             yield Check("sha256", "failed", str(error))
             return
     try:
-        checkpoint = read_checkpoint(path, ema=ema, finite=False)
+        checkpoint = parse_checkpoint(file, content, ema=ema, finite=False)
     except WeightsError as error:
         yield Check("fit", "failed", str(error))
         return
     if row is None:
         yield _own_hash(name_or_file, checkpoint)
+    doubtful = [repr(name) for name, times in Counter(checkpoint.classes).items() if times > 1 or not name.strip()]
+    if doubtful:
+        yield Check("classes", "warning", f"names that are empty, or of several classes: {name_some(doubtful)}")
     values = sum(value.numel() for value in checkpoint.state.values())
     window = "x".join(map(str, checkpoint.variant.window))
     fit = f"variant {checkpoint.variant.name}, window {window}, {values:,} parameters, no tensor left over"
@@ -134,8 +138,12 @@ def _own_hash(name: str, checkpoint: Checkpoint) -> Check:
             advice = "install the package again"
             return Check("sha256", "warning", f"{sha256}: golden.json belongs to another file", advice)
         return Check("sha256", "ok", f"{sha256}: the bundled weights")
+    if checkpoint.metadata_hashed:
+        return Check("sha256", "ok", f"{sha256}; tensors and metadata have the sha256 that they were written with")
     if checkpoint.layout == "vswin-extract" and checkpoint.recipe is not None:
-        return Check("sha256", "ok", f"{sha256}; the tensors have the sha256 that they were written with")
+        found = f"{sha256}; the tensors have the sha256 that they were written with, but there is none of the metadata"
+        advice = f"an earlier version wrote it; to write it with both: vswin weights convert {name} NEW.safetensors"
+        return Check("sha256", "warning", found, advice)
     return Check("sha256", "warning", f"{sha256}: no published weights have it, so there is nothing to compare it with")
 
 

@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from vswin_extract.cli.console import say, stdout, table
+from vswin_extract.cli.console import note, say, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.merge import merge_command
-from vswin_extract.cli.options import HELP, file_argument
+from vswin_extract.cli.options import HELP, file_argument, follow_option
 
 
 @click.command(context_settings=HELP)
@@ -22,8 +22,9 @@ from vswin_extract.cli.options import HELP, file_argument
     help="Directory or file that the output should cover, as it was given to extract. Repeatable.",
 )
 @click.option("--manifest", type=click.Path(), metavar="FILE", help="The manifest that the output should cover.")
+@follow_option
 @reports_errors
-def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
+def check(file: str, against: tuple[str, ...], manifest: str | None, follow: bool) -> None:
     """Verify a finished or unfinished output: structure, checksums, times, no NaN; with --against or --manifest, also
     which videos are missing, changed or extra. Exit code 4 where something is wrong."""
     from pathlib import Path
@@ -31,11 +32,16 @@ def check(file: str, against: tuple[str, ...], manifest: str | None) -> None:
     from vswin_extract.checks.output import verify_output
     from vswin_extract.video.videos import find_videos
 
-    videos = find_videos(against, manifest) if against or manifest else ()
-    found = verify_output(Path(file), videos)
+    videos = find_videos(against, manifest, say=note) if against or manifest else ()
+    found = verify_output(Path(file), videos, follow=follow)
     out = stdout()
     state = "finished" if found.finished else "unfinished"
-    out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")
+    if found.readable:
+        out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")
+    else:
+        out.print("not read any further, because of its structure")
+    for text in found.notes:
+        say(out, f"note: {text}")
     if found.problems:
         out.print(table([(problem.where, problem.what) for problem in found.problems], ("where", "what is wrong")))
         sys.exit(4)

@@ -1,6 +1,9 @@
 """Options in TOML files: --config reads them, and a run writes the options it used beside its output."""
 
+import errno
 import os
+import reprlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,13 @@ from typing import Any
 import click
 
 from vswin_extract.cli.options import Stages, suggest
-from vswin_extract.cli.origins import CONFIG, option_key
+from vswin_extract.cli.origins import CONFIG, by_command, option_key
+from vswin_extract.formatting import printable
 
+GENERAL = ("VSWIN_WEIGHTS_DIR", "VSWIN_WEIGHTS_MIRROR", "VSWIN_RESTARTED")
+"""Variables that belong to no option."""
+MOST_BYTES = 16 << 20
+"""Bytes of a file of options, at most; it may list many videos."""
 HEADER = "# Written by vswin-extract"
 """How our own files begin. Other files are never replaced."""
 
@@ -23,29 +31,50 @@ def read_config(context: click.Context, parameter: click.Parameter, path: str | 
     """Make the values of a file the defaults of the command's options. Raises click.BadParameter."""
     if path is None or context.resilient_parsing:
         return
-    import tomllib
-
-    try:
-        found = tomllib.loads(Path(path).read_text("utf-8-sig"))
-    except OSError as error:
-        raise click.BadParameter(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path} is no TOML: {error}") from None
+    found = _read_toml(path)
     known = parameters(context.command)
     context.meta[CONFIG] = path
     context.default_map = {}
+    keys: dict[str, str] = {}
     for name, value in found.items():
         option = known.get(spelt := name.replace("_", "-"))
         if option is None:
-            hint = suggest(spelt, known) or "keys are called as the options of --help"
-            raise click.BadParameter(f"{path} has the unknown key {name}; {hint}")
+            hint = suggest(spelt.lower(), known) or "keys are called as the options of --help"
+            raise click.BadParameter(f"{path} has the unknown key {printable(name)}; {hint}")
+        if (other := keys.setdefault(spelt, name)) != name:
+            raise click.BadParameter(f"{path} has both {other} and {name}, which are one option; leave one of them out")
         several = option.nargs == -1 or getattr(option, "multiple", False)
         values = value if several and isinstance(value, list) else [value]
         kinds, what = _accepted(option.type)
         fits = all(isinstance(each, kinds) and (kinds == (bool,) or not isinstance(each, bool)) for each in values)
         if not fits or (isinstance(option.type, Stages) and not all(map(option.type.parse, values))):
-            raise click.BadParameter(f"{path}: {name} must be {what}{', or a list of such' * several}, not {value!r}")
+            shown = reprlib.repr(value)
+            raise click.BadParameter(f"{path}: {name} must be {what}{', or a list of such' * several}, not {shown}")
+        if any("\0" in each for each in values if isinstance(each, str)):
+            raise click.BadParameter(f"{path}: {name} has a null character: {value!r}")
         context.default_map[str(option.name)] = tuple(values) if several else value
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    """Return what a file of options contains. Raises click.BadParameter."""
+    import tomllib
+
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or a device may never end
+            reason = os.strerror(errno.EISDIR) if os.path.isdir(path) else "it is a device or a pipe, not a file"
+            raise click.BadParameter(f"cannot read {path}: {reason}")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MOST_BYTES:
+        raise click.BadParameter(f"{path} has more than {MOST_BYTES >> 20} MB, so it is no file of options")
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise click.BadParameter(f"{path} is no file of options: it is nested too deeply") from None
+    except ValueError as error:  # also of text that is not UTF-8, and of a number of thousands of digits
+        raise click.BadParameter(f"{path} is no TOML: {error}") from None
 
 
 def _accepted(kind: object) -> tuple[tuple[type, ...], str]:
@@ -65,12 +94,23 @@ def _accepted(kind: object) -> tuple[tuple[type, ...], str]:
 
 
 def check_environment(context: click.Context) -> None:
-    """Raise click.UsageError if a variable looks like the one of an option and is none: it would have no effect."""
-    known = [str(each.envvar) for each in context.command.params if each.envvar]
+    """Raise click.UsageError if a variable looks like the one of an option and is none: it would have no effect.
+    Variables of other commands are not looked at, and those that begin with VSWIN_ and resemble none are ignored."""
+    prefix, options = by_command(context)
+    known = [*options, *GENERAL]
     for name in os.environ:
-        if name.startswith("VSWIN_EXTRACT_") and name not in known:
-            hint = suggest(name, known) or "there is no such option"
-            raise click.UsageError(f"unknown environment variable {name}; {hint}")
+        upper = name.upper()
+        if not upper.startswith("VSWIN_") or name in known:
+            continue
+        meant = next((each for each in (upper, f"{prefix}_{upper[6:]}") if each in known), "")
+        if upper.startswith(f"{prefix}_"):
+            hint = f"did you mean {meant}?" if meant else suggest(upper, known) or "there is no such option"
+        elif meant:
+            hint = f"did you mean {meant}?"
+        else:
+            hint = suggest(upper, GENERAL, least=0.9)
+        if hint:
+            raise click.UsageError(f"unknown environment variable {printable(name)}; {hint}")
 
 
 def settings(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
@@ -87,11 +127,13 @@ def settings(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
 
 def write_config(context: click.Context, output: Path) -> str:
     """Write the options of a run to OUT.h5.toml beside its output, so that --config does the same again. Return why the
-    file is not written, "" if it is.
+    file is not written, "" if it is, or if it has the same options and is that of --config.
 
     Options without a value follow from the weights or the device, and are left out. So is the number of the shard,
     since all shards write the same file.
     """
+    import tomllib
+
     import tomli_w
 
     from vswin_extract import __version__
@@ -113,8 +155,14 @@ def write_config(context: click.Context, output: Path) -> str:
         content = text.encode()
     except UnicodeEncodeError:
         return f"a name is not UTF-8, which TOML needs, so {path} is not written"
-    with atomic_write(path) as unfinished:
-        unfinished.write_bytes(content)
+    if CONFIG in context.meta and path.exists() and path.samefile(context.meta[CONFIG]):
+        same = _read_toml(str(path)) == tomllib.loads(text)
+        return "" if same else f"{path} is the file of --config, so it stays as it is, without the other options"
+    try:
+        with atomic_write(path) as unfinished:
+            unfinished.write_bytes(content)
+    except OSError as error:  # the work is done; a shard that keeps its journal elsewhere writes nothing else there
+        return f"{path} is not written: {error.strerror}"
     return ""
 
 

@@ -1,15 +1,21 @@
-"""The streams that commands print to, and tables."""
+"""The streams that commands print to, and tables.
+
+Names, messages of servers and decoders, and what files say may have control characters, which a terminal would obey.
+The two consoles escape them in all that is printed, and so does `PrintableFormatter` in what is logged.
+"""
 
 import io
+import logging
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from vswin_extract.formatting import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.segment import Segment
     from rich.table import Table
 
     from vswin_extract.checks.result import Check
@@ -17,9 +23,8 @@ if TYPE_CHECKING:
 
 def stderr() -> "Console":
     """Return the console for progress and messages. Lines are wrapped on a terminal only."""
-    from rich.console import Console
 
-    class Stderr(Console):
+    class Stderr(_printable_console()):  # type: ignore[misc]
         def on_broken_pipe(self) -> None:  # no one reads the messages, but the work goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -30,14 +35,36 @@ def stderr() -> "Console":
 
 def stdout() -> "Console":
     """Return the console for results. Lines are wrapped on a terminal only."""
-    from rich.console import Console
 
-    class Stdout(Console):
+    class Stdout(_printable_console()):  # type: ignore[misc]
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
     _make_writable("stdout")
     return Stdout(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 1000)
+
+
+def _printable_console() -> "type[Console]":
+    from rich.console import Console
+
+    class Printable(Console):
+        def render(self, *what: Any, **options: Any) -> "Iterator[Segment]":
+            for segment in super().render(*what, **options):
+                yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
+
+    return Printable
+
+
+def printable_lines(text: str) -> str:
+    """Escape control characters other than the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats what is logged, for example what FFmpeg says of a video, without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 def _make_writable(name: str) -> None:
@@ -51,6 +78,11 @@ def _make_writable(name: str) -> None:
 def say(console: "Console", text: str) -> None:
     """Print a line as plain text, without control characters."""
     console.print(printable(text), markup=False)
+
+
+def note(text: str) -> None:
+    """Print a note for the user to standard error."""
+    say(stderr(), f"note: {text}")
 
 
 def table(rows: Iterable[Sequence[object]], titles: Sequence[str] = (), right: Collection[str] = ()) -> "Table":
@@ -81,4 +113,4 @@ def show_checks(checks: Iterable["Check"]) -> None:
     out.print(table([(check.state, check.what, check.found) for check in checks]))
     for check in checks:
         if check.advice:
-            out.print(f"{check.what}: {check.advice}", markup=False)
+            say(out, f"{check.what}: {check.advice}")

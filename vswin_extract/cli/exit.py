@@ -11,6 +11,7 @@ from typing import Any, NoReturn, ParamSpec
 import click
 
 from vswin_extract.cli.origins import origins
+from vswin_extract.cli.signals import Terminated, termination
 from vswin_extract.formatting import printable
 
 P = ParamSpec("P")
@@ -35,7 +36,7 @@ RESTARTED = "VSWIN_RESTARTED"
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error and exit."""
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(code)
 
 
@@ -44,16 +45,21 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
-        from vswin_extract.errors import VswinError, first_line
+        from vswin_extract.cli.config import check_environment
+        from vswin_extract.errors import VswinError, first_line, is_out_of_memory
 
         _expect_working_directory()
+        check_environment(click.get_current_context())
         try:
-            return command(*args, **kwargs)
+            with termination():
+                return command(*args, **kwargs)
         except VswinError as error:
             elsewhere = origins(click.get_current_context(silent=True))
-            fail(printable(str(error)) + (f" (options come from {elsewhere}, too)" if elsewhere else ""), 2)
+            fail(str(error) + (f" (options come from {elsewhere}, too)" if elsewhere else ""), 2)
         except KeyboardInterrupt:
             fail("stopped; the same command begins again", 130)
+        except Terminated:
+            fail("stopped by SIGTERM; the same command begins again", 143)
         except BrokenPipeError:  # the reader of our output, as `head`, wants no more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
@@ -63,10 +69,14 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
                 fail(describe_system_error(error), 1)
             if "CUDA error" in message or "CUBLAS" in message or "CUDNN" in message:
                 _start_again(message)
-            if not isinstance(error, MemoryError) and "memory" not in message:
+            if not is_out_of_memory(error):
                 raise
-            fail(f"out of memory: {message}; try a smaller --batch-size", 1)
-        except OSError as error:
+            fail(describe_memory_error(error), 1)
+        except (OSError, ImportError) as error:
+            if is_out_of_memory(error):
+                fail(describe_memory_error(error), 1)
+            if isinstance(error, ImportError):
+                raise
             fail(describe_system_error(error), 1)
 
     return wrapped
@@ -78,6 +88,20 @@ def _expect_working_directory() -> None:
         os.getcwd()
     except FileNotFoundError:
         fail("the working directory was removed; go to one that is there, and give the command again", 2)
+
+
+def describe_memory_error(error: BaseException) -> str:
+    """Return what was short, the limits that are in force, and what to do."""
+    from vswin_extract.errors import first_line
+    from vswin_extract.system import memory_limits
+
+    limits = " and ".join(f"{option} {size // 1024}" for option, size in memory_limits().items())
+    advice = [f"allow more than {limits} (kB)"] if limits else []
+    context = click.get_current_context(silent=True)
+    if context and "batch_size" in context.params and "address space" not in str(error):
+        size = context.params["batch_size"]
+        advice.append("try a smaller --batch-size" + (f" than {size}" if size else "") + ", or fewer --workers")
+    return printable(f"out of memory: {first_line(error)}; {', or '.join(advice) or 'this machine has too little'}")
 
 
 def describe_system_error(error: Exception) -> str:
@@ -93,7 +117,7 @@ def describe_system_error(error: Exception) -> str:
 
             text = why_not_opened(error) if is_locked(error) else text
     where = os.fsdecode(path) if isinstance(path, str | bytes) else _guess_path(error, text)
-    return printable(f"{text} ({where})" if where else text)
+    return f"{text} ({where})" if where else text
 
 
 def _guess_path(error: Exception, text: str) -> str:
@@ -116,5 +140,5 @@ def _start_again(message: str) -> NoReturn:
     """Run the command again in a new process: this one cannot use the device any more. Finished videos are kept."""
     if RESTARTED in os.environ or "-" in sys.argv:
         fail(f"the device failed: {message}; what is finished is kept, and the same command continues", 1)
-    click.echo(f"the device failed: {message}; starting again once", err=True)
+    click.echo(f"the device failed: {printable(message)}; starting again once", err=True)
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, RESTARTED: "1"})

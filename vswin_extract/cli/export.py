@@ -4,7 +4,7 @@ import click
 
 from vswin_extract.cli.console import stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, Choice, file_argument
+from vswin_extract.cli.options import HELP, Choice, file_argument, follow_option
 from vswin_extract.formatting import plural
 
 FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet")
@@ -39,9 +39,18 @@ FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "n
 @click.option(
     "--stem", is_flag=True, help="Call files by ids without the video's extension, as annotations usually have them."
 )
+@follow_option
 @reports_errors
 def export(
-    format: str, file: str, destination: str, stage: str, pool: str, length: int | None, l2: bool, stem: bool
+    format: str,
+    file: str,
+    destination: str,
+    stage: str,
+    pool: str,
+    length: int | None,
+    l2: bool,
+    stem: bool,
+    follow: bool,
 ) -> None:
     """Write features as FORMAT into a new folder DEST, and a configuration with the numbers that make times come out.
 
@@ -59,7 +68,7 @@ def export(
     export refused where one is off by more than a millisecond.
     """
     from vswin_extract.export.export import export as write
-    from vswin_extract.store.sequences import Feature
+    from vswin_extract.loading.sequences import Feature
 
     name = stage if stage in ("embedding", "logits") else f"stage{stage}"
     done = write(
@@ -68,6 +77,7 @@ def export(
         destination,
         Feature(name, pool, length, l2),  # type: ignore[arg-type]
         stem,
+        follow=follow,
     )
     rows = [
         ("output", f"{done.destination}"),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vswin_extract.cli.config import check_environment, write_config
-from vswin_extract.cli.console import say, stderr
+from vswin_extract.cli.config import write_config
+from vswin_extract.cli.console import PrintableFormatter, note, say, stderr
 from vswin_extract.cli.exit import EXIT_CODES, reports_errors
 from vswin_extract.cli.extract_options import (
     clip_options,
@@ -26,7 +26,7 @@ from vswin_extract.cli.origins import by_environment, origins
 from vswin_extract.cli.results import show_profile, show_shard, show_summary, show_survey
 from vswin_extract.cli.signals import Interrupted, StopSignals
 from vswin_extract.formatting import printable
-from vswin_extract.system import keep_freed_memory
+from vswin_extract.system import keep_freed_memory, require_address_space
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from vswin_extract.job.events import Finished, ShardDone
     from vswin_extract.job.job import Job
 
+FOR_PYTORCH = 1200 << 20
+"""Bytes of address space without which PyTorch, its threads and the smallest model end in errors of many kinds."""
 STAGE_WORD = re.compile(r"[1-4](,[1-4])*|all")
 ABOUT_NANO = (
     "nano is the small bundled model, for trying things out; a full-size one: vswin weights pull t-k400, then "
@@ -72,11 +74,13 @@ def extract(
     """Extract Video Swin features of VIDEOS (directories, files, s3://, https:// and other addresses, or - for a list
     of them on standard input) into one HDF5 file: per clip an embedding and, with --stage, the maps of stages."""
     context = click.get_current_context()
-    check_environment(context)
+    require_address_space(FOR_PYTORCH, "PyTorch")
     if verbose:
         logger = logging.getLogger("vswin_extract")
         logger.setLevel(logging.DEBUG)
-        logger.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(PrintableFormatter())
+        logger.addHandler(handler)
     job = make_job(inputs, output, shard=find_shard(shard, quiet), **options)
 
     from vswin_extract.job.events import ShardDone
@@ -150,7 +154,7 @@ def make_job(
         )
     file = output_path(output)
     listed = read_paths(sys.stdin.buffer if sys.stdin else ()) if "-" in inputs else []
-    videos = find_videos([path for path in inputs if path != "-"], manifest, listed)
+    videos = find_videos([path for path in inputs if path != "-"], manifest, listed, note)
 
     from vswin_extract.job.job import Job, parse_fps, parse_stages  # imports torch, which takes a second
     from vswin_extract.job.shard import parse_shard

@@ -6,7 +6,7 @@ import click
 
 from vswin_extract.cli.console import stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, json_option
+from vswin_extract.cli.options import HELP, file_argument, follow_option, json_option
 from vswin_extract.formatting import human_bytes, plural
 
 if TYPE_CHECKING:
@@ -21,15 +21,16 @@ SHOWN_VIDEOS = 20
 @click.option(
     "--all", "show_all", is_flag=True, help=f"List all videos and failures, not only the first {SHOWN_VIDEOS}."
 )
+@follow_option
 @json_option
 @reports_errors
-def inspect(file: str, show_all: bool, as_json: bool) -> None:
+def inspect(file: str, show_all: bool, follow: bool, as_json: bool) -> None:
     """Show what is in a file of features: model, sampling, videos, clips, shapes, sizes, failures."""
     import json
 
     from vswin_extract.store.features import open_features
 
-    with open_features(file) as features:
+    with open_features(file, follow=follow) as features:
         if as_json:
             click.echo(json.dumps(file_facts(features), indent=1, allow_nan=False))
         else:
@@ -59,20 +60,27 @@ def short_sha256(sha256: str) -> str:
     return f"{digits[:8]}…{plus}{place}"
 
 
+class Known(dict[str, Any]):
+    """What a file says of itself; "?" for what it does not say."""
+
+    def __missing__(self, name: str) -> str:
+        return "?"
+
+
 def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
     """Return the names and values of what people want to know about a run."""
     from pathlib import Path
 
-    info = features.info
+    info = Known(features.info)
     linked = sum(file.stat().st_size for file in features.linked)
-    sampling, preprocessing, variant = info["sampling"], info["preprocessing"], info["variant"]
-    fps = f" at {sampling['fps']} fps" if sampling["fps"] else ""
+    sampling, preprocessing, variant = (Known(info.get(name, {})) for name in ("sampling", "preprocessing", "variant"))
+    fps = f" at {sampling['fps']} fps" if sampling.get("fps") else ""
     rows = [
         ("file", f"{path} ({human_bytes(Path(path).stat().st_size)}, schema {info['schema']})"),
         *([("index of", f"{plural(len(features.linked), 'file')}, {human_bytes(linked)}")] if features.linked else ()),
-        ("complete", "yes" if info["complete"] else "no"),
+        ("complete", "yes" if info.get("complete") else "no"),
         ("created", info["created"]),
-        ("model", f"{info['model']} (variant {variant['name']}, sha256 {short_sha256(info['weights_sha256'])})"),
+        ("model", f"{info['model']} (variant {variant['name']}, sha256 {short_sha256(str(info['weights_sha256']))})"),
         (
             "clips of",
             f"{sampling['clip_len']} frames, interval {sampling['frame_interval']}, stride {sampling['stride']}{fps}, "
@@ -84,7 +92,7 @@ def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
             f"decoder {info['decoder']}",
         ),
         ("computed", f"on {info['device']} in {info['precision']}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items())),
     ]
     for name in features.names:
         dataset = features.file[name]

@@ -10,7 +10,7 @@ import click
 
 from vswin_extract.cli.console import say, stderr, stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, Choice, layout_option, overwrite_option
+from vswin_extract.cli.options import HELP, Choice, follow_option, layout_option, overwrite_option
 from vswin_extract.formatting import human_bytes
 
 MOST_NAMED = 8
@@ -74,6 +74,7 @@ def merge_command(output: Path, journal: Path, layout: str = "single", overwrite
 )
 @click.option("--allow-missing", is_flag=True, help="Merge what there is, even if some videos are not complete.")
 @overwrite_option()
+@follow_option
 @reports_errors
 def merge(
     paths: tuple[str, ...],
@@ -83,6 +84,7 @@ def merge(
     on_duplicate: str,
     allow_missing: bool,
     overwrite: bool,
+    follow: bool,
 ) -> None:
     """Make one file of features of PARTs: finished files, and the OUT.h5.parts that runs and shards leave. Without
     PARTs, of OUT.h5.parts, which is then removed. Videos come in the order of their ids; those of a single run in the
@@ -108,6 +110,7 @@ def merge(
         on_duplicate=on_duplicate,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         overwrite=overwrite,
+        follow=follow,
         on_note=lambda text: say(console, f"note: {text}"),
     )
     rows = [

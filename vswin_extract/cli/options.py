@@ -22,10 +22,10 @@ HELP = {"help_option_names": ["-h", "--help"]}
 """The context settings of every command."""
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return "did you mean …?" for the known word that is nearest to a misspelt one, "" if none is near. Click itself
-    suggests names of options only."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+def suggest(word: str, known: Iterable[str], least: float = 0.6) -> str:
+    """Return "did you mean …?" for the known word that is nearest to a misspelt one, "" if none is near. `least`: how
+    alike they must be, from 0 to 1. Click itself suggests names of options only."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=least)
     return f"did you mean {near[0]}?" if near else ""
 
 
@@ -121,6 +121,10 @@ def together(*decorators: Decorator) -> Decorator:
 
 file_argument = click.argument("file", type=click.Path(), metavar="OUT.h5")
 
+follow_option = click.option(
+    "--follow", is_flag=True, help="Read an index of files that are outside of its directory, wherever it says."
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
 
 
@@ -145,6 +149,12 @@ def layout_option(group: str = RUN) -> Decorator:
 def overwrite_option(group: str = RUN) -> Decorator:
     text = "Replace OUT.h5 if it is there, once the new one is complete."
     return option(group, "--overwrite", is_flag=True, help=text)
+
+
+def target_option(what: str) -> Decorator:
+    """The option --overwrite of commands that replace files of their own kind without it."""
+    text = f"Replace {what} even if another program wrote it; never a file that this command reads."
+    return click.option("--overwrite", is_flag=True, help=text)
 
 
 def weights_option(help: str, group: str = RUN, **attributes: Any) -> Decorator:

@@ -31,6 +31,15 @@ def by_environment(command: CommandType, prefix: str) -> CommandType:
     return command
 
 
+def by_command(context: click.Context) -> tuple[str, list[str]]:
+    """Return what the variables of a command begin with, and their names. Commands of `vswin weights` share both."""
+    group = context.parent.command if context.parent else None
+    commands = list(getattr(group, "commands", {}).values()) or [context.command]
+    names = [str(option.envvar) for command in commands for option in command.params if option.envvar]
+    name = str(group.name if group and len(commands) > 1 else context.command.name)
+    return f"VSWIN_{name}".upper(), names
+
+
 def is_given(context: click.Context, parameter: click.Parameter) -> bool:
     """Return whether the command line, the environment or a file gives the value of a parameter."""
     return context.get_parameter_source(parameter.name or "") != ParameterSource.DEFAULT

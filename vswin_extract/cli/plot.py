@@ -4,7 +4,7 @@ import click
 
 from vswin_extract.cli.complete import video_ids
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, output_option
+from vswin_extract.cli.options import HELP, file_argument, follow_option, output_option, target_option
 from vswin_extract.formatting import plural, printable
 
 
@@ -12,8 +12,10 @@ from vswin_extract.formatting import plural, printable
 @file_argument
 @click.argument("video", metavar="ID", shell_complete=video_ids)
 @output_option("X.png", "The picture.")
+@target_option("X.png")
+@follow_option
 @reports_errors
-def plot(file: str, video: str, output: str) -> None:
+def plot(file: str, video: str, output: str, overwrite: bool, follow: bool) -> None:
     """Draw the self-similarity of the video ID: the cosines of its clips with one another, seconds on both axes, and
     where segments begin. Needs the extra [report]."""
     from pathlib import Path
@@ -21,7 +23,7 @@ def plot(file: str, video: str, output: str) -> None:
     from vswin_extract.explore.plot import plot_similarity
     from vswin_extract.store.features import open_features
 
-    with open_features(file) as features:
-        starts = plot_similarity(features, video, Path(output))
+    with open_features(file, follow=follow) as features:
+        starts = plot_similarity(features, video, Path(output), overwrite=overwrite)
     at = f"; new ones begin at {', '.join(f'{start:.2f}' for start in starts)} s" if starts else ""
     click.echo(printable(f"{output}: {plural(len(starts) + 1, 'segment')}{at}"))

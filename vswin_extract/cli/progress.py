@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from vswin_extract.cli.console import say
 from vswin_extract.formatting import plural, printable
 from vswin_extract.job.events import ClipsDone, Event, Notice, Started, VideoDone
 
@@ -51,16 +52,15 @@ class QuietProgress:
                 self.clips += event.clips
             case VideoDone(record=record):
                 self.videos += 1
-                name = printable(record.id)
                 if record.status == "failed":
-                    self.say(f"failed: {name}: {record.error}: {printable(record.message)}")
+                    self.say(f"failed: {record.id}: {record.error}: {record.message}")
                 elif record.status == "partial":
-                    self.say(f"partial: {name}: {record.frames} frames, {printable(record.message)}")
+                    self.say(f"partial: {record.id}: {record.frames} frames, {record.message}")
                 elif self.verbose:
-                    self.say(f"{name}: {record.clips} clips of {record.duration:.2f} s")
+                    self.say(f"{record.id}: {record.clips} clips of {record.duration:.2f} s")
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        say(self.console, line)
 
     def introduce(self, event: Started) -> None:
         """Print the model, the device, how many videos there are, and notes."""

@@ -4,7 +4,7 @@ import click
 
 from vswin_extract.cli.console import stderr
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, output_option, videos_option
+from vswin_extract.cli.options import HELP, file_argument, follow_option, output_option, target_option, videos_option
 from vswin_extract.formatting import human_bytes, plural, printable
 
 LIMIT, SPOTS = 50, 1000
@@ -14,6 +14,7 @@ LIMIT, SPOTS = 50, 1000
 @click.command(context_settings=HELP)
 @file_argument
 @output_option("X.html", "The page.")
+@target_option("X.html")
 @videos_option("Where the videos are, if no longer where they were extracted.")
 @click.option(
     "--limit",
@@ -33,8 +34,11 @@ LIMIT, SPOTS = 50, 1000
     metavar="N",
     help="Clips on the map, at most; about 6 kB each.",
 )
+@follow_option
 @reports_errors
-def report(file: str, output: str, videos: str | None, limit: int, within: str, spots: int) -> None:
+def report(
+    file: str, output: str, overwrite: bool, videos: str | None, limit: int, within: str, spots: int, follow: bool
+) -> None:
     """Write one page to look at, with all in it, that opens from disk: the run and its failures, a map of all clips,
     and videos in detail, with their frames, segments, classes and the clips of others that are like theirs. Needs the
     extra [report]."""
@@ -48,7 +52,7 @@ def report(file: str, output: str, videos: str | None, limit: int, within: str, 
 
     console = stderr()
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with open_features(file) as features, progress as bar:
+    with open_features(file, follow=follow) as features, progress as bar:
         task = bar.add_task("pictures", total=None)
         pictures = write_report(
             features,
@@ -58,6 +62,7 @@ def report(file: str, output: str, videos: str | None, limit: int, within: str, 
             limit=limit,
             spots=spots,
             within=within,
+            overwrite=overwrite,
             on_video=lambda done, total: bar.update(task, completed=done, total=total),
         )
     written = f"{output}: {human_bytes(Path(output).stat().st_size)}, {plural(len(pictures.made), 'picture')}"

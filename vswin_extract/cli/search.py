@@ -16,7 +16,9 @@ from vswin_extract.cli.options import (
     Choice,
     device_option,
     file_argument,
+    follow_option,
     json_option,
+    target_option,
     together,
     videos_option,
     weights_option,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from vswin_extract.explore.near_copies import NearCopy
     from vswin_extract.explore.query import Moment, Query
     from vswin_extract.explore.search import SearchResult
+    from vswin_extract.files import Target
     from vswin_extract.job.events import Event
     from vswin_extract.store.features import FeatureFile
 
@@ -58,6 +61,8 @@ search_options = together(
     ),
     json_option,
     click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with pictures."),
+    target_option("the FILE of --html"),
+    follow_option,
     videos_option("With --html: where the videos are, if no longer where they were extracted."),
     weights_option(
         "For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
@@ -73,7 +78,15 @@ search_options = together(
 @search_options
 @reports_errors
 def search(
-    file: str, query: str | None, duplicates: bool, as_json: bool, html: str | None, videos: str | None, **options: Any
+    file: str,
+    query: str | None,
+    duplicates: bool,
+    as_json: bool,
+    html: str | None,
+    overwrite: bool,
+    videos: str | None,
+    follow: bool,
+    **options: Any,
 ) -> None:
     """Find the clips that are most like QUERY, by the cosine of their embeddings: a clip of the file (ID@SECONDS), a
     video of it (ID), or a video file (PATH or PATH@SECONDS), which is extracted first as those of OUT.h5 were. A run of
@@ -83,24 +96,36 @@ def search(
     if options["threshold"] is not None and not duplicates:
         raise click.UsageError("--threshold is for --duplicates")
 
-    from vswin_extract.files import require_parent
     from vswin_extract.store.features import open_features
 
-    if html:
-        require_parent(Path(html))
     console = stderr()
-    with open_features(file) as features:
+    with open_features(file, follow=follow) as features:
+        folder = Path(videos) if videos else None
+        page = page_target(features, html, overwrite, folder, query, options["weights"]) if html else None
         found = find_copies(features, **options) if query is None else find_results(features, query, **options)
-        if html:
+        if page is not None:
             from vswin_extract.explore.page import write_page
 
-            write_page(Path(html), [found.page(features, Path(videos) if videos else None)])
+            write_page(page, [found.page(features, folder)])
             say(console, f"note: wrote {html}")
     if as_json:
         facts = {"file": file, "index": options["index"], **found.facts()}
         click.echo(json.dumps(facts, indent=1, allow_nan=False))
     else:
         found.show()
+
+
+def page_target(
+    features: "FeatureFile", html: str, overwrite: bool, videos: Path | None, query: str | None, weights: str | None
+) -> "Target":
+    """Return the file of --html. Raises UsageError if it must not be written, before the search."""
+    from vswin_extract.explore.page import PAGE, files_read
+    from vswin_extract.files import Target
+
+    given = [text for text in (query, query and query.rpartition("@")[0], weights) if text]
+    target = Target(Path(html), PAGE, lambda: [*files_read(features, videos), *given], overwrite)
+    target.check()
+    return target
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +13,13 @@ from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.extract import extract, make_job
 from vswin_extract.cli.extract_options import NOT_OF_JOB
 from vswin_extract.cli.merge import merge_command
-from vswin_extract.cli.options import HELP
-from vswin_extract.cli.origins import is_given
+from vswin_extract.cli.options import HELP, target_option
+from vswin_extract.cli.origins import CONFIG, is_given
 from vswin_extract.formatting import printable
+
+if TYPE_CHECKING:
+    from vswin_extract.files import Target
+    from vswin_extract.job.job import Job
 
 
 class SlurmCommand(click.Command):
@@ -49,6 +54,7 @@ class SlurmCommand(click.Command):
     "a time of 8. Repeatable. The merge is left to the cluster's defaults.",
 )
 @click.option("-o", "script", type=click.Path(dir_okay=False), metavar="FILE", help="Write the script to FILE.")
+@target_option("FILE")
 @click.option("--submit", is_flag=True, help="Submit the array, and the merge that follows it.")
 @reports_errors
 def slurm(
@@ -58,6 +64,7 @@ def slurm(
     account: str | None,
     others: tuple[str, ...],
     script: str | None,
+    overwrite: bool,
     submit: bool,
     **resources: str | None,
 ) -> None:
@@ -66,7 +73,6 @@ def slurm(
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
-    from vswin_extract.files import names_path
     from vswin_extract.journal.directory import journal_directory
     from vswin_extract.run import slurm as library
     from vswin_extract.store.hdf5 import check_output
@@ -81,6 +87,7 @@ def slurm(
         find_weights(job.weights)
         job.check_directories()
         check_output(job.output, job.overwrite)
+        target = script_target(script, overwrite, job, context) if script else None
         options = list(spelt(context))
     paths = [absolute(path) for path in (*asked["inputs"], asked["output"])]
     shared = [*directives(account=account, partition=partition)]
@@ -96,9 +103,9 @@ def slurm(
         merging,
         os.path.basename(script or "extract.sbatch"),
     )
-    if script:
-        with names_path(Path(script)):
-            Path(script).write_bytes(os.fsencode(text))
+    if target is not None:
+        with target.write() as unfinished:
+            unfinished.write_bytes(os.fsencode(text))
     elif not submit:
         click.echo(os.fsencode(text), nl=False)
     if submit:
@@ -109,6 +116,24 @@ def slurm(
             f"next: squeue --jobs {array},{last}; when both jobs are gone, {printable(paths[-1])} is there, or "
             f"slurm-{last}.out says what is missing; then run the same command again, which continues"
         )
+
+
+def script_target(script: str, overwrite: bool, job: "Job", context: click.Context) -> "Target":
+    """Return the file of -o. Raises UsageError if it must not be written: if the job reads or writes it, too."""
+    from pathlib import Path
+
+    from vswin_extract.errors import UsageError
+    from vswin_extract.files import Target
+    from vswin_extract.run.slurm import WRITTEN
+    from vswin_extract.weights.cache import find_weights
+
+    if os.path.realpath(script) == str(job.output):
+        raise UsageError(f"{script} is the output of the tasks; name another file for the script")
+    given = [context.params["manifest"], context.meta.get(CONFIG), find_weights(job.weights), job.output]
+    reads = [*filter(None, given), *(video.location for video in job.videos)]
+    target = Target(Path(script), WRITTEN, lambda: reads, overwrite)
+    target.check()
+    return target
 
 
 def directives(**options: str | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, Progress, Task, VideoEnd
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VswinError
 from vswin_extract.processes import ChildProcess, Ended, Inbox, waited
-from vswin_extract.video.fetch import Cache, sweep
+from vswin_extract.video.fetch import SLOWEST, Cache, sweep
 from vswin_extract.video.geometry import Pixels
 from vswin_extract.video.rows import ClipRow
 
@@ -49,6 +49,7 @@ class DecoderProcess:
         self.ahead = ahead
         self._tasks: deque[Task] = deque()
         self._frames: dict[int, Pixels] = {}  # frames of the current video that later clips may show
+        self._begun = False  # frames of the current video have come
         self._cache: Cache | None = None
         self._start()
 
@@ -68,6 +69,7 @@ class DecoderProcess:
         while True:
             match self._wait():
                 case DecodedFrames(pixels, row, oldest):
+                    self._begun = True
                     self._frames.update(pixels)
                     if row is not None:
                         return self._clip(row, oldest)
@@ -106,8 +108,10 @@ class DecoderProcess:
                 return self._inbox.get(timeout=step)[1]
             except queue.Empty:
                 silence += waited(begun, step)
+        fetching = self._tasks[0].address is not None and not self._begun
         self._restart()
-        raise DecoderTimeout(f"the decoder made no progress for {self.timeout:g} s and was stopped")
+        slow = f"; perhaps its file came by less than {SLOWEST} bytes a second, or not at all" if fetching else ""
+        raise DecoderTimeout(f"the decoder made no progress for {self.timeout:g} s and was stopped{slow}")
 
     def _clip(self, row: ClipRow, oldest: int) -> DecodedClip:
         frames = [self._frames[number] for number in row.shown]
@@ -119,6 +123,7 @@ class DecoderProcess:
     def _finish_video(self) -> None:
         self._tasks.popleft()
         self._frames = {}
+        self._begun = False
 
     def _start(self) -> None:
         self._ready = False

@@ -18,11 +18,15 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.explore.similarity import Floats, embeddings, unit_blocks
-from vswin_extract.files import atomic_write
+from vswin_extract.files import FileKind, Target
+from vswin_extract.store.attributes import stored_value
 from vswin_extract.store.features import FeatureFile
 
+INDEX = FileKind("an index of vswin search", (b'{"made_of": ',))
 EXACT_BELOW = 10_000
 """Up to this many clips the index compares with all of them."""
+MOST_HEADER = 1 << 24
+"""Bytes of the line of JSON, at most: those of 100,000 linked files."""
 TRAINED_ON = 64
 """Clips per cell that the cells are found from; FAISS wants at least 39."""
 PROBED = 32
@@ -47,21 +51,28 @@ def import_faiss() -> Any:
     return faiss
 
 
+def index_path(features: FeatureFile) -> Path:
+    """Return the file of an output's index."""
+    return Path(f"{os.path.realpath(features.file.filename)}.faiss")
+
+
 def open_index(features: FeatureFile, *, exact_below: int = EXACT_BELOW) -> Index:
     """Return the index beside an output. It is built first if there is none, or one of other embeddings. Raises
-    UsageError if FAISS is not installed or there are no clips."""
+    UsageError if FAISS is not installed, there are no clips, another program wrote a file of that name, or a new index
+    cannot be written there."""
     faiss = import_faiss()
-    path = Path(f"{os.path.realpath(features.file.filename)}.faiss")
+    target = Target(index_path(features), INDEX, advice="rename it")
+    path = target.check_replaced()
     made_of = identity(features)
     with suppress(FileNotFoundError), open(path, "rb") as file:
         try:
-            header = json.loads(file.readline())
-        except ValueError:
-            header = {}
-        if header.get("made_of") == made_of:
+            header = json.loads(file.readline(MOST_HEADER))
+        except (ValueError, RecursionError):
+            header = None
+        if isinstance(header, dict) and header.get("made_of") == made_of:
             index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
             return Index(_probe_more(index), np.array(header["mean"], np.float32), path, built=False)
-    return _build(features, path, made_of, exact_below)
+    return _build(features, target, made_of, exact_below)
 
 
 def identity(features: FeatureFile) -> list[list[Any]]:
@@ -77,13 +88,14 @@ def identity(features: FeatureFile) -> list[list[Any]]:
 
 def _identity(file: h5py.File) -> list[Any]:
     rows = file["embedding"]
-    return [str(file.attrs.get("run", "")), str(rows.attrs.get("sha256", "")), len(rows)]
+    return [str(stored_value(file, "run") or ""), str(stored_value(rows, "sha256") or ""), len(rows)]
 
 
-def _build(features: FeatureFile, path: Path, made_of: list[list[Any]], exact_below: int) -> Index:
+def _build(features: FeatureFile, target: Target, made_of: list[list[Any]], exact_below: int) -> Index:
     """Build the index and write it. Few clips are kept as they are; many are divided into cells, with one byte per
     number (IVF, SQ8), which takes an eighth to a quarter of the file's size."""
     faiss = import_faiss()
+    path = target.check()
     count, channels = embeddings(features).shape
     if not count:
         raise UsageError(f"{features.file.filename} has no clips to search")
@@ -98,7 +110,7 @@ def _build(features: FeatureFile, path: Path, made_of: list[list[Any]], exact_be
         index.add(rows)
         total += rows.sum(0)
     mean = (total / count).astype(np.float32)
-    with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
+    with target.write() as unfinished, open(unfinished, "wb") as file:
         file.write(json.dumps({"made_of": made_of, "mean": mean.tolist()}).encode() + b"\n")
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     return Index(_probe_more(index), mean, path, built=True)

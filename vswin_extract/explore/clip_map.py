@@ -22,8 +22,8 @@ TOOLTIP = '<div style="max-width:170px;overflow-wrap:anywhere">@picture{safe}<di
 def moments_of(features: FeatureFile, rows: Sequence[int]) -> tuple[list[str], list[float]]:
     """Return the videos of these clips, and the seconds of their middles. Rows are in ascending order."""
     ids = list(features)
-    numbers = features.file["clips/video"][:][rows] if len(rows) else []
-    middles = features.file["clips/times"][:][rows].mean(1).tolist() if len(rows) else []
+    numbers = features.video_of_clips[rows].tolist() if len(rows) else []
+    middles = features.times[rows].mean(1).tolist() if len(rows) else []
     return [ids[number] for number in numbers], middles
 
 

@@ -61,7 +61,7 @@ def near_copies(
     """
     if not -1 <= threshold <= 1:
         raise UsageError(f"threshold is a cosine, from -1 to 1, not {threshold:g}")
-    video = features.file["clips/video"][:]
+    video = features.video_of_clips
     wanted = matching_videos(features, within)
     by_videos: dict[tuple[int, int], PairScores] = defaultdict(dict)
     pairs = 0
@@ -79,7 +79,7 @@ def near_copies(
 
 def _merge_pairs(features: FeatureFile, by_videos: dict[tuple[int, int], PairScores]) -> Iterator[NearCopy]:
     """Yield the near-copies that the pairs of clips of each two videos make."""
-    ids, times = list(features), features.file["clips/times"][:]
+    ids, times = list(features), features.times
     for (a, b), scores in by_videos.items():
         for group in groups(scores):
             best: dict[int, float] = {}

@@ -2,23 +2,41 @@
 of a search, which needs no scripts."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vswin_extract.errors import needs
+from vswin_extract.explore.approximate import index_path
 from vswin_extract.explore.near_copies import NearCopy
 from vswin_extract.explore.query import Moment, Query
 from vswin_extract.explore.search import SearchResult
 from vswin_extract.explore.thumbnails import find_video, thumbnail
-from vswin_extract.files import atomic_write, require_parent
+from vswin_extract.files import FileKind, Target
 from vswin_extract.store.features import FeatureFile
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 TEMPLATE = Path(__file__).with_name("search.html")
+PAGE = FileKind(
+    "a page of vswin-extract",
+    (b'<meta name="generator" content="vswin-extract">', b"default-src 'none'; img-src data:; style-src"),
+)
+"""Pages of searches and reports. Those that were written before the first mark was have the second."""
+
+
+def files_read(features: FeatureFile, videos: Path | None = None) -> Iterator[str | os.PathLike[str]]:
+    """Yield the files that pages and pictures of an output are made from, and its index of FAISS. They are never
+    written over."""
+    yield features.file.filename
+    yield from features.linked
+    yield index_path(features)
+    for name, path in zip(features, features.file["videos_table/path"].asstr()[:], strict=True):
+        yield path
+        if videos is not None:
+            yield videos / name
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ def page_of_copies(features: FeatureFile, copies: Iterable[NearCopy], videos: Pa
     return _render(features, "Near-copies", [], pairs)
 
 
-def _card(run: Moment, best: Moment, path: Path, score: float | None = None) -> Card:
+def _card(run: Moment, best: Moment, path: Path | None, score: float | None = None) -> Card:
     middle = (best.start + best.end) / 2
     return Card(run.video, run.start, run.end, middle, thumbnail(path, middle), score)
 
@@ -69,10 +87,9 @@ def _render(features: FeatureFile, title: str, asked: list[list[Card]], found: l
     return template.render(title=title, file=name, info=features.info, features=features, asked=asked, found=found)
 
 
-def write_page(output: Path, parts: Iterable[str]) -> None:
-    """Write the parts of a page by an atomic write. Raises UsageError if there is no such directory, OSError."""
-    require_parent(output)
-    with atomic_write(output) as unfinished, unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+def write_page(target: Target, parts: Iterable[str]) -> None:
+    """Write the parts of a page by an atomic write. Raises UsageError, OSError."""
+    with target.write() as unfinished, unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(parts)
 
 

@@ -1,6 +1,8 @@
 """The self-similarity of a video as a picture."""
 
+import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +10,7 @@ import numpy as np
 
 from vswin_extract.errors import UsageError, needs
 from vswin_extract.explore.similarity import SelfSimilarity, compare_with_itself
-from vswin_extract.files import atomic_write, require_parent
+from vswin_extract.files import FileKind, Target
 from vswin_extract.formatting import plural
 from vswin_extract.store.features import FeatureFile
 
@@ -17,13 +19,27 @@ if TYPE_CHECKING:
 
 SIDE = 7.0
 """Width of the picture in inches."""
+PICTURE = FileKind(
+    "a picture of vswin plot",
+    (
+        b"Software\0vswin-extract",  # PNG
+        b"<dc:title>vswin-extract</dc:title>",  # SVG
+        b"/Creator (vswin-extract)",  # PDF
+        b"%%Creator: vswin-extract",  # PS, EPS
+    ),
+)
+WRITER = {"png": "Software", "svg": "Creator", "pdf": "Creator", "ps": "Creator", "eps": "Creator"}
+"""The fields that say which program wrote a picture, by format. Other formats have none."""
 LONGEST = 60
 """Characters of an id in the title; only the end of a longer id is shown."""
 
 
-def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int = 150) -> list[float]:
+def plot_similarity(
+    features: FeatureFile, video_id: str, output: Path, dpi: int = 150, overwrite: bool = False
+) -> list[float]:
     """Draw the cosines of a video's clips with each other, with seconds on both axes, and below it the novelty, whose
-    peaks are where segments begin. The picture is SIDE inches wide, in the format of the output's suffix.
+    peaks are where segments begin. The picture is SIDE inches wide, in the format of the output's suffix. `overwrite`:
+    replace `output` even if it is no picture of ours.
 
     Returns the seconds at which segments begin, without the first. Raises UsageError if the video or the format is
     unknown, and without matplotlib.
@@ -34,13 +50,20 @@ def plot_similarity(features: FeatureFile, video_id: str, output: Path, dpi: int
     kind = output.suffix.lstrip(".").lower()
     if kind not in kinds:
         raise UsageError(f"{output} must end in a format that matplotlib writes: {', '.join(sorted(kinds))}")
-    require_parent(output)
+    from vswin_extract.explore.page import files_read  # loads PyAV, which a plot needs for nothing else
+
+    target = Target(output, PICTURE, partial(files_read, features), overwrite)
+    target.check()
     found = compare_with_itself(features, video_id)
     figure = _draw(found)
     figure.suptitle(_title(video_id, len(features[video_id]), len(found.starts) + 1), fontsize=11)
-    with atomic_write(output) as unfinished, warnings.catch_warnings():
+    content = io.BytesIO()  # on a full disk, Matplotlib's writers fail in ways of their own
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # characters of an id, drawn as boxes
-        figure.savefig(unfinished, dpi=dpi, format=kind)
+        written_by = {WRITER[kind]: "vswin-extract"} if kind in WRITER else None
+        figure.savefig(content, dpi=dpi, format=kind, metadata=written_by)
+    with target.write() as unfinished:
+        unfinished.write_bytes(content.getbuffer())
     return found.starts
 
 

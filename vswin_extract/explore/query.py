@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -108,27 +108,14 @@ def extract_like(
 
     if kind := other_kind(Path(path)):
         raise UsageError(f"{path} cannot be searched for: VideoUnreadable: it is {kind}, not a video")
-    info = features.info
     path_of_weights, ema = weights_of(features, weights)
-    sampling, pixels = info["sampling"], info["preprocessing"]
     output = folder / "query.h5"
     done = extract(
         [path],
         output,
         weights=os.fspath(path_of_weights),
         ema=ema,
-        variant=info["variant"]["name"],
-        clip_len=sampling["clip_len"],
-        frame_interval=sampling["frame_interval"],
-        stride=sampling["stride"],
-        fps=sampling["fps"],
-        align=sampling["align"],
-        tail=sampling["tail"],
-        size=pixels["size"],
-        resize=pixels["resize"],
-        crop=pixels["crop"],
-        precision=info["precision"],
-        decoder=info["decoder"],
+        **settings_of(features),
         device=device,
         on_event=on_event,
     )
@@ -139,6 +126,26 @@ def extract_like(
     return output
 
 
+def settings_of(features: FeatureFile) -> dict[str, Any]:
+    """Return the options of `extract` by which the videos of an output were extracted. Raises UsageError if the output
+    does not say one."""
+    info, file = features.info, features.file.filename
+    try:
+        sampling, pixels = info["sampling"], info["preprocessing"]
+        names = ("clip_len", "frame_interval", "stride", "fps", "align", "tail")
+        return {
+            "variant": info["variant"]["name"],
+            **{name: sampling[name] for name in names},
+            **{name: pixels[name] for name in ("size", "resize", "crop")},
+            "precision": info["precision"],
+            "decoder": info["decoder"],
+        }
+    except KeyError as error:
+        raise UsageError(
+            f"{file} does not say its {error.args[0]}; a video cannot be extracted as its own were"
+        ) from error
+
+
 def weights_of(features: FeatureFile, given: str | None) -> tuple[Path, bool]:
     """Return the file of the weights that an output was made with, and whether its averaged weights were taken: the
     given name or file, or else the name that the output records. Raises WeightsError if it is not found, or its sha256
@@ -146,7 +153,7 @@ def weights_of(features: FeatureFile, given: str | None) -> tuple[Path, bool]:
     from vswin_extract.weights.cache import find_weights
 
     info = features.info
-    name, (sha256, ema, _) = str(info["model"]), str(info["weights_sha256"]).partition("+")
+    name, (sha256, ema, _) = str(info.get("model")), str(info.get("weights_sha256")).partition("+")
     file = features.file.filename
     try:
         path = find_weights(given or name)

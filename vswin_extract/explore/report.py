@@ -9,6 +9,7 @@ page is limited, so that a browser opens the page of any output: `limit` videos 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import needs
 from vswin_extract.explore.clip_map import make_map, moments_of
-from vswin_extract.explore.page import open_template, write_page
+from vswin_extract.explore.page import PAGE, files_read, open_template, write_page
 from vswin_extract.explore.search import SearchResult, nearest_videos
 from vswin_extract.explore.section import describe_video, middle, strip_seconds
 from vswin_extract.explore.thumbnails import Pictures, take_pictures
-from vswin_extract.files import require_parent
+from vswin_extract.files import Target
 from vswin_extract.store.features import FeatureFile
 from vswin_extract.system import some_home
 
@@ -49,15 +50,17 @@ def write_report(
     within: str = "*",
     table_rows: int = TABLE_ROWS,
     on_video: Callable[[int, int], None] = lambda done, total: None,
+    overwrite: bool = False,
 ) -> Pictures:
     """Write the page and return the pictures in it. Videos are looked for where they were extracted, or by their ids
     below `videos`; where a video is missing or does not decode, the page says so.
 
     `facts`: names and values about the run. `limit`: videos in detail, the first ones whose ids match `within`.
     `spots`: clips on the map, evenly spaced. `on_video`: called after the pictures of each video, with how many of how
-    many videos are done. Raises UsageError.
+    many videos are done. `overwrite`: replace `output` even if it is no page of ours. Raises UsageError.
     """
-    require_parent(output)
+    target = Target(output, PAGE, partial(files_read, features, videos), overwrite)
+    target.check()
     template = open_template(TEMPLATE, "a report needs Jinja")
     with needs("bokeh", "report", "a report needs Bokeh"), some_home():
         from bokeh.resources import Resources
@@ -81,7 +84,7 @@ def write_report(
         unpictured=len(pictures.missing),
         scripts=Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw if rows else [],
     )
-    write_page(output, parts)
+    write_page(target, parts)
     return pictures
 
 

@@ -110,11 +110,11 @@ def _best(rows: Floats, vectors: Floats, block: int) -> tuple[Floats, NDArray[np
 def _leave_out(features: FeatureFile, query: Query, scores: Floats, within: str | None, same_video: bool) -> None:
     """Set the scores of clips that are not wanted to minus infinity."""
     if within is not None:
-        scores[~matching_videos(features, within)[features.file["clips/video"][:]]] = -np.inf
+        scores[~matching_videos(features, within)[features.video_of_clips]] = -np.inf
     if query.video is None:
         return
     rows = features[query.video].rows
-    times = features.file["clips/times"][rows]
+    times = features.times[rows]
     overlap = (times[:, 0] < query.moments[-1].end) & (times[:, 1] > query.moments[0].start)
     scores[rows][overlap | (not same_video)] = -np.inf
 
@@ -132,7 +132,7 @@ def _results(
     features: FeatureFile, query: Query, scores: Floats, like: NDArray[np.int64], mean: float, top: int
 ) -> list[SearchResult]:
     ids = list(features)
-    video_of, times = features.file["clips/video"][:], features.file["clips/times"][:]
+    video_of, times = features.video_of_clips, features.times
     found = []
     for row, (first, end) in runs(scores, video_of, times, mean, top):
         name = ids[video_of[row]]
@@ -183,7 +183,7 @@ def nearest_videos(
     """Return for each of these videos the `top` other videos with the clips that are most like one of its own, best
     first, each by its best clip. The file is read once for all names. Of a video of more than `compared` clips that
     many are compared, evenly spaced."""
-    ids, video_of = list(features), features.file["clips/video"][:]
+    ids, video_of = list(features), features.video_of_clips
     asked, found = {}, {}
     for name in names:
         count = len(features[name])
@@ -202,11 +202,11 @@ def nearest_videos(
                     best[video] = (float(scores[row]), first + row, int(asked[name][like[row]]))
             for video in sorted(best, key=lambda video: -best[video][0])[top:]:
                 del best[video]
-    results = {}
+    results, times = {}, features.times
     for name, (_, best) in found.items():
         moments = []
         for video, (score, row, own) in sorted(best.items(), key=lambda each: -each[1][0]):
-            best_clip = Moment(ids[video], *map(float, features.file["clips/times"][row]))
+            best_clip = Moment(ids[video], *map(float, times[row]))
             own_clip = Moment(name, *map(float, features[name].times[own]))
             moments.append(SearchResult(best_clip, best_clip, own_clip, round(score, DIGITS)))
         results[name] = moments

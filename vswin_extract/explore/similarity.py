@@ -32,9 +32,14 @@ def embeddings(features: FeatureFile) -> h5py.Dataset:
 
 
 def unit(rows: NDArray[np.floating]) -> Floats:
-    """Divide each row of (n, C) by its length, in float32. Rows of zeros stay zeros."""
-    rows = rows.astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)  # type: ignore[no-any-return]
+    """Divide each row of (n, C) by its length, in float32. Rows of zeros stay zeros. Raises UsageError for rows that
+    are not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = rows.astype(np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all():
+        raise UsageError("embeddings have NaN or infinite values; vswin check says more")
+    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)  # type: ignore[no-any-return]
 
 
 def unit_blocks(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -15,6 +15,8 @@ from vswin_extract.decoding.decoders import Frame
 from vswin_extract.decoding.pyav import PyavDecoder
 from vswin_extract.errors import VideoError, VideoMissing, VideoUnreadable, needs
 from vswin_extract.store.features import FeatureFile
+from vswin_extract.video.file_kinds import other_kind
+from vswin_extract.video.videos import EXTENSIONS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,12 +57,24 @@ def take_pictures(
     return pictures
 
 
-def find_video(features: FeatureFile, video_id: str, videos: Path | None) -> Path:
-    """Return the path that a video was extracted from, or its path below `videos`."""
-    return Path(features[video_id].info["path"]) if videos is None else videos / video_id
+def find_video(features: FeatureFile, video_id: str, videos: Path | None) -> Path | None:
+    """Return the path that a video was extracted from, or its path below `videos`; None if there is no such video.
+
+    An output may come from a stranger, and name any file of the user. So a path in it counts only if it is
+    absolute, as all that are written, and ends as videos do, and if the file there has the size that the video had. An
+    address is never fetched.
+    """
+    if videos is not None:
+        inside = PurePosixPath(video_id)
+        return None if inside.is_absolute() or ".." in inside.parts else videos / video_id
+    info = features[video_id].info
+    path = Path(info["path"])
+    if not path.is_absolute() or path.suffix.lower() not in EXTENSIONS or not path.is_file():
+        return None
+    return path if info["size"] in (-1, path.stat().st_size) else None
 
 
-def thumbnail(path: Path, seconds: float) -> str | None:
+def thumbnail(path: Path | None, seconds: float) -> str | None:
     """Return one picture as `thumbnails` makes it, None if there is no such video or nothing of it decodes."""
     try:
         return thumbnails(path, [seconds])[0]
@@ -69,7 +83,7 @@ def thumbnail(path: Path, seconds: float) -> str | None:
 
 
 def thumbnails(
-    path: Path, moments: Sequence[float], size: tuple[int, int] = SIZE, *, ahead: float = AHEAD
+    path: Path | None, moments: Sequence[float], size: tuple[int, int] = SIZE, *, ahead: float = AHEAD
 ) -> list[str]:
     """Return the frames on screen at these seconds after the first frame, in ascending order, upright, as JPEGs in data
     URIs; after the end of the video, its last frame. Raises VideoMissing, VideoUnreadable; UsageError without Pillow.
@@ -79,8 +93,10 @@ def thumbnails(
     """
     with needs("PIL", "report", "pictures need Pillow"):
         from PIL import Image
-    if not path.is_file():
+    if path is None or not path.is_file():
         raise VideoMissing("the video is not there")
+    if kind := other_kind(path):
+        raise VideoUnreadable(f"it is {kind}, not a video")
     made = []
     with PyavDecoder(path, on_progress=lambda: None) as decoder:
         for frame in _frames_at(decoder, moments, ahead):

@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
@@ -16,10 +17,11 @@ from vswin_extract.export import configuration, formats
 from vswin_extract.export.configuration import ExportFacts, Texts
 from vswin_extract.export.formats import Item
 from vswin_extract.export.grid import Grid, find_grid
+from vswin_extract.export.names import check_names, file_names, without_extension
 from vswin_extract.files import names_path
+from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import FeatureFile, open_features
-from vswin_extract.store.sequences import Feature
-from vswin_extract.video.videos import EXTENSIONS
+from vswin_extract.store.hdf5 import SUFFIXES
 
 Format = Literal["actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet"]
 
@@ -64,12 +66,14 @@ def export(
     destination: str | os.PathLike[str],
     feature: Feature | None = None,
     stem: bool = False,
+    *,
+    follow: bool = False,
 ) -> Exported:
     """Write an output's features as files of a format into a new folder.
 
     `feature`: which, and how averaged, resampled and normalised (default: the embedding). `stem`: name a video's files
-    by its id without the extension. One video is in memory at a time. The folder appears when it is complete, as
-    `destination`, which must not be there or be empty.
+    by its id without the extension. `follow`: as in `open_features`. One video is in memory at a time. The folder
+    appears when it is complete, as `destination`, which must not be there or be empty.
 
     Raises UsageError for what the format cannot hold or would give wrong times for, and OutputError if `destination` is
     in the way.
@@ -80,9 +84,8 @@ def export(
     if format == "clip-retrieval":
         feature = Feature(feature.name, feature.pool, feature.length, l2=True)
     destination = Path(destination)
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise OutputError(f"{destination} exists and is not empty; remove it, or name another folder")
-    with open_features(source) as features:
+    _check_destination(destination)
+    with open_features(source, follow=follow) as features:
         if not len(features):
             raise UsageError(f"{os.fspath(source)} has no videos to export")
         shape = feature.shape(features)
@@ -99,6 +102,7 @@ def export(
         texts = _texts(format, features, feature, facts, names, stem)
         write = partial(formats.write_clip_retrieval, rows=rows) if format == "clip-retrieval" else WRITERS[format]
         with _new_folder(destination) as folder:
+            check_names(format, names, texts, folder, destination)
             write(folder, read_items(features, feature, names))
             for name, text in texts.items():
                 (folder / name).write_text(text, "utf-8")
@@ -107,37 +111,36 @@ def export(
 
 @contextmanager
 def _new_folder(destination: Path) -> Iterator[Path]:
-    """Give a folder that becomes `destination` when the block ends, and is removed when the block raises."""
+    """Give a folder that becomes `destination` when the block ends, and is removed when the block raises, with the
+    folders that were made for it. No other process can know its name before it is there."""
+    destination = Path(os.path.realpath(destination))
+    missing = [folder for folder in destination.parents if not folder.exists()]
     destination.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
-    unfinished.mkdir()
+    unfinished = destination.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with names_path(destination, unfinished):
+            unfinished.mkdir()
             yield unfinished
             unfinished.replace(destination)
     except BaseException:
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):  # another program has put something there
+            for folder in missing:
+                folder.rmdir()
         raise
 
 
-def file_names(features: FeatureFile, stem: bool) -> dict[str, str]:
-    """Return the name of each video's files, without the format's ending: its id, which may contain `/`, or with `stem`
-    its id without a video's extension. Raises UsageError if two are equal."""
-    names: dict[str, str] = {}
-    taken: dict[str, str] = {}
-    for video_id in features:
-        name = _name(video_id, stem)
-        if any(part in ("", ".", "..") for part in name.split("/")):
-            raise UsageError(f"the id {video_id!r} cannot be the name of a file")
-        if (other := taken.setdefault(name, video_id)) != video_id:
-            raise UsageError(f"{other!r} and {video_id!r} would both be called {name!r}; export without --stem")
-        names[video_id] = name
-    return names
-
-
-def _name(video_id: str, stem: bool) -> str:
-    path, extension = os.path.splitext(video_id)
-    return path if stem and extension.lower() in EXTENSIONS else video_id
+def _check_destination(destination: Path) -> None:
+    """Raise OutputError unless an export can become this folder, or UsageError if it would be inside unfinished work or
+    the shards of an output: what is in there is removed when an output is finished."""
+    if os.path.islink(destination) and not destination.exists():
+        raise OutputError(f"{destination} is a link to {os.path.realpath(destination)}, which is not there")
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise OutputError(f"{destination} exists and is not empty; remove it, or name another folder")
+    whole = Path(os.path.realpath(destination))
+    for folder in (whole, *whole.parents):
+        if folder.suffix in (".parts", ".shards") and Path(folder.stem).suffix.lower() in SUFFIXES:
+            raise UsageError(f"{folder} belongs to an output; name a folder elsewhere, not {destination}")
 
 
 def usable_grid(format: Format, features: FeatureFile, feature: Feature) -> Grid | None:
@@ -189,7 +192,8 @@ def _texts(
         texts |= CONFIGURATIONS[format](facts)
         texts["videos.json"] = _database(features, names, facts.grid)
     if format in ("actionformer", "opentad"):
-        missing = [_name(failure["id"], stem) for failure in features.failures]
+        there = set(names.values())  # with --stem, a failed a.mkv may be called as a.mp4 is
+        missing = [name for each in features.failures if (name := without_extension(each["id"], stem)) not in there]
         texts["missing_files.txt"] = "".join(f"{name}\n" for name in missing)
     return texts
 

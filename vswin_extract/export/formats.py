@@ -10,14 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import UsageError, needs
+from vswin_extract.errors import needs
+from vswin_extract.export.guarded import GuardedWriter
 from vswin_extract.store.features import VideoFeatures
-from vswin_extract.store.hdf5 import disk_errors, expect_room
-from vswin_extract.store.schema import VIDEO_BYTES
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,9 @@ def write_npz(folder: Path, items: Iterable[Item]) -> None:
 
 
 def write_hdf5(folder: Path, items: Iterable[Item]) -> None:
-    path = folder / "features.h5"
-    with disk_errors(path), h5py.File(path, "w") as file:
+    with GuardedWriter(folder / "features.h5") as file:
         for item in items:
-            expect_room(path, item.values.nbytes + VIDEO_BYTES)
-            file[item.name] = item.values
+            file.write(item.name, item.values)
 
 
 def write_clip_retrieval(folder: Path, items: Iterable[Item], rows: int, rows_per_file: int = 200_000) -> None:
@@ -166,12 +162,7 @@ def _npy(values: NDArray[Any]) -> bytes:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """Return the path of a new file. Raises UsageError if it is there: no video's file may replace another's."""
+    """Return the path of a file of a video. `check_names` has found that no other has its name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        raise UsageError(
-            f"two videos would have the file {name!r} (on some file systems, A and a are one name); use a format with "
-            "one file, as parquet, or other ids"
-        )
     return path

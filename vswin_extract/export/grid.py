@@ -1,6 +1,6 @@
 """Checking that times of rows follow a formula of two numbers, as other projects compute them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 
 import numpy as np
@@ -37,8 +37,11 @@ class Grid:
 def find_grid(features: FeatureFile) -> Grid:
     """Return the grid of an output. Raises UsageError if the formula gives a wrong time: if a stored time differs from
     it by more than a millisecond."""
-    stored = features.info["sampling"]
-    sampling = Sampling(**{**stored, "fps": stored["fps"] and Fraction(stored["fps"])})
+    stored = features.info.get("sampling", {})
+    known = {field.name: stored[field.name] for field in fields(Sampling) if field.name in stored}
+    if lacking := {"clip_len", "frame_interval"} - known.keys():
+        raise UsageError(f"{features.file.filename} does not say its {min(lacking)}, which times are computed from")
+    sampling = Sampling(**{**known, "fps": Fraction(known["fps"]) if known.get("fps") else None})
     if sampling.tail == "shift":
         raise UsageError(
             "tail shift moves the last clip of a video to a time that this format cannot compute; extract with --tail "
@@ -48,7 +51,7 @@ def find_grid(features: FeatureFile) -> Grid:
     count, duration, begin = table["clips"][:], table["duration"][:], table["start"][:]
     fps = np.full(len(count), float(sampling.fps)) if sampling.fps else table["fps"][:]
     grid = Grid(sampling.step, sampling.start(0) + Fraction(sampling.span, 2), sampling.span, fps)
-    times = features.file["clips/times"][:]
+    times = features.times
     if not len(times):
         return grid
     first = np.cumsum(count) - count

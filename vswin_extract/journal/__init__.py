@@ -4,7 +4,8 @@ In come the rows of videos, as the workers finish them; out comes the output fil
 `JournalWriter` (writer.py) and gives it the rows of each video as a `Part` (parts.py). The process that started the
 run holds the `Journal` (journal.py): it reads what all writers have finished (entries.py), says what is missing, and
 publishes the output. `merge` (merge.py) makes one output of several journals and outputs (sources.py). directory.py
-makes, locks and removes the directory itself:
+makes, locks and removes the directory itself; claims.py locks the output, so that only one process makes it; stored.py
+checks what the .json files say:
 
     out.h5.parts/
       job.json               the settings of the run, its id, and what else the output will say

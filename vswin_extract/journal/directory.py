@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import json
 import os
 import shutil
 import time
@@ -15,8 +14,10 @@ from typing import Any
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
 from vswin_extract.files import require_parent, write_json
-from vswin_extract.formatting import describe_difference
+from vswin_extract.formatting import as_utf8, describe_difference
 from vswin_extract.journal.entries import writer_directories
+from vswin_extract.journal.stored import check_job, check_list, read_json
+from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import read_attributes
 from vswin_extract.store.schema import Arrays
 
@@ -114,14 +115,10 @@ def read_job(root: Path) -> dict[str, Any] | None:
     if not job.is_file():
         return None
     try:
-        text = job.read_text("utf-8")
-        if not text:  # without hard links, its content comes a moment later
+        if not job.stat().st_size:  # without hard links, its content comes a moment later
             time.sleep(0.1)
-            text = job.read_text("utf-8")
-        content: dict[str, Any] = json.loads(text)
-        required = {"settings": content["settings"], "run": content["run"]}
-        return {"arrays": None, "attributes": {}, "classes": [], "output": None, **content, **required}
-    except (ValueError, KeyError, TypeError) as error:
+        return check_job(read_json(job))
+    except ValueError as error:
         raise OutputError(f"{job} is damaged; delete {root} to begin again") from error
 
 
@@ -137,11 +134,10 @@ def read_list(root: Path) -> dict[str, int | None]:
     """Return the ids of a run's videos in order, each with about how many clips it has, or None if not known.
     Empty if there is no videos.json. Raises OutputError if it is damaged."""
     try:
-        content = json.loads((root / "videos.json").read_text("utf-8"))
-        return dict(zip(content["ids"], content["clips"], strict=True))
+        return check_list(read_json(root / "videos.json"))
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise OutputError(f"{root / 'videos.json'} is damaged; delete it, and give the same command again") from error
 
 
@@ -218,8 +214,10 @@ def name_unfinished(directory: Path, name: str, run: str) -> Path:
 
 
 def remove_journal(root: Path) -> None:
-    """Remove a journal that this process has locked. job.json is removed after all other files but the lock, so that a
-    journal whose removal was interrupted is still recognised."""
+    """Remove a journal that this process has locked, and whose output is there. job.json says so first, and is removed
+    last: what a kill leaves is never taken for a journal with fewer videos."""
+    begun = read_job(root)
+    write_json(root / "job.json", {**(begun or {}), "published": True})
     empty(root, ("job.json", "lock"))
     (root / "job.json").unlink()
     (root / "lock").unlink(missing_ok=True)
@@ -227,14 +225,29 @@ def remove_journal(root: Path) -> None:
         root.rmdir()
 
 
+def remove_emptied(root: Path, output: Path) -> bool:
+    """Remove the directory of a journal of which only the lock is left. Return False if there is more in it."""
+    if any(name != "lock" and not name.endswith(".tmp") for name in os.listdir(root)):
+        return False
+    with claim(root / "lock", output):
+        shutil.rmtree(root)
+    return True
+
+
 def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | None:
-    """If a kill came after the output was published and before its journal was removed, remove the journal and return
-    the settings that the output was made with. Else return None."""
+    """If a kill came after the output was published and before its journal was removed, remove the journal. Return the
+    settings that the output was made with; None if it was not made of this journal."""
     begun, made = read_job(root), read_attributes(output)
-    if begun is None or made is None or made.get("run") != begun["run"]:
+    same = begun is not None and made is not None and made.get("run") == begun["run"]
+    if begun is None or not (same or begun["published"]):
         return None
+    if same and not begun["published"]:
+        with open_features(output, follow=True) as features:
+            finished = {*features, *(failure["id"] for failure in features.failures)}
+        if not finished.issuperset(map(as_utf8, read_list(root))):  # merged before all videos were finished
+            return None
     with claim(root / "lock", output) as lock:
         refuse_beside_tasks(root, output, lock)
         remove_journal(root)
     settings: dict[str, Any] = begun["settings"]
-    return settings
+    return settings if same else None

@@ -1,20 +1,23 @@
 """Entry files: which videos are finished, where their rows are, and how clip ranges make up a whole video."""
 
 import hashlib
-import json
+import re
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vswin_extract.files import file_sha256, write_json
 from vswin_extract.journal.parts import SUFFIX, Entry, record_type
+from vswin_extract.journal.stored import check_entry, read_json
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import is_remote, same_fingerprint
 
 KEY_LENGTH = 32
 """Characters of the file name of a single video's entry."""
+PACK_NAME = re.compile(r"pack-[0-9]{1,18}")
+"""Names of the files of packs, without their ending."""
 NO_END = 1 << 62
 """Compares as the end of a clip range that ends with its video."""
 
@@ -46,14 +49,15 @@ def entry_files(root: Path) -> list[Path]:
     """Return the .json files of all finished videos. In each directory the packs come first, since they are older."""
     found = []
     for directory in [root, *writer_directories(root)]:
-        packs = sorted(directory.glob("pack-*.json"), key=lambda path: int(path.stem[5:]))
+        packs = [path for path in directory.glob("pack-*.json") if PACK_NAME.fullmatch(path.stem)]
+        packs.sort(key=lambda path: int(path.stem[5:]))
         found += [*packs, *(path for path in directory.glob("*.json") if len(path.stem) == KEY_LENGTH)]
     return found
 
 
 def writer_directories(root: Path) -> list[Path]:
     """Return the directories of all writers. Earlier versions called them branch-<id>."""
-    return sorted([*root.glob("branch-*"), *root.glob("shard-*")])
+    return sorted(path for path in (*root.glob("branch-*"), *root.glob("shard-*")) if path.is_dir())
 
 
 def read_entry_file(path: Path, arrays: Arrays | None = None, verify: bool = True) -> tuple[list[VideoRecord], str]:
@@ -62,18 +66,19 @@ def read_entry_file(path: Path, arrays: Arrays | None = None, verify: bool = Tru
     Without `verify` the rows are not read. With `arrays` their number is checked.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
-        records = [_record(stored) for stored in content["videos"]]
-        expected = content["sha256"]
+        records, expected = check_entry(read_json(path))
     except FileNotFoundError:  # its writer has packed it meanwhile
         return [], ""
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         return [], "is described by a damaged .json"
     rows = path.with_suffix(SUFFIX)
     if not expected:
         return records, ""
     try:
-        size = rows.stat().st_size
+        found = rows.stat()
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            return records, "is damaged: it is not a file"
         if arrays is not None and size != (whole := sum(r.clips for r in records) * record_type(arrays).itemsize):
             return records, f"is damaged: it has {size} bytes where {whole} were written"
         if verify and file_sha256(rows) != expected:
@@ -81,11 +86,6 @@ def read_entry_file(path: Path, arrays: Arrays | None = None, verify: bool = Tru
     except FileNotFoundError:
         return (records, "is gone") if path.exists() else ([], "")
     return records, ""
-
-
-def _record(stored: dict[str, Any]) -> VideoRecord:
-    clips = stored.pop("span", None) or stored["clip_range"]  # "span" in journals of earlier versions
-    return VideoRecord(**{**stored, "clip_range": tuple(clips)})
 
 
 def entries_of(records: Sequence[VideoRecord], rows: Path) -> list[Entry]:

@@ -10,6 +10,7 @@ from typing import Any
 from vswin_extract import locks
 from vswin_extract.errors import OutputError
 from vswin_extract.formatting import name_some
+from vswin_extract.journal.claims import OutputClaim, claim_output
 from vswin_extract.journal.directory import (
     DEAD_AFTER,
     TASK,
@@ -18,6 +19,7 @@ from vswin_extract.journal.directory import (
     check_same_output,
     claim,
     empty,
+    finish_interrupted_cleanup,
     in_use,
     journal_directory,
     make_directory,
@@ -42,7 +44,6 @@ from vswin_extract.journal.entries import (
 )
 from vswin_extract.journal.parts import SUFFIX, Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer
-from vswin_extract.store.hdf5 import check_output
 from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_output
 from vswin_extract.store.schema import Arrays, FileDescription
 from vswin_extract.video.ranges import ClipRange, without
@@ -73,6 +74,8 @@ class Journal:
     own: JournalWriter | None = None
     lock: locks.Lock | None = None
     """Of a process that works alone, or of the task. None once the journal is published."""
+    target: OutputClaim | None = None
+    """The output, claimed by a process that works alone. A task does not make the output."""
 
     def __enter__(self) -> "Journal":
         return self
@@ -94,11 +97,19 @@ class Journal:
         """Raise OutputError if another process has taken the journal over. It names that process."""
         if self.lock is not None:
             check_lock(self.lock, self.root)
+            if self.target is not None:
+                self.target.lock.check()
 
     def check_noticed(self) -> None:
-        """The same, without a look at the file: as far as the thread that touches the lock has noticed it."""
-        if self.lock is not None and self.lock.lost:
+        """The same, without a look at the files: as far as the threads that touch the locks have noticed it."""
+        if self.lock is not None and (self.lock.lost or (self.target is not None and self.target.lock.lost)):
             self.check()
+
+    def check_output(self) -> None:
+        """Raise OutputError if the output must not be written now: see `check` and `OutputClaim.check`."""
+        self.check()
+        if self.target is not None:
+            self.target.check()
 
     def writer(self, role: str = "") -> JournalWriter:
         """Return the writer of this process, which is closed with the journal. What it commits is seen after `load`."""
@@ -106,17 +117,18 @@ class Journal:
             self.own = self.stack.enter_context(open_writer(self.root, self.arrays, role=role))
         return self.own
 
-    def load(self, verify: bool = True) -> None:
-        """Read what all writers have finished. Damaged files are dropped, and noted; without `verify` only those that
-        are gone or cut off."""
+    def load(self, verify: bool = True, drop: bool = True) -> None:
+        """Read what all writers have finished. Damaged files do not count, and are noted; without `verify` only those
+        that are gone or cut off. `drop`: remove them, so that their videos are extracted again."""
         self.entries = {}
         for path in entry_files(self.root):
             records, problem = read_entry_file(path, self.arrays, verify)
             rows = path.with_suffix(SUFFIX)
             if problem:
                 names = name_some([record.id for record in records]) or "its videos"
-                self.notes.append(f"{rows} {problem}; extracting again: {names}")
-                path.unlink(missing_ok=True)
+                self.notes.append(f"{rows} {problem}; {'extracting again' if drop else 'not taken'}: {names}")
+                if drop and not path.is_dir():
+                    path.unlink(missing_ok=True)
                 continue
             for entry in entries_of(records, rows):
                 self.entries.setdefault(entry.record.id, []).append(entry)
@@ -159,27 +171,28 @@ class Journal:
         classes: Sequence[str] = (),
         layout: Layout = "single",
         shard_limit: ShardLimit = SHARD_LIMIT,
-    ) -> None:
-        """Make the output of these videos, in this order, from what `load` found; then remove the journal. Raises
-        OutputError if a video is not complete, or if another process has taken the journal over, and OSError if the
-        disk is full."""
-        self.check()
+    ) -> list[str]:
+        """Make the output of these videos, in this order, from what `load` found; then remove the journal. Return notes
+        for the user. Raises OutputError if a video is not complete, if another process has taken the journal over, or
+        if the output has appeared or changed since the journal was opened, and OSError if the disk is full."""
+        self.check_output()
         videos = {video_id: self.extracted(video_id) for video_id in video_ids}
         inside = self.root.parent == self.output.parent
         folder = self.root if inside else self.output.parent
-        make_output(
+        notes = make_output(
             self.output,
             name_unfinished(folder, "output" if inside else f".{self.output.name}", self.run),
             layout,
             lambda mine: read_rows((piece for record in mine for piece in videos[record.id].pieces), self.arrays),
             [video.record for video in videos.values()],
             FileDescription(self.arrays, {**attributes, "run": self.run}, classes),
-            self.check,
+            self.check_output,
             shard_limit,
         )
         self.check()
         self.lock = None
         remove_journal(self.root)
+        return notes
 
 
 def open_journal(
@@ -197,23 +210,25 @@ def open_journal(
     Raises OutputError if the output is in the way, if another process has the journal, or if the journal is of other
     settings or has videos that this run would drop.
     """
-    check_output(output, overwrite)
     root = journal_directory(output, storage)
-    make_directory(root)
     with contextlib.ExitStack() as stack:
+        target = stack.enter_context(claim_output(output, overwrite))
+        make_directory(root)
         lock = stack.enter_context(claim(root / "lock", output))
         refuse_beside_tasks(root, output, lock)
         begun = read_job(root)
         if begun:
             check_same_output(root, begun, output)
-        if begun and begun["settings"] != settings:
+        if begun and begun["published"]:  # a kill has left it, and its output is gone or may be replaced
+            begun = None
+        elif begun and begun["settings"] != settings:
             if not overwrite:
                 raise other_settings(root, begun["settings"], settings)
             begun = None
         if begun is None:
             empty(root, ("lock",))
             begun = begin_job(root, output, settings, arrays, facts)
-        journal = Journal(output, root, arrays, begun["run"], lock=lock)
+        journal = Journal(output, root, arrays, begun["run"], lock=lock, target=target)
         remove_abandoned(root, lock)
         journal.load()
         dropped = sorted(journal.entries.keys() - set(video_ids))
@@ -240,7 +255,12 @@ def join_journal(
     root = journal_directory(output, storage)
     make_directory(root)
     refuse_beside_run(root, output)
-    begun = read_job(root) or begin_job(root, output, settings, arrays, facts)
+    begun = read_job(root)
+    if begun and begun["published"]:  # a kill has left it, and its output is gone or may be replaced
+        finish_interrupted_cleanup(output, root)
+        make_directory(root)
+        begun = None
+    begun = begun or begin_job(root, output, settings, arrays, facts)
     check_same_output(root, begun, output)
     if begun["settings"] != settings:
         raise other_settings(root, begun["settings"], settings, f"delete {root}")

@@ -17,18 +17,20 @@ from typing import Literal
 
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.formatting import describe_difference, name_some
+from vswin_extract.journal.claims import claim_merge
 from vswin_extract.journal.directory import (
-    claim,
+    finish_interrupted_cleanup,
     journal_directory,
     name_unfinished,
-    refuse_beside_tasks,
+    read_job,
+    read_list,
+    remove_emptied,
     remove_journal,
 )
 from vswin_extract.journal.sources import Source, open_sources
-from vswin_extract.locks import Lock
-from vswin_extract.store.features import linked_files
-from vswin_extract.store.hdf5 import check_output, output_path
-from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output, shards_directory
+from vswin_extract.store.features import linked_files, open_features
+from vswin_extract.store.hdf5 import output_path, read_attributes
+from vswin_extract.store.layouts import SHARD_LIMIT, Layout, ShardLimit, make_index, make_output
 from vswin_extract.store.schema import FileDescription, RowBlock, VideoRecord, split_failed
 from vswin_extract.video.videos import walk_order
 
@@ -58,6 +60,7 @@ def merge(
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda text: None,
     shard_limit: ShardLimit = SHARD_LIMIT,
+    follow: bool = False,
 ) -> Merged:
     """Make one output of finished outputs and journals; without `parts`, of the output's own journal, which is then
     removed.
@@ -65,9 +68,9 @@ def merge(
     Videos come in the order of their ids, as a directory is walked; those of a single journal in the order of its run.
     `layout`: one file; or shards of bounded size and an index of them; or an index of the parts ("linked"), which are
     finished outputs and stay where they are. `on_duplicate`: what to do if a video is in several parts; a part in which
-    it failed does not count if it did not fail in another. Raises OutputError if the parts differ in what features
-    depend on, if videos are missing or duplicate, or if a part is damaged, and UsageError for what cannot be merged,
-    also for an output that is one of the parts.
+    it failed does not count if it did not fail in another. `follow`: as in `open_features`.
+    Raises OutputError if the parts differ in what features depend on, if videos are missing or duplicate, or if a part
+    is damaged, and UsageError for what cannot be merged, also for an output that is one of the parts.
     """
     begun = time.monotonic()
     output = output_path(output)
@@ -79,42 +82,71 @@ def merge(
             f"no unfinished run {own} to make {output.name} of; to merge finished files, name the output by -o: "
             "vswin merge -o OUT.h5 PART..."
         )
-    check_apart(output, paths)
-    check_output(output, overwrite)
+    links = [(path, linked_files(path)) for path in paths]
+    check_apart(output, links)
+    if paths == [own] and was_finished(output, own, overwrite):
+        return describe(output, 1, time.monotonic() - begun)
     with ExitStack() as stack:
-        lock = stack.enter_context(claim(own / "lock", output)) if ours else None
-        sources = open_sources(paths, stack)
+        claim = stack.enter_context(claim_merge(output, overwrite, find_journals(paths)))
+        sources = open_sources(links, stack, follow)
         for source in sources:
             for note in source.notes:
                 on_note(note)
         check_alike(sources)
         chosen = choose(sources, on_duplicate)
         expected = find_expected(sources, chosen, allow_missing)
-        if lock is not None and not chosen.keys() >= set(expected):  # they may be extracted just now
-            refuse_beside_tasks(own, output, lock)
+        if not chosen.keys() >= set(expected):  # they may be extracted just now
+            claim.refuse_beside_tasks()
         one_run = len(sources) == 1 and bool(expected)
         order = [name for name in expected if name in chosen] if one_run else sorted(chosen, key=walk_order)
         run = sources[0].run if one_run else uuid.uuid4().hex
-        records = _write(output, layout, sources, {name: chosen[name] for name in order}, run, lock, shard_limit)
-        if lock is not None:
-            lock.check()
+        taken = {name: chosen[name] for name in order}
+        _write(output, layout, sources, taken, run, claim.check, shard_limit, on_note)
+        if ours:
+            claim.check_journals()
             remove_journal(own)
-    videos, failed = split_failed(records)
-    clips = sum(record.clips for record in records)
-    nbytes = sum(path.stat().st_size for path in (output, *linked_files(output)))
-    return Merged(output, len(sources), len(videos), clips, len(failed), nbytes, time.monotonic() - begun)
+    linked = linked_files(output)
+    if outside := find_outside(output, linked):
+        on_note(f"{outside[0]} is outside the directory of {output.name}, so commands read it with --follow only")
+    return describe(output, len(sources), time.monotonic() - begun)
 
 
-def check_apart(output: Path, paths: Sequence[Path]) -> None:
-    """Raise UsageError if writing the output would replace or remove one of the parts."""
-    shards = os.path.realpath(shards_directory(output))
-    for path in paths:
-        for file in (path, *linked_files(path)):
-            place = os.path.realpath(file)
-            if place == os.path.realpath(output):
+def was_finished(output: Path, root: Path, overwrite: bool) -> bool:
+    """True if the output was made of this journal, and a kill came before the journal was removed, which is done then.
+    With `overwrite`, an output is made again of a whole journal."""
+    begun = read_job(root)
+    if begun is None:
+        return read_attributes(output) is not None and remove_emptied(root, output)
+    whole = not begun["published"] and bool(read_list(root))
+    return not (whole and overwrite) and finish_interrupted_cleanup(output, root) is not None
+
+
+def describe(output: Path, sources: int, seconds: float) -> Merged:
+    """Say what a finished output has."""
+    with open_features(output, follow=True) as features:  # its tables only
+        nbytes = sum(path.stat().st_size for path in (output, *features.linked))
+        return Merged(output, sources, len(features), features.clips, len(features.failures), nbytes, seconds)
+
+
+def find_outside(output: Path, linked: Sequence[Path]) -> list[Path]:
+    """Return the linked files that are outside the directory of an index."""
+    base = Path(os.path.realpath(output)).parent
+    return [file for file in linked if not Path(os.path.realpath(file)).is_relative_to(base)]
+
+
+def check_apart(output: Path, links: Sequence[tuple[Path, Sequence[Path]]]) -> None:
+    """Raise UsageError if writing the output would replace one of the parts, or a file that a part links to."""
+    for path, linked in links:
+        for file in (path, *linked):
+            if os.path.realpath(file) == os.path.realpath(output):
                 raise UsageError(f"{output} is also one of the parts, and would be replaced; name another output by -o")
-            if os.path.dirname(place) == shards:
-                raise UsageError(f"{file} is a shard of {output}, and would be removed; name another output by -o")
+
+
+def find_journals(paths: Sequence[Path]) -> list[Path]:
+    """Return the journals among the parts, each once. A name of an output that is not there means its journal."""
+    roots = [path if path.exists() else journal_directory(path) for path in paths]
+    found = {os.path.realpath(root): root for root in roots if (root / "job.json").is_file()}
+    return list(found.values())
 
 
 def check_alike(sources: Sequence[Source]) -> None:
@@ -122,7 +154,10 @@ def check_alike(sources: Sequence[Source]) -> None:
     first = sources[0]
     for source in sources[1:]:
         one, other = ({**s.settings, "classes": list(s.classes)} for s in (first, source))
-        other["features"] = {**other["features"], "compression": one["features"]["compression"]}
+        for settings in (one, other):  # the parts may be compressed in different ways
+            settings["features"] = {**settings.get("features", {}), "compression": None}
+        for settings, arrays in ((one, first.arrays), (other, source.arrays)):  # what is stored, whatever settings say
+            settings["datasets"] = {name: [arrays.dtype, *shape] for name, shape in arrays.shapes.items()}
         if one != other:
             raise OutputError(
                 f"{source.path} does not go with {first.path}: {describe_difference(one, other)}; "
@@ -169,10 +204,11 @@ def _write(
     sources: Sequence[Source],
     chosen: Mapping[str, Source],
     run: str,
-    lock: Lock | None,
+    check: Callable[[], None],
     shard_limit: ShardLimit,
-) -> list[VideoRecord]:
-    """Write the chosen videos in this order, and return their records. `lock`: must still be ours at the end."""
+    on_note: Callable[[str], None],
+) -> None:
+    """Write the chosen videos in this order. `check` raises an error if the output must not be written after all."""
     first = sources[0]
     description = FileDescription(first.arrays, {**first.attributes, **first.settings, "run": run}, first.classes)
     records = [source.records[name] for name, source in chosen.items()]
@@ -185,12 +221,13 @@ def _write(
     def finish() -> None:
         for source in sources:
             source.finish()
-        if lock is not None:
-            lock.check()
+        check()
 
     if layout == "linked":
         files = [source.link({name for name in chosen if chosen[name] is source}) for source in sources]
-        make_index(output, unfinished, files, split_failed(records)[1], description)
+        notes = make_index(output, unfinished, files, split_failed(records)[1], description, check)
     else:
-        make_output(output, unfinished, layout, rows, records, description, finish, shard_limit)
-    return records
+        paths = [source.path for source in sources]
+        notes = make_output(output, unfinished, layout, rows, records, description, finish, shard_limit, paths)
+    for note in notes:
+        on_note(note)

@@ -15,8 +15,9 @@ from vswin_extract.journal.directory import journal_directory, read_job, read_li
 from vswin_extract.journal.entries import Extracted
 from vswin_extract.journal.journal import Journal
 from vswin_extract.journal.parts import read_rows
+from vswin_extract.journal.stored import arrays_of
 from vswin_extract.store.columns import ColumnReader
-from vswin_extract.store.features import FeatureFile, linked_files, open_features
+from vswin_extract.store.features import FeatureFile, open_features
 from vswin_extract.store.layouts import LinkedFile
 from vswin_extract.store.schema import (
     ADDED_TEXTS,
@@ -71,15 +72,16 @@ class JournalSource:
         begun = read_job(path)
         if begun is None or begun["arrays"] is None:
             raise UsageError(f"{path} is no journal of vswin-extract that can be merged")
+        if begun["published"]:
+            raise UsageError(f"{path} is the rest of a journal whose output was made; delete it")
         self.path = path
         self.run: str = begun["run"]
         self.settings = begun["settings"]
-        shapes = {name: tuple(shape) for name, shape in begun["arrays"]["shapes"].items()}
-        self.arrays = Arrays(**{**begun["arrays"], "shapes": shapes})
+        self.arrays = arrays_of(begun["arrays"])
         self.attributes = begun["attributes"]
         self.classes = tuple(begun["classes"])
         journal = Journal(path.with_suffix(""), path, self.arrays, self.run)
-        journal.load()
+        journal.load(drop=False)
         self.notes: Sequence[str] = journal.notes
         found = {video_id: journal.complete(video_id) for video_id in journal.entries}
         self.videos: dict[str, Extracted] = {name: video for name, video in found.items() if video is not None}
@@ -108,7 +110,7 @@ class OutputSource:
     ) -> None:
         self.path = path
         file, info = features.file, features.info
-        if not info["complete"]:
+        if not info.get("complete"):
             raise UsageError(f"{path} is not marked complete")
         if lacking := [name for name in SETTINGS if name not in info]:
             raise UsageError(f"{path} does not say its {lacking[0]}, so it cannot be merged")
@@ -116,7 +118,9 @@ class OutputSource:
         self.settings = {name: info[name] for name in SETTINGS}
         written = self.settings["features"]
         shapes = {name: file[name].shape[1:] for name in features.names}
-        self.arrays = Arrays(shapes, written["dtype"], written["compression"])
+        if not shapes or {str(file[name].dtype) for name in features.names} != {written.get("dtype")}:
+            raise UsageError(f"{path} has features of another type than it says, so it cannot be merged")
+        self.arrays = Arrays(shapes, written["dtype"], written.get("compression", "none"))
         self.attributes = {name: value for name, value in info.items() if name not in ("schema", "complete")}
         self.classes = tuple(file["classes"].asstr()[:]) if "classes" in file else ()
         try:
@@ -137,6 +141,8 @@ class OutputSource:
             yield {name: column.read(begin, count) for name, column in self.columns.items()}
 
     def link(self, video_ids: Collection[str]) -> LinkedFile:
+        if not self.run:
+            raise UsageError(f"{self.path} does not say its run, so no index can link to it")
         videos = [(self.records[name], first) for name, first in self.firsts.items() if name in video_ids]
         return LinkedFile(self.path, videos)
 
@@ -145,12 +151,13 @@ class OutputSource:
             column.finish()
 
 
-def open_sources(paths: Sequence[Path], stack: ExitStack) -> list[Source]:
-    """Open journals and finished outputs, which `stack` closes. An index is replaced by the files that it links to.
-    Raises UsageError for anything else."""
+def open_sources(links: Sequence[tuple[Path, Sequence[Path]]], stack: ExitStack, follow: bool = False) -> list[Source]:
+    """Open journals and finished outputs, each given with the files that it links to; `stack` closes them. An index is
+    replaced by these files, which are outside of its directory only if `follow` is true. Raises UsageError for anything
+    else."""
     sources: list[Source] = []
     executor = stack.enter_context(ThreadPoolExecutor(1))
-    files = [file for path in paths for file in _expand(path)]
+    files = [file for path, linked in links for file in (_expand(path, follow) if linked else [(path, None)])]
     block = max(1 << 16, READ_BYTES // (len(files) * (len(CLIP_COLUMNS) + 1)))
     for path, ids in files:
         if path.is_dir():
@@ -163,12 +170,9 @@ def open_sources(paths: Sequence[Path], stack: ExitStack) -> list[Source]:
     return sources
 
 
-def _expand(path: Path) -> list[tuple[Path, set[str] | None]]:
-    """Return the files that an index links to, each with the ids that the index has of it; for any other file the path
-    itself, and None."""
-    if not linked_files(path):
-        return [(path, None)]
-    with open_features(path) as index:
+def _expand(path: Path, follow: bool) -> list[tuple[Path, set[str] | None]]:
+    """Return the files that an index links to, each with the ids that the index has of it."""
+    with open_features(path, follow=follow) as index:
         ends = np.cumsum(index.file["linked/videos"][:]).tolist()
         ids, failed = list(index), {failure["id"] for failure in index.failures}
         return [
@@ -179,7 +183,7 @@ def _expand(path: Path) -> list[tuple[Path, set[str] | None]]:
 
 def video_records(features: FeatureFile) -> Iterator[VideoRecord]:
     """Yield the rows of /videos_table and /failures as they were written. Raises KeyError if a column is missing."""
-    table = features.file["videos_table"]
+    table = features.tables["videos_table"]
     columns: dict[str, Iterable[Any]] = {name: repeat("") for name in ADDED_TEXTS}
     columns |= {
         name: table[name].asstr()[:].tolist() for name in VIDEO_TEXTS if name in table or name not in ADDED_TEXTS

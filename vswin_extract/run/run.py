@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from vswin_extract.errors import DeviceError, OutputError, WorkerDied
-from vswin_extract.formatting import describe_difference
+from vswin_extract.errors import DeviceError, OutputError, WeightsError, WorkerDied
+from vswin_extract.formatting import as_utf8, describe_difference
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
@@ -25,6 +26,7 @@ from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import check_output, read_attributes
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.color import HDR
+from vswin_extract.video.remote import same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
 from vswin_extract.worker.writer import failed_record
@@ -72,7 +74,7 @@ def run(
         if job.shard is not None and os.path.lexists(job.output) and not job.overwrite:
             yield already_merged(job, job.shard, ready, begun)
             return
-        if job.shard is None and finish_interrupted_cleanup(job.output, root) == ready.settings:
+        if job.shard is None and is_done(job, root, ready):
             yield finished(job, begun)
             return
         with begin_journal(job, ready) as journal, closing(pool):  # workers end before the journal is given up
@@ -89,7 +91,8 @@ def run(
                 )  # fmt: skip
                 return
             pool.close()
-            published = publish(job, journal, pool, ready, outcome)
+            published, notes = publish(job, journal, pool, ready, outcome)
+            yield from map(Notice, notes)
     yield finished(job, begun, outcome.new_clips, replace(outcome.profile, published=published))
 
 
@@ -171,21 +174,22 @@ def extract_work(
                 f"{event.record.id} is HDR ({hdr}): it is decoded as it is, without tone mapping; the column "
                 "transfer of /videos_table names all such videos"
             )
+    done = dispatch.done.values()
+    yield from map(Notice, dict.fromkeys(note for each in done for note in each.notes))
     if dispatch.left:
         yield Stopped(dispatch.left)
         return None
-    done = dispatch.done.values()
     profile = Profile.combine([each.profile for each in done])
     return Outcome(new_clips, failed, profile, any(each.compiled for each in done))
 
 
-def publish(job: Job, journal: Journal, pool: WorkerPool, ready: Ready, outcome: Outcome) -> float:
-    """Make the output of the journal; return the seconds that it took."""
+def publish(job: Job, journal: Journal, pool: WorkerPool, ready: Ready, outcome: Outcome) -> tuple[float, list[str]]:
+    """Make the output of the journal; return the seconds that it took, and notes for the user."""
     settle(job, journal)
     begun = time.monotonic()
     attributes = {**ready.attributes, "device": device_names(pool, ready), "compiled": outcome.compiled}
-    journal.publish([video.id for video in job.videos], attributes, ready.classes, job.layout)
-    return time.monotonic() - begun
+    notes = journal.publish([video.id for video in job.videos], attributes, ready.classes, job.layout)
+    return time.monotonic() - begun, notes
 
 
 def settle(job: Job, journal: Journal) -> None:
@@ -217,7 +221,7 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
     videos."""
     if read_attributes(job.output) is None:
         raise OutputError(f"{job.output} exists and was not written by vswin-extract; choose another name")
-    with open_features(job.output) as features:
+    with open_features(job.output, follow=True) as features:  # of an index, its tables only
         made = {name: features.info.get(name) for name in ready.settings}
         known = {*features, *(failure["id"] for failure in features.failures)}
     if made != ready.settings or not known.issuperset(video.id for video in job.videos):
@@ -228,7 +232,14 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
 
 
 def check_same(one: Ready, other: Ready) -> None:
-    """Raise DeviceError where two workers would compute different features."""
+    """Raise WeightsError where a worker has read other weights, as one that was started again after their file was
+    saved over, and DeviceError where it would compute different features for another reason."""
+    before, now = (each.settings.get("weights_sha256") for each in (one, other))
+    if before != now:
+        raise WeightsError(
+            f"the weights {one.attributes['model']} have changed since this run began: they had sha256 {before}, a "
+            f"worker that was started later reads {now}; with the first file in its place, the same command continues"
+        )
     if other.settings != one.settings:
         raise DeviceError(
             f"{other.attributes['device']} would compute other features than {one.attributes['device']}: "
@@ -243,10 +254,29 @@ def give_up(journal: Journal, video: Video, error: WorkerDied) -> VideoRecord:
     return record
 
 
+def is_done(job: Job, root: Path, ready: Ready) -> bool:
+    """True if an earlier run of this job has made the output, and only the removal of its journal was interrupted,
+    which is ended then. With `overwrite` the videos must not have changed since."""
+    if read_attributes(job.output) is None:
+        return False
+    with open_features(job.output, follow=True) as features:
+        table = features.tables["videos_table"]
+        columns = (table["size"][:].tolist(), table["mtime"][:].tolist(), table["etag"].asstr()[:].tolist())
+        then = dict(zip(features, zip(*columns, strict=True), strict=True))
+        failed = {failure["id"] for failure in features.failures}
+    if {as_utf8(video.id) for video in job.videos} != then.keys() | failed:
+        return False
+    if job.overwrite and not all(
+        same_fingerprint(then[video.id], fingerprint(video)) for video in job.videos if video.id in then
+    ):
+        return False
+    return finish_interrupted_cleanup(job.output, root) == ready.settings
+
+
 def finished(job: Job, begun: float, new_clips: int = 0, profile: Profile | None = None) -> Finished:
     """Describe the finished output."""
-    with open_features(job.output) as features:
-        statuses = list(features.file["videos_table/status"].asstr()[:])
+    with open_features(job.output, follow=True) as features:  # its tables only
+        statuses = list(features.tables["videos_table/status"].asstr()[:])
         return Finished(
             output=job.output,
             videos=len(features),

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from vswin_extract.errors import UsageError
+from vswin_extract.files import FileKind
 from vswin_extract.job.shard import Shard
 
 WARNING = 120
@@ -55,6 +56,8 @@ case $code in
 esac
 exit "$code"
 """
+
+WRITTEN = FileKind("a script of vswin slurm", (b"# Written by `vswin slurm`",), within=1 << 16)
 
 
 def own_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:

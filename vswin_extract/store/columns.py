@@ -10,14 +10,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import OutputError
+from vswin_extract.errors import OutputError, first_line
+from vswin_extract.store.attributes import stored_value
+from vswin_extract.store.hdf5 import READ_ERRORS
 from vswin_extract.store.schema import PackedRows, block_rows
 
 
 def packing(dataset: h5py.Dataset) -> object:
     """Return how the rows of a dataset are compressed if each is a chunk of its own, else None. Datasets of equal
     packing can exchange chunks as they are."""
-    if dataset.chunks[0] > 1 or dataset.compression is None:
+    if dataset.compression is None or dataset.chunks[0] > 1:
         return None
     return dataset.chunks, dataset.dtype.str, dataset.compression, dataset.shuffle
 
@@ -126,7 +128,7 @@ class ColumnReader:
             self._load(self.hashed)
         if self.pending is not None:
             self.pending.result()
-        if self.dataset.attrs.get("sha256") != self.digest.hexdigest():
+        if stored_value(self.dataset, "sha256") != self.digest.hexdigest():
             raise OutputError(
                 f"{self.path}: /{self.name} has another sha256 than when it was written; vswin check says more"
             )
@@ -145,8 +147,8 @@ class ColumnReader:
         self.first = first
         try:
             self.block = self.dataset[first : first + self.step]
-        except OSError as error:
-            raise OutputError(f"{self.path}: /{self.name} cannot be read: {error}") from error
+        except READ_ERRORS as error:
+            raise OutputError(f"{self.path}: /{self.name} cannot be read: {first_line(error)}") from error
         if first == self.hashed:
             if self.pending is not None:
                 self.pending.result()  # at most one block waits

@@ -3,7 +3,6 @@
 All classes can be pickled and used in forked processes: each process opens the file for itself.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -13,18 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from h5py import h5f
 from numpy.typing import DTypeLike, NDArray
 
-from vswin_extract.errors import UsageError
-from vswin_extract.store.hdf5 import is_locked, is_output, why_not_opened
-from vswin_extract.store.schema import VIEWED
+from vswin_extract.errors import UsageError, first_line
+from vswin_extract.store.attributes import NESTED, parse_nested, stored_values
+from vswin_extract.store.hdf5 import (
+    READ_ERRORS,
+    Problem,
+    UnsoundOutput,
+    expect_file,
+    is_output,
+    read_errors,
+    why_no_output,
+    why_not_opened,
+)
+from vswin_extract.store.links import link_problems, row_problems
+from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, LONGEST, VIDEO_COLUMNS, VIEWED
+from vswin_extract.store.structure import find_problems, read_numbers
 
 if TYPE_CHECKING:
     import torch
 
-NESTED = ("variant", "sampling", "preprocessing", "features", "versions")
-"""Root attributes that are JSON."""
 CHUNK_CACHE = 1 << 20
 
 
@@ -37,27 +45,21 @@ def linked_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_links(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the files that an index links to; none if nothing is there. Raises OSError if it cannot be read."""
+    """Return the files that an index links to, wherever they are; none if nothing is there. Raises OSError if it cannot
+    be read."""
     try:
+        expect_file(path)
         with h5py.File(path, "r") as file:
-            return _linked(file, Path(path)) if "linked" in file else []
+            problems, found = find_problems(file)
+            if problems and is_output(file):
+                raise UnsoundOutput(os.fspath(path), problems)
+            return [Path(os.path.realpath(path)).parent / name for name in found.links]
     except FileNotFoundError:
         return []
-
-
-def _linked(file: h5py.File, path: Path) -> list[Path]:
-    base = Path(os.path.realpath(path)).parent
-    return [base / name for name in file["linked/path"].asstr()[:]]
-
-
-def _expect_unlocked(file: Path) -> None:
-    """Raise UsageError if a file of an index cannot be opened because a program writes to it: HDF5 would invent its
-    rows, as it does for a file that is not there."""
-    try:
-        h5f.open(os.fsencode(file), h5f.ACC_RDONLY).close()  # unlike h5py.File, in a tenth of a millisecond
-    except OSError as error:
-        if is_locked(error):
-            raise UsageError(f"cannot read {file}: {why_not_opened(error)}") from error
+    except (UnsoundOutput, *READ_ERRORS) as error:
+        if isinstance(error, OSError):
+            raise
+        raise OSError(first_line(error)) from error
 
 
 class VideoRows:
@@ -91,11 +93,20 @@ class VideoRows:
             where = self._first + int(rows) % count
         else:
             return np.asarray(self)[index]  # type: ignore[no-any-return]
-        return self._dataset[(where, *rest)]  # type: ignore[no-any-return]
+        return self._sound(self._dataset[(where, *rest)])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         values = self._dataset[self._first : self._first + len(self)]
-        return np.asarray(values, dtype)
+        return np.asarray(self._sound(values), dtype)
+
+    def _sound(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values that were read. Raises UsageError for times that cannot be: all that computes with them relies
+        on numbers."""
+        if self._name == "clips/times" and not (np.abs(values) <= LONGEST).all():
+            raise UsageError(
+                f"{self._features.file.filename}: /clips/times has a time that cannot be; vswin check says more"
+            )
+        return values
 
     def to_torch(self) -> "torch.Tensor":
         """Return all rows, in memory of their own."""
@@ -125,9 +136,9 @@ class VideoFeatures:
     def __getattr__(self, name: str) -> VideoRows:
         if name.startswith("_"):  # copy and pickle ask for such names
             raise AttributeError(name)
-        file = self._features.file
+        file = self._features.tables
         path = f"clips/{name}" if name in VIEWED else name
-        if name == "classes" or not isinstance(file.get(path), h5py.Dataset):
+        if name not in VIEWED and name not in feature_names(file):
             raise AttributeError(f"the file has no {name}; it has {', '.join(feature_names(file))}")
         return VideoRows(self._features, path, self._first, self._count)
 
@@ -161,8 +172,8 @@ class VideoFeatures:
     @property
     def info(self) -> dict[str, Any]:
         """The video's row of /videos_table: path, fps, duration in seconds, width, height, status…"""
-        table = self._features.file["videos_table"]
-        return {name: _plain(table[name][self._row]) for name in table}
+        table = self._features.tables["videos_table"]
+        return {name: _plain(table[name][self._row]) for name in VIDEO_COLUMNS if name in table}
 
     def __repr__(self) -> str:
         return f"<VideoFeatures {self.id!r}, {self._count} clips of {', '.join(self._features.names)}>"
@@ -171,60 +182,79 @@ class VideoFeatures:
 class FeatureFile(Mapping[str, VideoFeatures]):
     """An output, as a mapping from video id to its features. For all videos at once, use the datasets of `file`."""
 
-    def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> None:
-        self._path = os.path.abspath(path)
+    def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, follow: bool = False) -> None:
+        name = os.fspath(path)
+        # HDF5 looks for linked files in the directory of the name by which it opens an index
+        self._path = (
+            os.path.abspath(name) if os.path.realpath(name) == os.path.abspath(name) else os.path.realpath(name)
+        )
         self._chunk_cache = chunk_cache
+        self._follow = follow
         try:
-            self._open(path)
+            expect_file(name)
+            self._open(name if self._path == os.path.abspath(name) else self._path)
         except OSError as error:
-            if os.path.exists(path):
+            if os.path.exists(name):
                 reason = why_not_opened(error)
-            elif os.path.isdir(f"{os.fspath(path)}.parts"):
+            elif os.path.isdir(f"{name}.parts"):
                 reason = "it is not complete yet; see what is done with: vswin check"
             else:
                 reason = "no such file"
-            raise UsageError(f"cannot read {os.fspath(path)}: {reason}") from error
-        if not is_output(self.file):
-            self.file.close()
-            raise UsageError(f"{os.fspath(path)} was not written by vswin-extract")
+            raise UsageError(f"cannot read {name}: {reason}") from error
         try:
-            table = self.file["videos_table"]
-            ids, firsts, counts = table["id"].asstr()[:], table["first_clip"][:], table["clips"][:]
-        except KeyError as error:
-            self.file.close()
-            raise UsageError(f"{os.fspath(path)} lacks /videos_table; it was never finished, or is damaged") from error
-        self.linked = _linked(self.file, Path(path)) if "linked" in self.file else []
-        """The files that an index links to."""
-        if lost := [file for file in self.linked if not file.exists()]:  # HDF5 would invent rows
-            self.file.close()
-            raise UsageError(
-                f"{os.fspath(path)} links to {lost[0]}, which is not there; both have to be moved together"
-            )
-        try:
-            for file in self.linked:
-                _expect_unlocked(file)
-        except UsageError:
-            self.file.close()
+            with read_errors(name):
+                self._index(name)
+        except BaseException:
+            self._file.close()
             raise
-        self._videos = {
-            str(video_id): (row, int(first), int(count))
-            for row, (video_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True))
-        }
+
+    def _index(self, name: str) -> None:
+        """Check the structure of the file, and read which videos it has. Raises UsageError."""
+        if not is_output(self._file):
+            raise UsageError(f"{name} {why_no_output(self._file)}")
+        problems, found = find_problems(self._file)
+        base = Path(self._path).parent
+        if not problems and found.links:
+            problems = [*link_problems(found.links, base, self._follow)]
+        if problems:
+            raise UnsoundOutput(name, problems)
+        self.linked = [base / link for link in found.links]
+        """The files that an index links to."""
+        self.linked_as = found.links
+        """How the index names them."""
+        self._unchecked = found.virtual
+        """Datasets whose rows in linked files were not checked yet."""
+        ids = self._file["videos_table/id"].asstr()[:].tolist()
+        firsts, counts = (read_numbers(found, f"videos_table/{name}").tolist() for name in ("first_clip", "clips"))
+        self._videos = dict(zip(ids, zip(range(len(ids)), firsts, counts, strict=True), strict=True))
+        if "" in self._videos or len(self._videos) < len(ids) or "\0" in "".join(self._videos):
+            raise UnsoundOutput(name, [Problem("/videos_table/id", "has an empty id, or one that two videos have")])
 
     def _open(self, path: str | os.PathLike[str]) -> None:
         self._file = h5py.File(path, "r", rdcc_nbytes=self._chunk_cache)
         self._process = os.getpid()
 
     @property
-    def file(self) -> h5py.File:
-        """The HDF5 file, opened by this process."""
+    def tables(self) -> h5py.File:
+        """The HDF5 file, opened by this process, for its attributes and tables. Rows are read through `file`."""
         if self._process != os.getpid() and self._file:
             self._file.close()  # otherwise HDF5 would use the parent's descriptor
             self._open(self._path)
         return self._file
 
-    def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int]]:
-        return FeatureFile, (self._path, self._chunk_cache)
+    @property
+    def file(self) -> h5py.File:
+        """The same, once the rows of linked files were found to be safe to read. Raises UnsoundOutput."""
+        file = self.tables
+        if self._unchecked:  # not before, since it takes long if files are many
+            runs = file["linked/run"].asstr()[:].tolist()
+            if problems := [*row_problems(self.linked, runs, self._unchecked)]:
+                raise UnsoundOutput(file.filename, problems)
+            self._unchecked = []
+        return file
+
+    def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int, bool]]:
+        return FeatureFile, (self._path, self._chunk_cache, self._follow)
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
         return VideoFeatures(video_id, self, *self._videos[video_id])
@@ -238,39 +268,50 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     @property
     def info(self) -> dict[str, Any]:
         """The root attributes, nested ones as dictionaries: model, sampling, preprocessing, precision…"""
-        plain = {name: _plain(value) for name, value in self.file.attrs.items()}
-        return {name: json.loads(value) if name in NESTED else value for name, value in plain.items()}
+        values = stored_values(self.tables)
+        return {name: parse_nested(name, value) if name in NESTED else value for name, value in values.items()}
 
     @property
     def names(self) -> list[str]:
         """The feature datasets in the file: embedding, stage4…"""
-        return feature_names(self.file)
+        return feature_names(self.tables)
 
     @property
     def clips(self) -> int:
         """The number of clips of all videos."""
-        return len(self.file["clips/video"])
+        return sum(count for _, _, count in self._videos.values())
+
+    @property
+    def video_of_clips(self) -> NDArray[np.int64]:
+        """The number of each clip's video (clips,), as /clips/video has it, by the numbers of clips in the table."""
+        counts = [count for _, _, count in self._videos.values()]
+        return np.repeat(np.arange(len(counts)), counts)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """The seconds [begin, end) of all clips (clips, 2). Raises UsageError if some cannot be."""
+        return np.asarray(VideoRows(self, "clips/times", 0, self.clips))
 
     @property
     def failures(self) -> list[dict[str, str]]:
         """The videos that could not be extracted: id, path, error class, message."""
-        table = {name: column.asstr()[:] for name, column in self.file["failures"].items()}
+        table = {name: self.tables["failures"][name].asstr()[:] for name in FAILURE_TEXTS}
         return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
 
     def matching(self, pattern: str) -> list[str]:
         """Return the ids that match a shell pattern, as clips/*. Raises UsageError if none does."""
         found = [video_id for video_id in self if fnmatchcase(video_id, pattern)]
         if not found:
-            raise UsageError(f"no id in {self.file.filename} matches {pattern!r}; vswin inspect lists the ids")
+            raise UsageError(f"no id in {self.tables.filename} matches {pattern!r}; vswin inspect lists the ids")
         return found
 
     def __repr__(self) -> str:
         return (
-            f"<FeatureFile {self.file.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
+            f"<FeatureFile {self.tables.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
         )
 
     def close(self) -> None:
-        self.file.close()
+        self._file.close()
 
     def __enter__(self) -> "FeatureFile":
         return self
@@ -278,26 +319,32 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close the file. What h5py raised in the block becomes a UsageError of one line: the file is damaged."""
+        name = self._file.filename if self._file else self._path
         self.close()
+        if error is not None:
+            with read_errors(name):
+                raise error
 
 
 def feature_names(file: h5py.File) -> list[str]:
     """Return the datasets at the root that have a row for each clip."""
-    return [name for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "classes"]
+    return [name for name in FEATURES if name in file]
 
 
-def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE) -> FeatureFile:
+def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, *, follow: bool = False) -> FeatureFile:
     """Open an output for reading; `with` or `close()` closes it. `chunk_cache`: bytes of each dataset that HDF5 keeps
-    in memory. Raises UsageError if there is no complete output.
+    in memory. `follow`: an index may link to files outside of its own directory. Raises UsageError if there is no
+    complete output, and UnsoundOutput if its structure is wrong.
 
     >>> with open_features("out.h5") as features:  # doctest: +SKIP
     ...     video = features["clips/a.mp4"]
     ...     video.stage4[0], video.times[:]
     """
-    return FeatureFile(path, chunk_cache)
+    return FeatureFile(path, chunk_cache, follow)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode("utf-8", "backslashreplace")
     return value.item() if isinstance(value, np.generic) else value

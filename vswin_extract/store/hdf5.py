@@ -3,21 +3,47 @@
 import errno
 import os
 import re
+import stat
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5p, h5t
+from h5py import h5a, h5p, h5t
 
-from vswin_extract.errors import OutputError, UsageError
+from vswin_extract.errors import OutputError, UsageError, first_line
 from vswin_extract.files import names_path, require_parent
 from vswin_extract.formatting import as_utf8, human_bytes
+from vswin_extract.store.attributes import stored_value, stored_values, unread_texts
 
+READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+"""What h5py raises where a file is damaged."""
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 """Endings of HDF5 files, in lower case. The name of an output has one of them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, and where: in a dataset, a video, or a file of the journal."""
+
+    where: str
+    what: str
+
+
+class UnsoundOutput(UsageError):
+    """An output whose structure is wrong: it is damaged, or made to deceive. `problems`: all that is wrong."""
+
+    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
+        where, what = problems[0].where, problems[0].what
+        also = f"; and {len(problems) - 1} more: vswin check" if len(problems) > 1 else ""
+        super().__init__(
+            (f"{path}: {what}" if where == "/" else f"{path}: {where} {what}" if where else f"{path} {what}") + also
+        )
+        self.problems = problems
 
 
 def output_path(given: str | os.PathLike[str]) -> Path:
@@ -85,24 +111,64 @@ def why_not_opened(error: OSError) -> str:
             if error.errno is None
             else "another program has it open for writing; close it there"
         )
+    if error.filename is not None:  # of the system itself
+        return str(error.strerror)
     return "not an HDF5 file, or not a whole one" if error.errno is None else os.strerror(error.errno)
+
+
+@contextmanager
+def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make errors that h5py raises in the block an UnsoundOutput: what it reads is damaged. Errors of others
+    pass, and those of the system, as of a broken disk."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        by_h5py = str(frame.f_globals.get("__name__")).partition(".")[0] == "h5py"
+        if not by_h5py or getattr(error, "errno", None) or "errno = " in str(error):
+            raise
+        raise UnsoundOutput(os.fspath(path), [Problem("/", f"cannot be read: {first_line(error)[:200]}")]) from error
+
+
+def expect_file(path: str | os.PathLike[str]) -> None:
+    """Raise OSError if what is at `path` is not a regular file: opening a pipe would wait for ever."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
 def is_output(file: h5py.File) -> bool:
     """True if a file was written by this package."""
-    return str(file.attrs.get("schema", "")).startswith("vswin-extract/")
+    return str(stored_value(file, "schema") or "").startswith("vswin-extract/")
+
+
+def why_no_output(file: h5py.File) -> str:
+    """Return why a file is no output, or why that cannot be known."""
+    if h5a.exists(file.id, b"schema") and unread_texts(file):
+        return (
+            "has its attributes in the newest format of HDF5, which is not read, or they are damaged; h5repack without "
+            "-L writes it in the usual format"
+        )
+    return "was not written by vswin-extract"
 
 
 def read_attributes(path: Path) -> dict[str, Any] | None:
     """Return the root attributes of an output as they are stored, or None if there is no output at `path`. Raises
     OutputError if there is a file that cannot be opened now."""
     try:
+        expect_file(path)
         with h5py.File(path, "r") as file:
-            return dict(file.attrs) if is_output(file) else None
+            if not is_output(file) and h5a.exists(file.id, b"schema") and unread_texts(file):
+                raise OutputError(f"{path} {why_no_output(file)}")
+            return stored_values(file) if is_output(file) else None
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EISDIR) or not (error.errno or is_locked(error)):
             return None
         raise OutputError(f"cannot open {path}: {why_not_opened(error)}") from error
+    except READ_ERRORS as error:
+        raise OutputError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def write_texts(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
@@ -122,6 +188,8 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Raise OutputError unless `output` can be written: it is not there, or is ours and may be overwritten."""
     if output.is_dir():
         raise OutputError(f"{output} is a directory; the last argument is the file to write, as in: videos/ out.h5")
+    if output.exists() and not output.is_file():  # HDF5 would wait for somebody to write into a pipe
+        raise OutputError(f"{output} is a device or a pipe; name the file to write")
     require_parent(output, OutputError)
     if not os.access(output.parent, os.W_OK):
         raise OutputError(f"cannot write into {output.parent.absolute()}")

@@ -1,13 +1,11 @@
 """An output as one file, or as an index over several: a small file that reads as if all rows were in it.
 
-out.h5                        the index: tables, and virtual datasets and external links to the files' own
-out.h5.shards/00000-<id>.h5   at most 10,000 videos each, every one an output that can be read by itself
+out.h5                             the index: tables, and virtual datasets and external links to the files' own
+out.h5.shards/00000-<run>-<id>.h5  at most 10,000 videos each, every one an output that can be read by itself
 """
 
 import contextlib
 import os
-import re
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,11 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from vswin_extract.files import names_path, publish
+from vswin_extract.files import publish
 from vswin_extract.formatting import as_utf8
-from vswin_extract.store.features import read_links
 from vswin_extract.store.hdf5 import disk_errors, expect_room, link_properties, write_texts
 from vswin_extract.store.schema import Arrays, FileDescription, RowBlock, VideoRecord, row_types, split_failed
+from vswin_extract.store.shards import mark_linked, replacing
 from vswin_extract.store.write import write_attributes, write_output, write_tables
 
 Layout = Literal["single", "sharded"]
@@ -68,22 +66,22 @@ def make_output(
     description: FileDescription,
     finish: Callable[[], None] = lambda: None,
     shard_limit: ShardLimit = SHARD_LIMIT,
-) -> None:
-    """Write an output of these videos, failed ones included, to `unfinished`, and rename it to `output`.
+    sources: Collection[Path] = (),
+) -> list[str]:
+    """Write an output of these videos, failed ones included, to `unfinished`, and rename it to `output`. Return notes
+    for the user.
 
     `rows(videos)`: the rows of videos that did not fail, in order. `finish` is called when all rows have been read; if
-    it raises, there is no output. Shards appear together with their index. Raises OSError if the disk is full.
+    it raises, there is no output. Shards appear together with their index. `sources`: files that the rows are read
+    from; they stay. Raises OSError if the disk is full.
     """
-    attempt = uuid.uuid4().hex[:8]
-    with replacing(output, unfinished, attempt):
+    with replacing(output, unfinished, str(description.attributes.get("run", "")), sources) as attempt:
         if layout == "single":
             write_output(unfinished, rows(split_failed(records)[0]), records, description)
         else:
-            directory = shards_directory(output)
-            directory.mkdir(exist_ok=True)
             shards: list[LinkedFile] = []
-            for number, mine in enumerate(split(records, description.arrays, shard_limit)):
-                path = directory / f"{number:05}-{attempt}.h5"
+            for mine in split(records, description.arrays, shard_limit):
+                path = attempt.new_shard()
                 videos, _ = split_failed(mine)
                 write_output(path.with_name(path.name + ".tmp"), rows(videos), mine, description)
                 publish(path.with_name(path.name + ".tmp"), path)
@@ -91,6 +89,7 @@ def make_output(
                 shards.append(LinkedFile(path, list(zip(videos, firsts[:-1], strict=True))))
             _write_index(unfinished, output.parent, shards, split_failed(records)[1], description)
         finish()
+    return attempt.notes
 
 
 def make_index(
@@ -99,29 +98,18 @@ def make_index(
     files: Sequence[LinkedFile],
     failed: Sequence[VideoRecord],
     description: FileDescription,
-) -> None:
-    """Write an index of finished outputs, in their order, to `unfinished`, and rename it to `output`.
+    finish: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Write an index of finished outputs, in their order, to `unfinished`, and rename it to `output`. Return notes for
+    the user. `finish` is called before; if it raises, there is no output.
 
     Files below the directory of the index are named relative to it, so that all can be moved together.
     """
-    with replacing(output, unfinished):
+    with replacing(output, unfinished, sources=[file.path for file in files]) as attempt:
         _write_index(unfinished, output.parent, files, failed, description)
-
-
-@contextlib.contextmanager
-def replacing(output: Path, unfinished: Path, attempt: str = "") -> Iterator[None]:
-    """Publish what the block writes to `unfinished` as the output, and remove the shards of the output before. If the
-    block raises, the output stays as it was, and the new shards go, whose names have `attempt`."""
-    ids = attempt
-    try:
-        with names_path(output, unfinished):
-            yield
-            publish(unfinished, output)
-        ids = "[0-9a-f]{8}"
-    finally:
-        unfinished.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # if the output cannot be read now, its shards are not known, and stay
-            _remove_other_shards(shards_directory(output), read_links(output), ids)
+        finish()
+        mark_linked(output, [file.path for file in files])
+    return attempt.notes
 
 
 def split(
@@ -180,24 +168,7 @@ def _write_index(
         index.attrs["complete"] = True
 
 
-def shards_directory(output: Path) -> Path:
-    """Return where the files of an index are."""
-    return output.with_name(f"{output.name}.shards")
-
-
 def _relative(file: Path, base: Path) -> str:
     """Return the path of a file relative to `base` if it is below it, else its absolute path."""
     file, base = file.resolve(), base.resolve()
     return os.fspath(file.relative_to(base) if file.is_relative_to(base) else file)
-
-
-def _remove_other_shards(directory: Path, kept: Collection[Path], ids: str) -> None:
-    """Remove the shards that no output needs: those of a replaced output, or of one that was not finished. `ids`: a
-    regular expression of what their names end with."""
-    if not directory.is_dir():
-        return
-    for path in directory.iterdir():
-        if re.fullmatch(rf"\d{{5,}}-{ids}\.h5(\.tmp)?", path.name) and path not in kept:
-            path.unlink()
-    with contextlib.suppress(OSError):  # something else is in it
-        directory.rmdir()

@@ -3,6 +3,7 @@
 The schema is described in README, "The file", and in docs/conventions.md. Importing it needs neither h5py nor torch.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,6 +34,23 @@ VIDEO_NUMBERS = {
     "fps": "f8", "frames": "i8", "duration": "f8", "width": "i4", "height": "i4", "size": "i8", "mtime": "f8",
 }  # fmt: skip
 """Columns of /videos_table that are fields of a record, and their types."""
+VIDEO_COLUMNS = (*VIDEO_TEXTS, "first_clip", "clips", *VIDEO_NUMBERS, "start", "end")
+"""All columns of /videos_table."""
+LONGEST = 1e10
+"""Seconds, at most, of a time. Matroska counts nanoseconds in 63 bits, which end at 9.2e9 s."""
+INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
+MOST_FRAMES = 1 << 40
+"""Frames, and clips, that a video can have."""
+RANGES: dict[str, tuple[float, float]] = {
+    "fps": (0, 1e12), "frames": (0, MOST_FRAMES), "duration": (0, LONGEST), "width": (0, INT32), "height": (0, INT32),
+    "size": (-1, INT64), "mtime": (-1e19, 1e19), "start": (0, LONGEST), "end": (0, math.inf),
+}  # fmt: skip
+"""Columns of /videos_table: the least and the most that their numbers can be. A video with other numbers fails when it
+is extracted, and a file with other numbers is not read."""
+FEATURES = {"embedding": (1,), "logits": (1,), **{f"stage{stage}": (1, 2, 4) for stage in (1, 2, 3, 4)}}
+"""Feature datasets, and how many axes a row of them may have: (C,), (T', C), (T', H', W', C)."""
+FAILURE_TEXTS = ("id", "path", "error", "message")
+"""Columns of /failures."""
 VIEWED = ("frames", "times", "valid")
 """Columns of /clips that the group of each video shows too."""
 Compression = Literal["none", "lzf", "gzip"]
@@ -117,6 +135,15 @@ def split_failed(records: Sequence[VideoRecord]) -> tuple[list[VideoRecord], lis
         [record for record in records if record.status != "failed"],
         [record for record in records if record.status == "failed"],
     )
+
+
+def number_out_of_range(record: VideoRecord) -> str:
+    """Return which number of a record /videos_table cannot hold, as "duration 1e+12", or "" if there is none."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(record, name)
+        if value is not None and not (least <= value <= most and math.isfinite(value)):
+            return f"{name} {value:g}"
+    return ""
 
 
 def block_rows(rows: int, nbytes: int) -> int:

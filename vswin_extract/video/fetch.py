@@ -6,12 +6,17 @@ process has locked. A file gets its full length before its bytes arrive, so that
 
 Read-ahead waits for room. A file that a decoder needs now never waits, whatever the size of the cache is: decoders are
 read in a fixed order, so one that waited for the room of another one's files could wait for ever.
+
+Names in a cache can be foretold, so each user has a directory that no other user may enter. Even there a file is
+trusted only if it is a regular file of this user with a single name, and a link is never followed: a directory above
+may be another user's.
 """
 
 import errno
 import fcntl
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +41,12 @@ from vswin_extract.video.remote import (
 
 CACHE_SIZE = 10_000_000_000
 BLOCK = 1 << 21
-"""Bytes that are read at once. Each block counts as progress."""
+"""Bytes that are read at once."""
+SLOWEST = 256
+"""Bytes a second. What comes more slowly is no progress, so that it is given up after --timeout."""
+CATCH_UP = 60.0
+"""Seconds of silence that count for that, at most: read-ahead may have waited for hours, or this process was stopped.
+"""
 RESTARTS = 3
 """How often a file that changes while it is fetched is fetched from its beginning."""
 POLL = 0.05
@@ -55,18 +65,34 @@ class Cache:
 
 
 def cache_directory(given: str | os.PathLike[str] | None) -> Path:
-    """Return the cache directory, by default one in the directory for temporary files. It is made if it is missing.
+    """Return the cache directory, which only this user may enter; it is made if it is missing. That is the one `given`
+    or, where other users may enter that one, vswin-extract-UID in it. The default is the one for temporary files.
     Raises UsageError."""
     from tempfile import gettempdir
 
-    directory = Path(given) if given is not None else Path(gettempdir()) / f"vswin-extract-{os.getuid()}"
+    above = Path(os.path.realpath(gettempdir() if given is None else given))
+    own = above / f"vswin-extract-{os.geteuid()}"
     try:
-        directory.mkdir(0o700, parents=True, exist_ok=True)
+        above.mkdir(0o700, parents=True, exist_ok=True)
+        if given is not None and not _why_not_ours(status := above.stat()) and not status.st_mode & 0o077:
+            return above
+        with suppress(FileExistsError):
+            own.mkdir(0o700)
+        status = own.lstat()
+        if why := _why_not_ours(status):
+            raise UsageError(f"no cache can be kept in {own}, which {why}; give a --cache-dir")
+        if status.st_mode & 0o077:
+            own.chmod(0o700)
     except OSError as error:
-        raise UsageError(f"no cache can be kept in {directory}: {error.strerror}; give a --cache-dir") from error
-    if not os.access(directory, os.W_OK) or (given is None and directory.stat().st_uid != os.getuid()):
-        raise UsageError(f"no cache can be kept in {directory}, which is another user's; give a --cache-dir")
-    return directory
+        raise UsageError(f"no cache can be kept in {above}: {error.strerror}; give a --cache-dir") from error
+    return own
+
+
+def _why_not_ours(status: os.stat_result) -> str:
+    """Return why a directory cannot be trusted; an empty text where it can."""
+    if not stat.S_ISDIR(status.st_mode):
+        return "is no directory" if not stat.S_ISLNK(status.st_mode) else "is a link"
+    return "" if status.st_uid == os.geteuid() else f"belongs to the user with number {status.st_uid}"
 
 
 class Fetch(threading.Thread):
@@ -93,6 +119,7 @@ class Fetch(threading.Thread):
         self.wanted = threading.Event()
         self.steps = 0
         """Grows with each sign of progress."""
+        self._came, self._since = 0, time.monotonic()  # bytes since the last sign of progress, and when that was
         self.path = Path()
         self.file = -1
         self.error: BaseException | None = None
@@ -103,6 +130,10 @@ class Fetch(threading.Thread):
             self.after = None
         try:
             self._fetch()
+        except OSError as error:  # of the disk of the cache, for example because it is read-only
+            reason = error.strerror or str(error)
+            self.error = VideoUnreachable(f"it cannot be kept in the cache {self.cache.directory}: {reason}")
+            self.drop()
         except BaseException as error:  # `wait` raises it, in the thread that waits
             self.error = error
             self.drop()
@@ -119,6 +150,8 @@ class Fetch(threading.Thread):
                 on_progress()
         if self.error is not None:
             raise self.error
+        if not (os.path.lexists(self.path) and os.path.samestat(os.fstat(self.file), os.lstat(self.path))):
+            raise VideoUnreachable(f"its file was removed from the cache {self.cache.directory} meanwhile")
         return self.path
 
     def _fetch(self) -> None:
@@ -151,27 +184,31 @@ class Fetch(threading.Thread):
         ending = suffix[0] if suffix else ""
         directory = Path(self.cache.directory)
         directory.mkdir(0o700, parents=True, exist_ok=True)
-        with _alone(directory):
-            _sweep(directory)
-            for name in (key, f"{key}-{os.urandom(8).hex()}"):  # the second one while another process fetches it
+        with _alone(directory) as handle:
+            _sweep(handle)
+            for name in (key, f"{key}-{os.urandom(8).hex()}"):  # the second one where the first is taken
                 self.path = directory / f"{PREFIX}{name}{ending}"
-                self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                for lock, whole in ((fcntl.LOCK_EX, False), (fcntl.LOCK_SH, True)):
-                    with suppress(BlockingIOError):
-                        fcntl.flock(self.file, lock | fcntl.LOCK_NB)
-                        return whole
-                os.close(self.file)
+                with suppress(FileExistsError):
+                    self.file = os.open(self.path.name, NEW, 0o600, dir_fd=handle)
+                    fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return False
+                if (file := _open_ours(self.path.name, handle)) >= 0:
+                    if _is_complete(file):
+                        self.file = file
+                        return True
+                    os.close(file)
         raise RuntimeError("a new name in the cache was taken")
 
     def drop(self) -> None:
         """Give up the file. It is removed unless another decoder uses it."""
         if self.file < 0:
             return
-        with _alone(self.cache.directory):
-            with suppress(BlockingIOError):
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.path.unlink(missing_ok=True)
-            os.close(self.file)
+        # errors: another decoder uses it, or the cache was removed, or its disk is read-only now
+        with suppress(VideoUnreachable, OSError), _alone(self.cache.directory) as handle:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(self.file), os.lstat(self.path.name, dir_fd=handle)):
+                os.unlink(self.path.name, dir_fd=handle)
+        os.close(self.file)
         self.file = -1
 
     def _reserve(self, total: int) -> None:
@@ -193,9 +230,9 @@ class Fetch(threading.Thread):
 
     def _claim(self, total: int, wanted: bool) -> bool:
         """Make the file this long if there is room. Return False if there is none."""
-        with names_path(Path(self.cache.directory)), _alone(self.cache.directory):
+        with names_path(Path(self.cache.directory)), _alone(self.cache.directory) as handle:
             length = os.fstat(self.file).st_size
-            if not wanted and _sweep(Path(self.cache.directory)) - length + total > self.cache.size:
+            if not wanted and _sweep(handle) - length + total > self.cache.size:
                 return False
             disk = os.fstatvfs(self.file)
             if disk.f_bavail * disk.f_frsize < total - length:  # `reserve` would fill the disk before it fails
@@ -223,12 +260,13 @@ class Fetch(threading.Thread):
                     while block := source.read(BLOCK):
                         if address.size < 0:
                             self._reserve(((at + len(block)) // BLOCK + 1) * BLOCK)
-                        os.pwrite(self.file, block, at)
+                        with names_path(Path(self.cache.directory)):
+                            os.pwrite(self.file, block, at)
                         at += len(block)
-                        self.steps += 1
+                        quick = self._count(len(block))
                         if at > (self.cache.size if address.size < 0 else address.size):
                             break
-                        if at > furthest:
+                        if at > furthest and quick:
                             furthest, tries = at, 0
                 if address.size < 0 and at > self.cache.size:
                     raise VideoUnreachable("its server does not say how long it is, and it is longer than --cache-size")
@@ -238,6 +276,7 @@ class Fetch(threading.Thread):
                 if self._describe(filesystem, path) != address:
                     raise VideoChanged("its file changes again and again while it is fetched")
                 os.ftruncate(self.file, at)
+                self.steps += 1
                 return
             except VideoError:
                 raise
@@ -246,6 +285,16 @@ class Fetch(threading.Thread):
                     raise failure from error
             self._sleep(self.waits[tries])
             tries += 1
+
+    def _count(self, received: int) -> bool:
+        """Count bytes that came. Return True if that is progress: if they came quickly enough since the last one."""
+        now = time.monotonic()
+        self._came += received
+        if self._came < SLOWEST * min(now - self._since, CATCH_UP):
+            return False
+        self._came, self._since = 0, now
+        self.steps += 1
+        return True
 
     def _describe(self, filesystem: Any, path: str) -> Address:
         """Return the address with its present fingerprint."""
@@ -259,31 +308,70 @@ class Fetch(threading.Thread):
 def sweep(directory: str) -> None:
     """Remove the files in a cache that no process uses."""
     if os.path.isdir(directory):
-        with _alone(directory):
-            _sweep(Path(directory))
+        with suppress(VideoUnreachable), _alone(directory) as handle:  # no longer ours, so nothing in it is
+            _sweep(handle)
 
 
-def _sweep(directory: Path) -> int:
+def _sweep(directory: int) -> int:
     """Do the same under the lock of `_alone`. Return how many bytes the other files have."""
     held = 0
-    for path in directory.glob(f"{PREFIX}*"):
-        with suppress(FileNotFoundError):  # removed by hand meanwhile
-            try:
-                with path.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-            except (BlockingIOError, PermissionError):  # in use, or another user's
-                held += path.stat().st_size
+    for name in os.listdir(directory):
+        if not name.startswith(PREFIX) or (file := _open_ours(name, directory)) < 0:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name, dir_fd=directory)
+        except OSError:  # in use, or the disk is read-only now
+            held += os.fstat(file).st_size
+        finally:
+            os.close(file)
     return held
 
 
-@contextmanager
-def _alone(directory: str | Path) -> Iterator[None]:
-    """Lock a cache while its list of files is read or changed."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a new file is opened: only if its name is free."""
+THERE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is opened that may be anything, for example a FIFO, which would make this process wait."""
+
+
+def _is_complete(file: int) -> bool:
+    """Lock a file of the cache that another decoder uses. Return False where that one still fetches it."""
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False  # its process has ended in this moment, perhaps before it was complete
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a shared lock means that it is complete
+        return True
+    return False
+
+
+def _open_ours(name: str, directory: int) -> int:
+    """Open a file in a cache, by the descriptor of the cache. Return -1 where there is none, and where it is not a
+    regular file of this user with a single name: then others may write to it, or it is a file from elsewhere."""
     try:
+        file = os.open(name, THERE, dir_fd=directory)
+    except OSError:  # removed meanwhile, a link, another user's, a socket
+        return -1
+    status = os.fstat(file)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
+        return file
+    os.close(file)
+    return -1
+
+
+@contextmanager
+def _alone(directory: str | Path) -> Iterator[int]:
+    """Lock a cache while its list of files is read or changed. Give its descriptor. Raises VideoUnreachable where it is
+    not a directory of this user."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise VideoUnreachable(f"the cache {directory} cannot be opened: {error.strerror}") from error
+    try:
+        if why := _why_not_ours(os.fstat(handle)):
+            raise VideoUnreachable(f"the cache {directory} {why}")
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

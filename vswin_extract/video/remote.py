@@ -1,5 +1,6 @@
 """Files at addresses that fsspec opens: their names, listing and describing them, and what failures mean."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,16 @@ from urllib.parse import unquote
 from vswin_extract.errors import UsageError, VideoError, VideoMissing, VideoUnreachable
 
 T = TypeVar("T")
+Say = Callable[[str], None]
+"""Called with a sentence for the user."""
+log = logging.getLogger(__name__)
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait before each further try, after one that gave nothing new."""
 PATIENCE = 20.0
 """Seconds of silence after which a request is given up and tried again."""
+MOST_BYTES = 1 << 63
+"""A file is smaller than this; outputs have no larger numbers."""
 UNKNOWN = (-1, 0.0, "")
 """A size, a time of change or an etag that the server does not say, or that was not asked for."""
 
@@ -70,25 +76,33 @@ def _split(url: str) -> tuple[str, str]:
     return url[:at], url[at:]
 
 
-def list_files(url: str, waits: Sequence[float] = WAITS) -> Address | dict[str, Address]:
-    """Return the file at an address or, where it is a directory, all files below it by their paths in it. Raises
-    UsageError where there is neither."""
+def list_files(url: str, waits: Sequence[float] = WAITS, say: Say = log.warning) -> Address | dict[str, Address]:
+    """Return the file at an address or, where it is a directory, all files below it by their paths in it. Names that
+    cannot be such paths are skipped, and `say` is called. Raises UsageError where there is neither, and where there is
+    more than the bounds of `listing`."""
+    from vswin_extract.video.listing import OutOfBounds, Pages, Skipped, find_files, info_of  # it imports this module
+
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
+    on_web = not _split(url)[0]
+    skipped = Skipped("link" if on_web else "name")
     try:
         if not url.endswith("/"):
-            info = with_retries(lambda: filesystem.info(path), waits=waits)
+            info = with_retries(lambda: info_of(filesystem, path), waits=waits)
             if info["type"] != "directory":
                 return address_of(url, info)
-        below = with_retries(lambda: filesystem.find(path, detail=True), waits=waits)
+        if on_web:
+            found = Pages(filesystem, path, skipped, waits).walk()
+        else:
+            found = with_retries(lambda: find_files(filesystem, path, url, skipped), waits=waits)
     except VideoMissing as error:
         raise UsageError(f"no such file or directory: {without_secrets(url)}") from error
-    except VideoError as error:
-        raise UsageError(f"cannot look at {without_secrets(url)}: {error}") from error
-    start = len(path.rstrip("/")) + 1
-    base = path_of(url.rstrip("/") + "/")
-    found = [address_of(f"{url.rstrip('/')}/{each[start:]}", info) for each, info in below.items() if each[start:]]
-    return {path_of(file.url).removeprefix(base): file for file in found}
+    except (VideoError, OutOfBounds) as error:
+        reason = error.__cause__ if isinstance(error.__cause__, OutOfBounds) else error
+        raise UsageError(f"cannot look at {without_secrets(url)}: {reason}") from error
+    if skipped.examples:
+        say(f"{skipped} below {without_secrets(url)}")
+    return found
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -166,11 +180,11 @@ def with_retries(
 def failure_of(error: BaseException, last: bool) -> VideoError | None:
     """Return what an error of a file system means for a video; None where the call is worth another try. `last`: there
     is no other try."""
-    status = _status(error)
+    status = status_of(error)
     # fsspec raises FileNotFoundError for any failure and keeps the cause
     while error.__cause__ is not None and not isinstance(error, UsageError):
         error = error.__cause__
-        status = status or _status(error)
+        status = status or status_of(error)
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
         return VideoMissing("is not there" + (f": the server answers with status {status}" if status else ""))
     if status is None:
@@ -188,7 +202,7 @@ def is_temporary(status: int) -> bool:
     return status >= 500 or status in (408, 412, 425, 429)
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """Return the HTTP status that an error of aiohttp, botocore and the like carries, None without one."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
@@ -207,21 +221,25 @@ def _scrubbed(error: BaseException) -> str:
 
 def address_of(url: str, info: Mapping[str, Any]) -> Address:
     """Return an address with the fingerprint in `info`, which a file system gives of a file. Each file system has its
-    own names for the same."""
+    own names for the same. Sizes and dates that cannot be count as unknown."""
     from datetime import datetime
     from email.utils import parsedate_to_datetime
 
     found = {re.sub(r"[\W_]", "", key).lower(): value for key, value in info.items() if value}
     changed: Any = found.get("lastmodified") or found.get("mtime") or found.get("updated") or 0.0
-    if isinstance(changed, str):
-        with suppress(ValueError):
+    size, mtime = -1, 0.0
+    with suppress(ValueError, OverflowError):
+        if isinstance(changed, str):
             changed = (datetime.fromisoformat if changed[:1].isdigit() else parsedate_to_datetime)(changed)
-    if isinstance(changed, datetime):
-        changed = changed.timestamp()
-    size = info.get("size")
+        if isinstance(changed, datetime):
+            changed = changed.timestamp()
+        mtime = float(int(changed)) if isinstance(changed, int | float) else 0.0  # listings are finer than headers
+    with suppress(ValueError, OverflowError, TypeError):
+        given = int(info.get("size"))  # type: ignore[arg-type]
+        size = given if 0 <= given < MOST_BYTES else -1
     return Address(
         url,
-        size=-1 if size is None else int(size),
-        mtime=float(int(changed)) if isinstance(changed, int | float) else 0.0,  # listings are finer than headers
+        size=size,
+        mtime=mtime,
         etag=str(found.get("etag", "")).removeprefix("W/").strip('"'),
     )

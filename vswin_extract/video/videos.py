@@ -13,6 +13,7 @@ from vswin_extract.files import names_path
 from vswin_extract.formatting import as_utf8
 from vswin_extract.video import remote
 from vswin_extract.video.file_kinds import UTF16, other_kind, where_it_goes
+from vswin_extract.video.listing import Skipped
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import Address, is_remote
 
@@ -58,13 +59,15 @@ def find_videos(
     inputs: Sequence[str | os.PathLike[str]] = (),
     manifest: str | os.PathLike[str] | None = None,
     listed: Iterable[str] = (),
+    say: remote.Say = remote.log.warning,
 ) -> tuple[Video, ...]:
     """Return the videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's
     rows, and `listed` paths. Each may be an address, which is looked at unless it comes from a manifest or a list.
-    Raises UsageError where an input is missing, where there is no video at all, and where two videos get one id."""
+    `say` is called if links or names that a server lists are skipped. Raises UsageError where an input is missing,
+    where there is no video at all, and where two videos get one id."""
     if any(os.fspath(path) == "" for path in inputs):
         raise UsageError("an empty name was given for a video or directory")
-    videos = [video for path in inputs for video in _from_input(os.fspath(path))]
+    videos = [video for path in inputs for video in _from_input(os.fspath(path), say)]
     if manifest is not None:
         videos += _from_manifest(Path(manifest))
     videos += [_from_path(line.rstrip("\r\n"), Path()) for line in listed if line.strip()]
@@ -105,9 +108,9 @@ def _extracted(video: Video) -> tuple[object, ...]:
     return getattr(video.path, "url", video.location), video.start, video.end
 
 
-def _from_input(given: str) -> Iterator[Video]:
+def _from_input(given: str, say: remote.Say) -> Iterator[Video]:
     if is_remote(given):
-        yield from _from_address(given)
+        yield from _from_address(given, say)
         return
     path = Path(given)
     if path.is_dir():
@@ -124,20 +127,27 @@ def _from_input(given: str) -> Iterator[Video]:
         raise UsageError(f"no such file or directory: {path}")
 
 
-def _from_address(url: str) -> Iterator[Video]:
+def _from_address(url: str, say: remote.Say) -> Iterator[Video]:
     """Yield the video at an address, or the videos below it."""
-    found = remote.list_files(url)
+    found = remote.list_files(url, say=say)
     if isinstance(found, Address):
         yield Video(remote.path_of(url).rpartition("/")[2], found)
         return
-    videos = [
-        Video(name, found[name])
-        for name in sorted(found, key=walk_order)
-        if Path(name).suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in name.split("/"))
-    ]
-    if not videos:
+    names: dict[str, None] = {}
+    inside = Skipped("name")
+    for name in sorted(found, key=walk_order):
+        if Path(name).suffix.lower() not in EXTENSIONS or any(part.startswith(".") for part in name.split("/")):
+            continue
+        if any(letter == "/" and name[:at] in names for at, letter in enumerate(name)):
+            inside.add("of what lies inside a video", name)
+        else:
+            names[name] = None
+    if inside.examples:
+        say(f"{inside} below {remote.without_secrets(url)}")
+    if not names:
         raise UsageError(f"no videos in {remote.without_secrets(url)}: looked for {' '.join(sorted(EXTENSIONS))}")
-    yield from videos
+    for name in names:
+        yield Video(name, found[name])
 
 
 def _walk(directory: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:

@@ -1,25 +1,35 @@
 """Read weights by name, or a checkpoint file of any known layout, strictly."""
 
+import hashlib
+import json
 import math
+import os
 import pickle
 import re
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from vswin_extract.errors import WeightsError, first_line
-from vswin_extract.files import file_sha256
+from vswin_extract.errors import WeightsError, first_line, is_out_of_memory
 from vswin_extract.formatting import name_some, plural
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.cache import check_hash, find_weights
-from vswin_extract.weights.checkpoints import Checkpoint, OwnMetadata, StateDict, parse_metadata
+from vswin_extract.weights.checkpoints import (
+    Checkpoint,
+    OwnMetadata,
+    StateDict,
+    WeightsFile,
+    file_state,
+    parse_metadata,
+    require_class_names,
+)
 from vswin_extract.weights.fit import closest_variant, require_finite, require_fit, window_2d, window_by_shape
 from vswin_extract.weights.inflation import inflate_state, resized_window_note, unused_head_note
 from vswin_extract.weights.layouts import (
@@ -97,12 +107,48 @@ def read_checkpoint(
     """
     if variant is not None and variant not in VARIANTS:
         raise WeightsError(f"unknown variant {variant!r}; the variants are {', '.join(VARIANTS)}")
-    with ThreadPoolExecutor(1, "hashing") as hashing:  # hashes the file while its tensors are read
-        sha256 = hashing.submit(file_sha256, path)
-        content, own = _read_content(path)
-        chosen, notes, label = choose_network(content, ema, path)
-        checkpoint = _fit_network(chosen, own, path, variant, window, finite)
-        return replace(checkpoint, sha256=sha256.result() + label, notes=(*notes, *checkpoint.notes))
+    file, content = read_file(path)
+    return parse_checkpoint(file, content, variant, window, ema=ema, finite=finite)
+
+
+def read_file(path: Path) -> tuple[WeightsFile, BytesIO]:
+    """Read a file of weights into memory, once: the same bytes are hashed and parsed, so the recorded hash is that of
+    the weights that are used. A file that another process saves over later does not change them.
+
+    Raise WeightsError if there is no such file, if it cannot be a checkpoint, or if it changes while it is read.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    with path.open("rb") as file:
+        before = file_state(os.fstat(file.fileno()))
+        head = file.read(9)
+        if head[8:9] != b"{" and not head.startswith((b"PK", b"\x80")):  # before all of a large file is read
+            raise WeightsError(
+                f"{path} cannot be read as a checkpoint: it is not a PyTorch file; it begins with {head!r}"
+            )
+        file.seek(0)
+        content = BytesIO(file.read())
+        if file_state(os.fstat(file.fileno())) != before:
+            raise WeightsError(f"{path} was written to while it was read; try again when it is complete")
+    return WeightsFile(path, hashlib.sha256(content.getbuffer()).hexdigest(), before), content
+
+
+def parse_checkpoint(
+    file: WeightsFile,
+    content: BytesIO,
+    variant: str | None = None,
+    window: tuple[int, int, int] | None = None,
+    *,
+    ema: bool = False,
+    finite: bool = True,
+) -> Checkpoint:
+    """Return the checkpoint in the `content` of a file that was read, which is then closed, so that its memory is free.
+    The other arguments and the errors are those of `read_checkpoint`."""
+    with content:
+        tables, own = _parse_content(content, file.path)
+    chosen, notes, label = choose_network(tables, ema, file.path)
+    checkpoint = _fit_network(chosen, own, file.path, variant, window, finite)
+    return replace(checkpoint, sha256=file.sha256 + label, file=file, notes=(*notes, *checkpoint.notes))
 
 
 def _fit_network(
@@ -135,6 +181,7 @@ def _fit_network(
         state = inflate_state(state_2d, sizes)
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     require_fit(state, published, sizes, num_classes, path)
+    require_class_names(own.classes if own else (), num_classes, path)
     if finite:
         require_finite(state, published, path)
     return Checkpoint(
@@ -147,6 +194,7 @@ def _fit_network(
         recipe=own.recipe if own else RECIPES.get(layout),
         source=own.source if own else "",
         license=own.license if own else "",
+        metadata_hashed=own.hashed if own else False,
         notes=tuple(notes),
         state_2d=state_2d,
     )
@@ -158,22 +206,14 @@ def _window_tokens(tensors: StateDict) -> int:
     return 0 if index is None else math.isqrt(index.numel())
 
 
-def _read_content(path: Path) -> tuple[Any, OwnMetadata | None]:
+def _parse_content(content: BytesIO, path: Path) -> tuple[Any, OwnMetadata | None]:
     """Return what a file has: tensors by name, or tables of them; and the metadata if it has our format."""
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}")
-    with path.open("rb") as file:
-        head = file.read(9)
     try:
-        if head[8:9] == b"{":
-            with safe_open(path, framework="pt") as stored:
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-                metadata = stored.metadata() or {}
-            return tensors, parse_metadata(tensors, metadata)
-        if not head.startswith((b"PK", b"\x80")):
-            raise ValueError(f"it is not a PyTorch file; it begins with {head!r}")
+        if content.getvalue()[8:9] == b"{":
+            tensors = safetensors.torch.load(content.getvalue())  # copies, also of the bytes of each tensor
+            return tensors, parse_metadata(tensors, _safetensors_metadata(content.getvalue()))
         with warnings.catch_warnings(action="ignore"):  # about pickles that torch then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            tables = torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"loading it would run code of {code[1]}" if code else "loading it would run code, or it is damaged"
@@ -183,8 +223,16 @@ def _read_content(path: Path) -> tuple[Any, OwnMetadata | None]:
             "torch.load(..., weights_only=False) and torch.save"
         ) from error
     except Exception as error:  # the parsers raise many errors for damaged and foreign files
+        if is_out_of_memory(error):
+            raise
         raise WeightsError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
-    return content, None
+    return tables, None
+
+
+def _safetensors_metadata(content: bytes) -> dict[str, str]:
+    """Return the metadata in the header of a safetensors file that was parsed before."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
 
 
 def choose_network(content: Any, ema: bool, path: Path) -> tuple[StoredNetwork, list[str], str]:

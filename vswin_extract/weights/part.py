@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,8 +16,10 @@ from io import FileIO
 from pathlib import Path
 
 from vswin_extract import files
+from vswin_extract.errors import WeightsError
 from vswin_extract.formatting import human_bytes
 from vswin_extract.video.remote import without_secrets
+from vswin_extract.weights.registry import MOST_BYTES
 
 BLOCK = 1 << 20
 """Bytes to read at once, at most."""
@@ -37,10 +40,12 @@ class PartOrigin:
 
 
 def read_origin(part: Path) -> PartOrigin | None:
-    """Return the origin of a part, or None if the part is missing or its origin cannot be read."""
+    """Return the origin of a part, or None if it cannot be read, or if one of the two is missing or is not a regular
+    file of this user with a single name: other users may plant files in a shared cache."""
     try:
-        origin = PartOrigin(**json.loads(_origin_file(part).read_text("utf-8")))
-        return origin if part.is_file() else None
+        if not all(_is_own_file(path.lstat()) for path in (part, _origin_file(part))):
+            return None
+        return PartOrigin(**json.loads(_origin_file(part).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -57,10 +62,24 @@ def start_part(part: Path, origin: PartOrigin | None = None) -> FileIO:
     An older part and its origin are removed first, so that the origin never describes bytes of another file.
     """
     remove_part(part)  # removed instead of truncated, because it may belong to another user
-    file = FileIO(part, "wb")
+    file = FileIO(part, "xb")  # a new file: a link that another user has put there meanwhile is not followed
     if origin:
-        _origin_file(part).write_text(json.dumps(asdict(origin)))
+        with _origin_file(part).open("x", encoding="utf-8") as described:
+            described.write(json.dumps(asdict(origin)))
     return file
+
+
+def continue_part(part: Path) -> FileIO:
+    """Open a part for writing at its end. Raise OSError if it is not a regular file of this user with a single name."""
+    file = FileIO(part, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
+    if not _is_own_file(os.fstat(file.fileno())):
+        file.close()
+        raise PermissionError(errno.EPERM, "it is no regular file of this user alone", str(part))
+    return file
+
+
+def _is_own_file(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
 
 
 def write_block(file: FileIO, block: bytes) -> int:
@@ -71,10 +90,14 @@ def write_block(file: FileIO, block: bytes) -> int:
     return file.tell()
 
 
-def copy_to_part(source: Path, part: Path, progress: ProgressCallback = lambda done, total: None) -> None:
-    """Copy a file on a disk to `part`. Raise OSError."""
+def copy_to_part(
+    source: Path, part: Path, progress: ProgressCallback = lambda done, total: None, most: int = MOST_BYTES
+) -> None:
+    """Copy a file on a disk to `part`. Raise WeightsError for one of more than `most` bytes, and OSError."""
+    size = source.stat().st_size
+    if size > most:
+        raise WeightsError(f"the file has {human_bytes(size)}, but at most {human_bytes(most)} are expected")
     with source.open("rb") as file, start_part(part) as target:
-        size = os.fstat(file.fileno()).st_size
         try:
             require_space(part, size)
             while block := file.read(BLOCK):

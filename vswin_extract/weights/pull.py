@@ -8,7 +8,7 @@ from urllib.request import url2pathname
 
 from vswin_extract import locks
 from vswin_extract.errors import OutputError, UsageError, WeightsError
-from vswin_extract.files import file_sha256, names_path
+from vswin_extract.files import atomic_write, file_sha256, names_path
 from vswin_extract.video.remote import without_secrets
 from vswin_extract.weights.cache import (
     DEAD_AFTER,
@@ -111,9 +111,9 @@ def _fill_cache(
         try:
             if isinstance(origin, Path):
                 in_pieces = False
-                copy_to_part(origin, part, progress)
+                copy_to_part(origin, part, progress, row.most_bytes)
             else:
-                in_pieces = download(origin, part, progress, say, patience)
+                in_pieces = download(origin, part, progress, say, patience, row.most_bytes)
         except WeightsError as error:
             raise WeightsError(
                 f"cannot download {without_secrets(str(origin))}: {error}; without network access, put the file into a "
@@ -122,7 +122,8 @@ def _fill_cache(
         expected, sha256, size = expected_sha256(row), file_sha256(part), part.stat().st_size
         if sha256.startswith(expected):
             if not expected:
-                recorded_hash_file(row).write_text(f"{sha256}  {row.filename}\n")
+                with atomic_write(recorded_hash_file(row)) as unfinished:  # a link there is replaced, not followed
+                    unfinished.write_text(f"{sha256}  {row.filename}\n")
             publish_part(part, target)
             return sha256
         remove_part(part)

@@ -18,6 +18,11 @@ For Kinetics-600, -700 and -710 and Something-Something v2, no installable packa
 allows copying. Their classes are numbers, in the order of the training labels.
 """
 
+SIZE_TOLERANCE = 0.02
+"""How far the size of a file may be from the published size, which is rounded, relative to it."""
+MOST_BYTES = 4_000_000_000
+"""Bytes of a file whose size is not known, at most. The largest published one has about 800 MB."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -40,6 +45,11 @@ class Published:
     @property
     def filename(self) -> str:
         return self.url.rsplit("/", 1)[1]
+
+    @property
+    def most_bytes(self) -> int:
+        """How many bytes a file may have that is downloaded for this row."""
+        return int(self.megabytes * 1e6 * (1 + SIZE_TOLERANCE)) or MOST_BYTES
 
     @property
     def recipe(self) -> Recipe:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from vswin_extract.backbone import Features
 from vswin_extract.decoding.process import DecodedClip
+from vswin_extract.errors import is_out_of_memory
 from vswin_extract.worker.device import Device, Timer
 
 Forward = Callable[[Tensor], Features]
@@ -54,8 +54,8 @@ class Computer:
     def _halve(self, clips: Sequence[DecodedClip]) -> list[ComputedBatch]:
         try:
             return [self._batch(clips)]
-        except torch.OutOfMemoryError:
-            if len(clips) == 1:
+        except Exception as error:  # PyTorch, oneDNN and Python each have their own
+            if len(clips) == 1 or not is_out_of_memory(error):
                 raise
         self.device.free_memory()  # outside of `except`, because the traceback keeps tensors alive
         half = len(clips) // 2

@@ -56,10 +56,12 @@ class Stop:
 
 @dataclass(frozen=True)
 class WorkerDone:
-    """The worker has finished all its videos, or was stopped. It writes nothing more into the journal."""
+    """The worker has finished all its videos, or was stopped. It writes nothing more into the journal. `notes` are for
+    the user."""
 
     profile: Profile
     compiled: bool
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.job.versions import installed_versions
 from vswin_extract.journal.writer import open_writer
+from vswin_extract.system import require_address_space
 from vswin_extract.video.videos import Video
 from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
@@ -29,6 +30,9 @@ from vswin_extract.worker.writer import Writer
 
 HEARTBEAT = 5.0
 """Seconds between two heartbeats of a worker, or an eighth of the job's timeout if that is less."""
+FOR_VIDEOS, FOR_CORE = 512 << 20, 64 << 20
+"""Bytes of address space that a worker needs once its model is loaded, and more for each core: threads have stacks and
+heaps of their own. Measured on two cores, with small clips."""
 COMPILE_FROM = 100_000
 """Clips from which compiling on a GPU, which takes about a minute, should pay. Not measured yet."""
 
@@ -48,6 +52,7 @@ class Worker:
         # cores.
         usual = max(1, min(cores, max(2, cores // 4))) if kind == "cpu" else max(1, min(8, cores - 1))
         self.decoders = job.workers or usual
+        require_address_space(FOR_VIDEOS + cores * FOR_CORE, "extracting with these weights")
         self.loaded = time.monotonic() - begun
 
     def ready(self) -> Ready:
@@ -92,7 +97,8 @@ class Worker:
             yield from pipeline.run(stopping)
             journal.close(pack=stopping.is_set())  # otherwise the output is made next
         pipeline.profile.loaded = self.loaded
-        yield WorkerDone(pipeline.profile, compiled)
+        change = self.backbone.file.describe_change() if self.backbone.file else ""
+        yield WorkerDone(pipeline.profile, compiled, (change,) if change else ())
 
     def _pipeline(self, queue: VideoQueue, writer: Writer) -> Pipeline:
         job, backbone = self.job, self.backbone

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.decoding.messages import VideoEnd
-from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoError
+from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoError, VideoTimestamps, VideoUnreadable
 from vswin_extract.job.events import VideoDone
 from vswin_extract.journal.parts import Part
 from vswin_extract.journal.writer import JournalWriter
-from vswin_extract.store.schema import VideoRecord
+from vswin_extract.store.schema import LONGEST, VideoRecord, number_out_of_range
 from vswin_extract.video.videos import Video, fingerprint
 
 
@@ -70,6 +70,8 @@ class Writer:
                     f"{larger_numbers(self._precision, self._dtype)}"
                 )
                 return self.fail(video, error)
+        if "clips/times" in rows and np.abs(rows["clips/times"]).max(initial=0) > LONGEST:
+            return self.fail(video, VideoTimestamps(f"its time stamps are above {LONGEST:g} s"))
         if video.part is None:
             video.part = self._journal.part(video.video)
         video.part.append(rows)
@@ -82,7 +84,6 @@ class Writer:
             return []
         if end.file is None and fingerprint(video.video) != video.fingerprint:
             return self.fail(video, VideoChanged("its file changed while it was read"))
-        video.done = True
         first, last = video.video.clip_range
         record = make_record(
             video.video,
@@ -99,6 +100,9 @@ class Writer:
             matrix=end.matrix,
             message=end.trouble + (f" ({end.damaged} damaged packets)" if end.damaged else ""),
         )
+        if wrong := number_out_of_range(record):
+            return self.fail(video, VideoUnreadable(f"it has the {wrong}, which an output cannot hold"))
+        video.done = True
         self._journal.commit(record, part)
         return [VideoDone(record, max(video.fingerprint[0], 0))]
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vswin_extract.cli.complete import weights_names
-from vswin_extract.cli.console import stderr, stdout, table
+from vswin_extract.cli.console import say, stderr, stdout, table
 from vswin_extract.cli.exit import fail, reports_errors
 from vswin_extract.formatting import human_bytes, plural, printable
 from vswin_extract.weights.cache import is_cached
@@ -76,7 +76,7 @@ def pull_command(names: tuple[str, ...], source: str) -> None:
         except WeightsError as error:
             failed.append(str(error))
             continue
-        stderr().print(note)
+        say(stderr(), note)
         click.echo(path)
     if failed:
         for message in failed[:-1]:

@@ -1,5 +1,7 @@
 """`vswin weights convert, inflate`: make weights of other files."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from vswin_extract.cli.complete import weights_names
@@ -7,6 +9,9 @@ from vswin_extract.cli.console import say, stderr
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import ema_option, output_option
 from vswin_extract.formatting import human_bytes, name_some
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 variant_option = click.option(
     "--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the shapes tell."
@@ -24,21 +29,19 @@ replace_option = click.option("--overwrite", is_flag=True, help="Replace OUT.saf
 @reports_errors
 def convert_command(source: str, target: str, variant: str | None, ema: bool, overwrite: bool, half: bool) -> None:
     """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
-    from pathlib import Path
-
     from vswin_extract.errors import WeightsError
     from vswin_extract.weights.checkpoints import save_checkpoint
     from vswin_extract.weights.fit import not_finite
     from vswin_extract.weights.load import load_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
-    check_target(target, overwrite)
+    path = check_target(target, source, overwrite)
     name, checkpoint = load_checkpoint(source, variant and variant.lower(), ema)
     state = {key: tensor.half() for key, tensor in checkpoint.state.items()} if half else checkpoint.state
     if half and (too_large := not_finite(state)):
         raise WeightsError(f"{name_some(too_large)} of {source} do not fit 16-bit floats; leave out --half")
     save_checkpoint(
-        Path(target),
+        path,
         state,
         checkpoint.variant,
         checkpoint.recipe or Recipe(),
@@ -50,7 +53,7 @@ def convert_command(source: str, target: str, variant: str | None, ema: bool, ov
         say(stderr(), f"note: {note}")
     click.echo(
         f"{target}: variant {checkpoint.variant.name}, window {'x'.join(map(str, checkpoint.variant.window))}, "
-        f"{checkpoint.num_classes} classes, {human_bytes(Path(target).stat().st_size)}"
+        f"{checkpoint.num_classes} classes, {human_bytes(path.stat().st_size)}"
     )
 
 
@@ -76,7 +79,7 @@ def inflate_command(source: str, output: str, variant: str | None, ema: bool, wi
     from vswin_extract.weights.load import read_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
-    check_target(output, overwrite)
+    path = check_target(output, source, overwrite)
     checkpoint = read_checkpoint(Path(source), variant and variant.lower(), parse_window(window), ema=ema)
     if checkpoint.layout not in LAYOUTS_2D:
         raise UsageError(
@@ -87,7 +90,7 @@ def inflate_command(source: str, output: str, variant: str | None, ema: bool, wi
         say(stderr(), f"note: {note}")
     errors = check_still(checkpoint)
     save_checkpoint(
-        Path(output),
+        path,
         checkpoint.state,
         checkpoint.variant,
         Recipe(),
@@ -100,27 +103,25 @@ def inflate_command(source: str, output: str, variant: str | None, ema: bool, wi
     )
     if resized:
         click.echo(f"the 2D network with its own window gives other features: relative difference {by_stage(resized)}")
-    click.echo(
-        f"{output}: variant {checkpoint.variant.name}, window {window}, {human_bytes(Path(output).stat().st_size)}"
-    )
+    click.echo(f"{output}: variant {checkpoint.variant.name}, window {window}, {human_bytes(path.stat().st_size)}")
 
 
 def by_stage(errors: dict[int, float]) -> str:
     return ", ".join(f"stage {stage} {error:.0e}" for stage, error in errors.items())
 
 
-def check_target(target: str, overwrite: bool) -> None:
-    """Raise UsageError unless weights can be written to this path."""
+def check_target(target: str, source: str, overwrite: bool) -> "Path":
+    """Return the file to write: of a link, its target. Raises UsageError unless weights can be written to it: it is not
+    there, or may be overwritten, and is not the file that they are made of."""
     from pathlib import Path
 
     from vswin_extract.errors import UsageError
-    from vswin_extract.files import require_parent
+    from vswin_extract.files import FileKind, Target
+    from vswin_extract.weights.cache import find_weights
 
     if not target.endswith(".safetensors"):
         raise UsageError(f"{target} must end in .safetensors")
-    if Path(target).exists() and not overwrite:
-        raise UsageError(f"{target} exists; add --overwrite to replace it")
-    require_parent(Path(target))
+    return Target(Path(target), FileKind("empty", ()), lambda: [find_weights(source)], overwrite).check()
 
 
 def parse_window(text: str) -> tuple[int, int, int]:

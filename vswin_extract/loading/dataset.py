@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vswin_extract.errors import UsageError
+from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import open_features
-from vswin_extract.store.sequences import Feature
 
 if TYPE_CHECKING:
     from vswin_extract.network.pooling import Pool
@@ -22,9 +22,10 @@ Fit = Literal["resample", "pad"]
 class FeatureDataset(Dataset[dict[str, Any]]):
     """Features by video, for a `torch.utils.data.DataLoader` with any number of workers, forked or spawned.
 
-    `name` and `pool` as in `vswin_extract.store.sequences.Feature`. `length`: bring every video to so many rows, by
+    `name` and `pool` as in `vswin_extract.loading.sequences.Feature`. `length`: bring every video to so many rows, by
     interpolation between clips ("resample") or by leaving out the last rows and appending zeros ("pad"). `l2`: divide
-    each row by its length. `ids`: only these videos, in this order. Raises UsageError.
+    each row by its length. `ids`: only these videos, in this order. `follow`: as in `open_features`. Raises
+    UsageError.
 
     An item is a dictionary:
 
@@ -46,10 +47,11 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         fit: Fit = "resample",
         l2: bool = False,
         ids: Iterable[str] | None = None,
+        follow: bool = False,
     ) -> None:
         if fit not in get_args(Fit):
             raise UsageError(f"fit must be resample or pad, not {fit!r}")
-        self.file = open_features(path)
+        self.file = open_features(path, follow=follow)
         feature = Feature(name, pool, length, l2)
         self.feature = feature if fit == "resample" else replace(feature, length=None)
         self.shape = self.feature.shape(self.file)
