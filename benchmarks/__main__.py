@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.decode import decode
 from benchmarks.devices import devices
 from benchmarks.end_to_end import end_to_end, start
-from benchmarks.feed import feed
+from benchmarks.feed import BARE, OURS, feed
 from benchmarks.forward import forward
 from benchmarks.growth import growth
 from benchmarks.machine import Row, describe
@@ -23,7 +23,19 @@ from benchmarks.simulation import simulation
 from vswin_extract.backbone import find_device
 from vswin_extract.network.cpu import has_bf16
 
-PARTS = ("forward", "decode", "feed", "end-to-end", "start", "growth", "devices", "merging", "simulation", "scale", "model")
+PARTS = (
+    "forward",
+    "decode",
+    "end-to-end",
+    "feed",
+    "start",
+    "growth",
+    "devices",
+    "merging",
+    "simulation",
+    "scale",
+    "model",
+)
 
 
 @click.command()
@@ -34,7 +46,7 @@ PARTS = ("forward", "decode", "feed", "end-to-end", "start", "growth", "devices"
 def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) -> None:
     """Measure PARTS (default: all) and compare with the tools that people use instead."""
     where = find_device("cpu" if smoke else device)
-    parts = parts or (PARTS[:3] if smoke else PARTS)
+    parts = parts or (PARTS[:4] if smoke else PARTS)
     found: dict[str, list[Row]] = {"machine": [describe(where)]}
     show("machine", found["machine"])
     measures: dict[str, Callable[[], list[Row]]] = {
@@ -79,6 +91,9 @@ def find_problems(found: dict[str, list[Row]]) -> list[str]:
             problems.append(f"{row['what']}: {row['x torchvision fp32']:.2f} x torchvision fp32, less than {floor}")
         if row["cosine"] < 0.9995 or row["relative L2"] > (1.5e-2 if fast else 1e-5):
             problems.append(f"{row['what']}: relative L2 {row['relative L2']:.1e}, cosine {row['cosine']:.6f}")
+    costs = {row["what"]: row["ms/frame"] for row in found.get("feed", [])}
+    if costs and costs[OURS] > 2 * costs[BARE] + 0.3:
+        problems.append(f"{OURS} costs {costs[OURS]:.2f} ms a frame, where {BARE} costs {costs[BARE]:.2f}")
     for row in found.get("end-to-end", []):
         floor = 2.0 if has_bf16() else 0.9
         if row["ratio"] < floor:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import time
@@ -50,10 +51,11 @@ def measure(path: Path, process: DecoderProcess, rounds: int) -> dict[str, float
     """Return the median processor seconds of each way to decode the file. They take turns."""
     ways: dict[str, Callable[[], float]] = {
         BARE: partial(own_time, partial(bare, path)),
-        "ffmpeg, bare": partial(command_time, path),
         OURS: partial(decoder_time, path, process),
     }
-    if importlib.util.find_spec("spdl.io") if importlib.util.find_spec("spdl") else None:
+    if shutil.which("ffmpeg"):
+        ways["ffmpeg, bare"] = partial(command_time, path)
+    if importlib.util.find_spec("spdl"):
         ways["SPDL"] = partial(own_time, partial(spdl, path))
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
