@@ -55,6 +55,7 @@ def test_linux_is_taken_away_from_children_too(other: dict[str, str]) -> None:
     assert done.stdout.split() == ["darwin", "False", str(ROOT / "vswin_extract" / "__init__.py")]
 
 
+@pytest.mark.slow
 def test_features_are_the_same_on_another_system(
     other: dict[str, str], run: Run, videos: Path, small_weights: Path, tmp_path: Path
 ) -> None:
