@@ -47,7 +47,7 @@ def fuzz(kind: str, count: int, how: How, environment: dict[str, str]) -> tuple[
 @pytest.mark.parametrize(
     ("kind", "count", "how"),
     [
-        ("both", 51, "quick"),
+        ("both", 25, "quick"),
         pytest.param("structure", 500, "all", marks=pytest.mark.slow),
         pytest.param("bytes", 500, "all", marks=pytest.mark.slow),
         pytest.param("structure", 100, "torch", marks=pytest.mark.slow),

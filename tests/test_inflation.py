@@ -167,7 +167,13 @@ def test_what_inflate_writes_loads_again(run: Run, microsoft: Path, window: str,
 
 
 @pytest.mark.parametrize("index", [True, False])
-@pytest.mark.parametrize("window", [(8, 12, 12), (8, 8, 8), (5, 5, 5), (16, 7, 7), (1, 7, 7)])
+@pytest.mark.parametrize(
+    "window",
+    [
+        *((8, 8, 8), (1, 7, 7)),
+        *(pytest.param(window, marks=pytest.mark.slow) for window in ((8, 12, 12), (5, 5, 5), (16, 7, 7))),
+    ],
+)
 def test_windows_of_other_sides_in_the_official_layout(
     run: Run, window: tuple[int, int, int], index: bool, tmp_path: Path
 ) -> None:

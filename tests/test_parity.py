@@ -92,7 +92,9 @@ def test_compiled_it_gives_the_published_numbers() -> None:
     check(network, "t_16x112")
 
 
-@pytest.mark.parametrize("layout", ["official_t", "mmaction2_t", "torchvision_t"])
+@pytest.mark.parametrize(
+    "layout", ["mmaction2_t", *(pytest.param(name, marks=pytest.mark.slow) for name in ("official_t", "torchvision_t"))]
+)
 def test_every_3d_layout_gives_the_drawn_parameters(layout: str, tmp_path: Path) -> None:
     """The numbers of these parameters are compared above."""
     read = read_checkpoint(write(layout, tmp_path / "weights.pth"))

@@ -127,7 +127,13 @@ def test_the_table_has_every_command() -> None:
     assert all(name in PAGE for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", EXAMPLES)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(each, marks=pytest.mark.slow) if each in ("vswin report", "vswin plot") else each
+        for each in EXAMPLES
+    ],
+)
 def test_commands_write_what_they_are_told(command: str, desk: Path, run: Run, environment: dict[str, str]) -> None:
     (desk / "out").mkdir(exist_ok=True)
     words, expected = EXAMPLES[command]

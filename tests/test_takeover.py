@@ -214,7 +214,7 @@ def test_an_unfinished_journal_is_not_merged_beside_its_tasks(tmp_path: Path) ->
     assert merge(output, allow_missing=True).videos == 2
 
 
-@pytest.mark.parametrize("order", ["publish", "0", "end"])
+@pytest.mark.parametrize("order", ["publish", *(pytest.param(order, marks=pytest.mark.slow) for order in ("0", "end"))])
 def test_a_holder_whose_lock_was_taken_over_leaves_everything_to_the_new_one(tmp_path: Path, order: str) -> None:
     output, root = tmp_path / "out.h5", tmp_path / "out.h5.parts"
     with other("alone", output, 4, "elsewhere") as first:

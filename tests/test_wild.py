@@ -175,6 +175,7 @@ def test_memory_and_journal_do_not_grow_with_the_number_of_videos(
     assert peaks[1] < 1.2 * peaks[0], peaks
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_run(environment: dict[str, str], small_weights: Path, tmp_path: Path) -> None:
     """The decoder processes end, too, after kill -9."""
     videos = tmp_path / "videos"
