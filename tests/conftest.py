@@ -114,6 +114,15 @@ def single(run: Run, videos: Path, options: list[str], tmp_path_factory: pytest.
     return out
 
 
+@pytest.fixture(scope="module")
+def no_proxy() -> Iterator[None]:
+    """Servers are on this machine, whatever proxy is set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes."""

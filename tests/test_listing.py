@@ -9,17 +9,13 @@ from conftest import Run
 from web import Web, serve
 
 from vswin_extract.errors import UsageError
-from vswin_extract.video import listing, remote
+from vswin_extract.video import listing
 from vswin_extract.video.videos import find_videos
 
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is on this machine, whatever proxy is set."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 @pytest.fixture
@@ -100,7 +96,7 @@ def test_a_password_stays_with_its_server_and_a_first_page_may_be_elsewhere(web:
     web.headers["/old/"], web.always["/old/"] = {"Location": "/v/"}, "302"
     user = web.url.replace("://", "://me:secret@")
     for url in (f"{user}/v/", f"{user}/old/"):
-        found = remote.list_files(url)
+        found = listing.list_files(url)
         assert isinstance(found, dict)
         assert {name: file.url for name, file in found.items()} == {
             name: f"{user}/v/{name}" for name in ("a.mp4", "b.mp4", "sub/c.mp4")
@@ -164,7 +160,7 @@ def test_a_page_below_that_fails_is_not_left_out(web: Web) -> None:
     put(web, {"/v/": ["a.mp4", "sub/"]})
     web.always["/v/sub/"] = "503"
     with pytest.raises(UsageError, match="503"):
-        remote.list_files(f"{web.url}/v/", waits=(0.01,) * 4)
+        listing.list_files(f"{web.url}/v/", waits=(0.01,) * 4)
 
 
 @pytest.mark.parametrize(

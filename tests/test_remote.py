@@ -39,14 +39,7 @@ from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video, find_videos
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_proxy() -> Iterator[None]:
-    """The servers are on this machine, whatever proxy is set."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("no_proxy", "127.0.0.1")
-        yield
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +336,7 @@ def test_addresses_without_a_video(web: Web, s3: str) -> None:
         find_videos(["s3://bucket/nothing/"])
     web.always["/x"] = "503"
     with pytest.raises(UsageError, match=r"/x: .* 503"):
-        remote.list_files(f"{web.url}/x", waits=(0.01,) * 4)
+        listing.list_files(f"{web.url}/x", waits=(0.01,) * 4)
     with pytest.raises(UsageError, match="'x'"):
         find_videos(listed=["https://h/x?video=1", "https://h/x?video=2"])
 

@@ -2,6 +2,7 @@
 be a video below the address is skipped.
 """
 
+import logging
 import re
 import time
 from collections import deque
@@ -14,15 +15,22 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 from vswin_extract.errors import UsageError, VideoError, VideoMissing
 from vswin_extract.formatting import human_bytes, plural
 from vswin_extract.video.remote import (
+    WAITS,
     Address,
     T,
     address_of,
     is_temporary,
+    open_filesystem,
     path_of,
+    split_chain,
     status_of,
     with_retries,
     without_secrets,
 )
+
+Say = Callable[[str], None]
+"""Called with a sentence for the user."""
+log = logging.getLogger(__name__)
 
 PAGE_BYTES = 16_000_000
 """Bytes of a page that lists files, at most."""
@@ -66,6 +74,33 @@ class Skipped:
         reasons = [f"{count} {reason} ({example})" for reason, (example, count) in self.examples.items()]
         count = sum(count for _, count in self.examples.values())
         return f"{plural(count, self.thing)} {'was' if count == 1 else 'were'} skipped: {', '.join(reasons)}"
+
+
+def list_files(url: str, waits: Sequence[float] = WAITS, say: Say = log.warning) -> Address | dict[str, Address]:
+    """Return the file at an address or, where it is a directory, all files below it by their paths in it. Names that
+    cannot be such paths are skipped, and `say` is called. Raises UsageError where there is neither, and where there is
+    more than the bounds above."""
+    filesystem, path = open_filesystem(url)
+    filesystem.invalidate_cache()
+    on_web = not split_chain(url)[0]
+    skipped = Skipped("link" if on_web else "name")
+    try:
+        if not url.endswith("/"):
+            info = with_retries(lambda: info_of(filesystem, path), waits=waits)
+            if info["type"] != "directory":
+                return address_of(url, info)
+        if on_web:
+            found = Pages(filesystem, path, skipped, waits).walk()
+        else:
+            found = with_retries(lambda: find_files(filesystem, path, url, skipped), waits=waits)
+    except VideoMissing as error:
+        raise UsageError(f"no such file or directory: {without_secrets(url)}") from error
+    except (VideoError, OutOfBounds) as error:
+        reason = error.__cause__ if isinstance(error.__cause__, OutOfBounds) else error
+        raise UsageError(f"cannot look at {without_secrets(url)}: {reason}") from error
+    if skipped.examples:
+        say(f"{skipped} below {without_secrets(url)}")
+    return found
 
 
 def info_of(filesystem: Any, path: str) -> Any:

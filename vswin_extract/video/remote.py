@@ -1,6 +1,5 @@
-"""Files at addresses that fsspec opens: their names, listing and describing them, and what failures mean."""
+"""Files at addresses that fsspec opens: their names, what file systems say of them, and what failures mean."""
 
-import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,6 @@ from urllib.parse import unquote
 from vswin_extract.errors import UsageError, VideoError, VideoMissing, VideoUnreachable
 
 T = TypeVar("T")
-Say = Callable[[str], None]
-"""Called with a sentence for the user."""
-log = logging.getLogger(__name__)
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait before each further try, after one that gave nothing new."""
@@ -53,7 +49,7 @@ def same_fingerprint(one: tuple[object, ...], other: tuple[object, ...]) -> bool
 def without_secrets(url: str) -> str:
     """Return an address without passwords. Web addresses also lose the user and the query, where signatures and
     tokens are."""
-    chain, web = _split(url)
+    chain, web = split_chain(url)
     if web:
         web = re.sub(r"(?<=://)[^/]*@", "", re.split(r"[?#]", web)[0])
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1@", chain) + web
@@ -61,14 +57,14 @@ def without_secrets(url: str) -> str:
 
 def path_of(url: str) -> str:
     """Return the path of an address, without host or bucket. In web addresses %20 and the like are decoded."""
-    chain, web = _split(without_secrets(url))
+    chain, web = split_chain(without_secrets(url))
     shown = next((part for part in chain.split("::") if "://" in part), web)
     rest = shown.partition("://")[2]
     found = rest.partition("/")[2] if "/" in rest else rest
     return unquote(found, errors="surrogateescape") if shown == web else found
 
 
-def _split(url: str) -> tuple[str, str]:
+def split_chain(url: str) -> tuple[str, str]:
     """Split a chain of addresses, as zip://a.mp4::https://h/x.zip, before the web address that ends it. Either part may
     be empty."""
     web = re.search(r"(?:^|(?<=::))https?://", url, re.IGNORECASE)
@@ -76,41 +72,12 @@ def _split(url: str) -> tuple[str, str]:
     return url[:at], url[at:]
 
 
-def list_files(url: str, waits: Sequence[float] = WAITS, say: Say = log.warning) -> Address | dict[str, Address]:
-    """Return the file at an address or, where it is a directory, all files below it by their paths in it. Names that
-    cannot be such paths are skipped, and `say` is called. Raises UsageError where there is neither, and where there is
-    more than the bounds of `listing`."""
-    from vswin_extract.video.listing import OutOfBounds, Pages, Skipped, find_files, info_of  # it imports this module
-
-    filesystem, path = open_filesystem(url)
-    filesystem.invalidate_cache()
-    on_web = not _split(url)[0]
-    skipped = Skipped("link" if on_web else "name")
-    try:
-        if not url.endswith("/"):
-            info = with_retries(lambda: info_of(filesystem, path), waits=waits)
-            if info["type"] != "directory":
-                return address_of(url, info)
-        if on_web:
-            found = Pages(filesystem, path, skipped, waits).walk()
-        else:
-            found = with_retries(lambda: find_files(filesystem, path, url, skipped), waits=waits)
-    except VideoMissing as error:
-        raise UsageError(f"no such file or directory: {without_secrets(url)}") from error
-    except (VideoError, OutOfBounds) as error:
-        reason = error.__cause__ if isinstance(error.__cause__, OutOfBounds) else error
-        raise UsageError(f"cannot look at {without_secrets(url)}: {reason}") from error
-    if skipped.examples:
-        say(f"{skipped} below {without_secrets(url)}")
-    return found
-
-
 def open_filesystem(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for an address, and the path in it. Raises UsageError where there is none."""
     check_protocol(url)
     import fsspec
 
-    chain, web = _split(url)
+    chain, web = split_chain(url)
     try:
         if web and not chain:  # else fsspec would take any "::" in it for a chain
             return fsspec.filesystem(protocol := web.partition("://")[0], **_options(protocol)), web

@@ -13,7 +13,7 @@ from vswin_extract.files import names_path
 from vswin_extract.formatting import as_utf8
 from vswin_extract.video import remote
 from vswin_extract.video.file_kinds import UTF16, other_kind, where_it_goes
-from vswin_extract.video.listing import Skipped
+from vswin_extract.video.listing import Say, Skipped, list_files, log
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import Address, is_remote
 
@@ -59,7 +59,7 @@ def find_videos(
     inputs: Sequence[str | os.PathLike[str]] = (),
     manifest: str | os.PathLike[str] | None = None,
     listed: Iterable[str] = (),
-    say: remote.Say = remote.log.warning,
+    say: Say = log.warning,
 ) -> tuple[Video, ...]:
     """Return the videos of a run, in order: `inputs` (files, and directories walked in sorted order), the manifest's
     rows, and `listed` paths. Each may be an address, which is looked at unless it comes from a manifest or a list.
@@ -108,7 +108,7 @@ def _extracted(video: Video) -> tuple[object, ...]:
     return getattr(video.path, "url", video.location), video.start, video.end
 
 
-def _from_input(given: str, say: remote.Say) -> Iterator[Video]:
+def _from_input(given: str, say: Say) -> Iterator[Video]:
     if is_remote(given):
         yield from _from_address(given, say)
         return
@@ -127,9 +127,9 @@ def _from_input(given: str, say: remote.Say) -> Iterator[Video]:
         raise UsageError(f"no such file or directory: {path}")
 
 
-def _from_address(url: str, say: remote.Say) -> Iterator[Video]:
+def _from_address(url: str, say: Say) -> Iterator[Video]:
     """Yield the video at an address, or the videos below it."""
-    found = remote.list_files(url, say=say)
+    found = list_files(url, say=say)
     if isinstance(found, Address):
         yield Video(remote.path_of(url).rpartition("/")[2], found)
         return
