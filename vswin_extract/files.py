@@ -148,6 +148,12 @@ class Target:
                 unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
 
 
+def is_own_file(status: os.stat_result) -> bool:
+    """True for a regular file of this user with a single name: nobody else can write to it, and it is from nowhere
+    else."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
+
+
 def is_same_file(state: os.stat_result, path: str | os.PathLike[str]) -> bool:
     """True if a path leads to the file with this state, by whichever links and spelling."""
     try:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from vswin_extract.errors import UsageError, VideoChanged, VideoError, VideoUnreachable
-from vswin_extract.files import names_path
+from vswin_extract.files import is_own_file, names_path
 from vswin_extract.system import reserve
 from vswin_extract.video.remote import (
     WAITS,
@@ -352,8 +352,7 @@ def _open_ours(name: str, directory: int) -> int:
         file = os.open(name, THERE, dir_fd=directory)
     except OSError:  # removed meanwhile, a link, another user's, a socket
         return -1
-    status = os.fstat(file)
-    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
+    if is_own_file(os.fstat(file)):
         return file
     os.close(file)
     return -1

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import shutil
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -43,7 +42,7 @@ def read_origin(part: Path) -> PartOrigin | None:
     """Return the origin of a part, or None if it cannot be read, or if one of the two is missing or is not a regular
     file of this user with a single name: other users may plant files in a shared cache."""
     try:
-        if not all(_is_own_file(path.lstat()) for path in (part, _origin_file(part))):
+        if not all(files.is_own_file(path.lstat()) for path in (part, _origin_file(part))):
             return None
         return PartOrigin(**json.loads(_origin_file(part).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -72,14 +71,10 @@ def start_part(part: Path, origin: PartOrigin | None = None) -> FileIO:
 def continue_part(part: Path) -> FileIO:
     """Open a part for writing at its end. Raise OSError if it is not a regular file of this user with a single name."""
     file = FileIO(part, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
-    if not _is_own_file(os.fstat(file.fileno())):
+    if not files.is_own_file(os.fstat(file.fileno())):
         file.close()
         raise PermissionError(errno.EPERM, "it is no regular file of this user alone", str(part))
     return file
-
-
-def _is_own_file(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
 
 
 def write_block(file: FileIO, block: bytes) -> int:
