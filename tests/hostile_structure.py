@@ -332,11 +332,17 @@ def external_storage(place: Place) -> str:
     return Outside(f"/{name} is stored in {Path(target).name}")
 
 
-@change("layouts")
-def fifo_storage(place: Place) -> str:
+def make_fifo(place: Place) -> Path:
+    """Return a pipe beside the file that is changed."""
     fifo = place.path.with_name("fifo")
     if not fifo.exists():
         os.mkfifo(fifo)
+    return fifo
+
+
+@change("layouts")
+def fifo_storage(place: Place) -> str:
+    fifo = make_fifo(place)
     name = pick(place)
     old = place.file[name]
     shape, kind = old.shape, np.dtype("S17") if old.dtype.kind == "O" else old.dtype
@@ -412,9 +418,7 @@ def virtual_pattern(place: Place) -> str:
 
 @change("virtual")
 def virtual_fifo(place: Place) -> str:
-    fifo = place.path.with_name("fifo")
-    if not fifo.exists():
-        os.mkfifo(fifo)
+    fifo = make_fifo(place)
     name = pick(place)
     make_virtual(place, name, place.chance.choice([fifo.name, os.fspath(fifo)]), name)
     return Outside(f"/{name} shows a FIFO")

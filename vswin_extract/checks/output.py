@@ -72,7 +72,7 @@ def _verify_finished(output: Path, directory: Path, against: Sequence[Video], fo
             if not problems:
                 problems += check_links(features) if features.linked else check_values(features)
                 problems += check_views(features) if not features.linked else ()
-            files = {**_fingerprints(features.file["videos_table"]), **{f["id"]: None for f in features.failures}}
+            files = features.fingerprints
             counts = len(features), features.clips, len(features.failures)
     except UnsoundOutput as error:  # nothing more of it can be read
         return OutputCheck(0, 0, 0, True, tuple(error.problems), readable=False)
@@ -115,8 +115,7 @@ def check_completeness(features: FeatureFile) -> Iterator[Problem]:
             yield Problem("/", f"lacks the attribute {name}")
     if "videos" not in file:
         yield Problem("/videos", "is missing")
-    counts = file["videos_table/clips"][:]
-    if not np.array_equal(file["clips/video"][:], np.repeat(np.arange(len(counts)), counts)):
+    if not np.array_equal(file["clips/video"][:], features.video_of_clips):
         yield Problem("/clips/video", "gives clips to other videos than /videos_table does")
     yield from check_classes(file)
 
@@ -183,11 +182,6 @@ def check_links(index: FeatureFile) -> Iterator[Problem]:
         except UsageError as error:
             problems = [Problem("", str(error))]
         yield from (Problem(f"{path.name}{problem.where}", problem.what) for problem in problems)
-
-
-def _fingerprints(table: h5py.Group) -> Fingerprints:
-    columns = (table["id"].asstr()[:], table["size"][:], table["mtime"][:], table["etag"].asstr()[:])
-    return {str(name): (int(size), float(mtime), str(etag)) for name, size, mtime, etag in zip(*columns, strict=True)}
 
 
 def _compare(files: Fingerprints, videos: Sequence[Video], complete: bool = True) -> Iterator[Problem]:

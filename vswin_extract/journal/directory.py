@@ -216,8 +216,8 @@ def name_unfinished(directory: Path, name: str, run: str) -> Path:
 def remove_journal(root: Path) -> None:
     """Remove a journal that this process has locked, and whose output is there. job.json says so first, and is removed
     last: what a kill leaves is never taken for a journal with fewer videos."""
-    begun = read_job(root)
-    write_json(root / "job.json", {**(begun or {}), "published": True})
+    if begun := read_job(root):
+        write_json(root / "job.json", {**begun, "published": True})
     empty(root, ("job.json", "lock"))
     (root / "job.json").unlink()
     (root / "lock").unlink(missing_ok=True)
@@ -243,8 +243,8 @@ def finish_interrupted_cleanup(output: Path, root: Path) -> dict[str, Any] | Non
         return None
     if same and not begun["published"]:
         with open_features(output, follow=True) as features:
-            finished = {*features, *(failure["id"] for failure in features.failures)}
-        if not finished.issuperset(map(as_utf8, read_list(root))):  # merged before all videos were finished
+            finished = features.fingerprints.keys()
+        if not finished >= set(map(as_utf8, read_list(root))):  # merged before all videos were finished
             return None
     with claim(root / "lock", output) as lock:
         refuse_beside_tasks(root, output, lock)

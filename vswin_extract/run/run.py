@@ -223,8 +223,8 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
         raise OutputError(f"{job.output} exists and was not written by vswin-extract; choose another name")
     with open_features(job.output, follow=True) as features:  # of an index, its tables only
         made = {name: features.info.get(name) for name in ready.settings}
-        known = {*features, *(failure["id"] for failure in features.failures)}
-    if made != ready.settings or not known.issuperset(video.id for video in job.videos):
+        known = features.fingerprints.keys()
+    if made != ready.settings or not known >= {video.id for video in job.videos}:
         raise OutputError(f"{job.output} exists, of other settings or videos; add --overwrite to have it replaced")
     root = journal_directory(job.output, job.storage)
     seconds = time.monotonic() - begun
@@ -259,17 +259,15 @@ def is_done(job: Job, root: Path, ready: Ready) -> bool:
     which is ended then. With `overwrite` the videos must not have changed since."""
     if read_attributes(job.output) is None:
         return False
-    with open_features(job.output, follow=True) as features:
-        table = features.tables["videos_table"]
-        columns = (table["size"][:].tolist(), table["mtime"][:].tolist(), table["etag"].asstr()[:].tolist())
-        then = dict(zip(features, zip(*columns, strict=True), strict=True))
-        failed = {failure["id"] for failure in features.failures}
-    if {as_utf8(video.id) for video in job.videos} != then.keys() | failed:
+    with open_features(job.output, follow=True) as features:  # its tables only
+        then = features.fingerprints
+    if {as_utf8(video.id) for video in job.videos} != then.keys():
         return False
-    if job.overwrite and not all(
-        same_fingerprint(then[video.id], fingerprint(video)) for video in job.videos if video.id in then
-    ):
-        return False
+    if job.overwrite:
+        for video in job.videos:
+            before = then.get(video.id)
+            if before is not None and not same_fingerprint(before, fingerprint(video)):
+                return False
     return finish_interrupted_cleanup(job.output, root) == ready.settings
 
 

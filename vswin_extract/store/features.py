@@ -298,6 +298,15 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         table = {name: self.tables["failures"][name].asstr()[:] for name in FAILURE_TEXTS}
         return [dict(zip(table, map(str, row), strict=True)) for row in zip(*table.values(), strict=True)]
 
+    @property
+    def fingerprints(self) -> dict[str, tuple[int, float, str] | None]:
+        """The fingerprint (size, mtime, etag) of each video's file when it was extracted, None for a failed one; by the
+        ids of all videos that the output knows."""
+        table = self.tables["videos_table"]
+        columns = table["size"][:].tolist(), table["mtime"][:].tolist(), table["etag"].asstr()[:].tolist()
+        extracted = dict(zip(self, zip(*columns, strict=True), strict=True))
+        return {**extracted, **{failure["id"]: None for failure in self.failures}}
+
     def matching(self, pattern: str) -> list[str]:
         """Return the ids that match a shell pattern, as clips/*. Raises UsageError if none does."""
         found = [video_id for video_id in self if fnmatchcase(video_id, pattern)]

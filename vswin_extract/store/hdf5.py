@@ -144,9 +144,14 @@ def is_output(file: h5py.File) -> bool:
     return str(stored_value(file, "schema") or "").startswith("vswin-extract/")
 
 
+def is_unreadable(file: h5py.File) -> bool:
+    """True if it cannot be known whether a file is an output, because its attributes are not read."""
+    return h5a.exists(file.id, b"schema") and unread_texts(file)
+
+
 def why_no_output(file: h5py.File) -> str:
     """Return why a file is no output, or why that cannot be known."""
-    if h5a.exists(file.id, b"schema") and unread_texts(file):
+    if is_unreadable(file):
         return (
             "has its attributes in the newest format of HDF5, which is not read, or they are damaged; h5repack without "
             "-L writes it in the usual format"
@@ -160,9 +165,11 @@ def read_attributes(path: Path) -> dict[str, Any] | None:
     try:
         expect_file(path)
         with h5py.File(path, "r") as file:
-            if not is_output(file) and h5a.exists(file.id, b"schema") and unread_texts(file):
+            if is_output(file):
+                return stored_values(file)
+            if is_unreadable(file):
                 raise OutputError(f"{path} {why_no_output(file)}")
-            return stored_values(file) if is_output(file) else None
+            return None
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EISDIR) or not (error.errno or is_locked(error)):
             return None
