@@ -10,9 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from vswin_extract.network.cuda import CudaSwin, reference_window_attention, window_layout
+from vswin_extract.network.cuda import (
+    CudaSwin,
+    attention_table,
+    kernel_problem,
+    reference_group_attention,
+    reference_token_attention,
+    window_attention,
+)
 from vswin_extract.network.swin3d import Size3, VideoSwin
 from vswin_extract.network.variants import VARIANTS
+from vswin_extract.network.windows import LOG2E, WindowLayout, window_layout
 
 CPU = torch.device("cpu")
 GPU = torch.cuda.is_available()
@@ -67,23 +75,28 @@ def test_compiled_smaller_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch)
 
 KERNEL = """
 import sys, torch
-from vswin_extract.network.cuda import reference_window_attention, window_layout
-from vswin_extract.network.triton_attention import triton_window_attention
+from vswin_extract.network.cuda import attention_table, reference_token_attention
+from vswin_extract.network.triton_attention import attend_by_groups, attend_by_tokens
+from vswin_extract.network.windows import LOG2E, window_layout
 device, sizes, window, dtypes = sys.argv[1], eval(sys.argv[2]), eval(sys.argv[3]), sys.argv[4].split()
 tolerances = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 offsets = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
 for size in sizes:
     for shifted in (False, True):
-        *layout, _ = window_layout(size, window, shifted, torch.device(device))
-        for dtype in dtypes:
+        layout = window_layout(size, window, shifted, torch.device(device))
+        for name in dtypes:
             torch.manual_seed(0)
-            tokens = layout[0].numel()
-            qkv = torch.randn(2, tokens, 3, 2, 32).to(device, getattr(torch, dtype))
+            dtype = getattr(torch, name)
+            qkv = torch.randn(2, layout.rows.numel(), 3, 2, 32).to(device, dtype)
             table = torch.randn(2, offsets, device=device)
-            found = triton_window_attention(qkv, table, *layout).float()
-            expected = reference_window_attention(qkv.float(), table, *layout)
-            error = float((found - expected).norm() / expected.norm())
-            assert error < tolerances[dtype], (size, shifted, dtype, error)
+            of_blocks = attention_table(table, window, layout.groups is not None, layout.frames, layout.shift, dtype)
+            if layout.groups is None:
+                found = attend_by_tokens(qkv, of_blocks, *layout[:5])
+            else:
+                found = attend_by_groups(qkv, of_blocks, *layout.groups, layout.masked)
+            expected = reference_token_attention(qkv.float(), table * LOG2E, *layout[:5])
+            error = float((found.float() - expected).norm() / expected.norm())
+            assert error < tolerances[name], (size, shifted, name, error)
 print("agree")
 """
 
@@ -91,8 +104,10 @@ print("agree")
 @pytest.mark.parametrize(
     ("sizes", "window"),
     [
-        pytest.param([(4, 7, 5)], (4, 5, 5), id="small"),  # two blocks of a window's tokens, two windows, one padded
-        pytest.param([(8, 7, 7), (16, 14, 7), (4, 14, 7)], (8, 7, 7), id="published", marks=pytest.mark.slow),
+        pytest.param([(4, 7, 5)], (4, 5, 5), id="tokens"),  # two tiles of a window's tokens, two windows, one padded
+        pytest.param([(6, 4, 2)], (5, 3, 3), id="groups"),  # padded, and cut in time
+        pytest.param([(16, 7, 7)], (16, 7, 7), id="16 frames", marks=pytest.mark.slow),
+        pytest.param([(8, 7, 7), (16, 14, 7), (6, 14, 7)], (8, 7, 7), id="published", marks=pytest.mark.slow),
     ],
 )
 def test_the_kernel_agrees_with_its_reference(sizes: list[Size3], window: Size3) -> None:
@@ -112,22 +127,25 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from vswin_extract.network.triton_attention import BLOCK, attention_kernel
-types = dict(qkv="*bf16", table="*fp32", rows="*i32", regions="*i32", codes="*i32", out="*bf16", scale="fp32",
-             windows="i32", length="i32", offsets="i32", centre="i32")
-fixed = dict(TOKENS=392, HEADS=3, DIM=32, MASKED=True, IEEE=False, SIDE=BLOCK)
-for capability in (80, 90):
-    made = triton.compile(
-        ASTSource(attention_kernel, {**types, **dict.fromkeys(fixed, "constexpr")}, fixed),
-        target=GPUTarget("cuda", capability, 32),
-    )
-    assert made.asm["cubin"] and made.metadata.shared <= 48 * 1024, made.metadata
+from vswin_extract.network.triton_attention import TILE, groups_kernel, tokens_kernel
+numbers = dict.fromkeys(("windows", "length", "offsets", "blocks", "centre"), "i32")
+tensors = dict(qkv="*bf16", out="*bf16", **dict.fromkeys(("rows", "regions", "codes", "groups", "cut"), "*i32"))
+shapes = dict(HEADS=3, DIM=32, MASKED=True, IEEE=False)
+for kernel, table, fixed in (
+    (tokens_kernel, "*fp32", dict(shapes, TOKENS=784, TILE=TILE)),
+    (groups_kernel, "*fp16", dict(shapes, PLACES=49, SPLIT=1)),
+):
+    types = {**numbers, **tensors, "table": table, **dict.fromkeys(fixed, "constexpr")}
+    source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, fixed)
+    for capability in (80, 90):
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+        assert made.asm["cubin"] and made.metadata.shared <= 64 * 1024, made.metadata
 print("compiled")
 """
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None and shutil.which("cc") is None, reason="Triton needs a C compiler")
-def test_the_kernel_compiles_for_gpus_that_are_not_here() -> None:
+def test_the_kernels_compile_for_gpus_that_are_not_here() -> None:
     pytest.importorskip("triton")
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False)
     assert done.stdout == "compiled\n", done.stderr
@@ -141,9 +159,51 @@ def test_every_token_is_in_one_window() -> None:
             assert sorted(layout.rows.flatten().tolist()) == list(range(padded))
 
 
-def test_the_operator_is_well_formed() -> None:
-    """Its fake and its real results have one shape, as torch.compile relies on."""
-    *layout, _ = window_layout((4, 5, 5), (4, 5, 5), False, CPU)
-    arguments = (torch.randn(1, 100, 3, 2, 16), torch.randn(2, 7 * 9 * 9), *layout)
-    torch.library.opcheck(torch.ops.vswin_extract.window_attention.default, arguments)
-    assert reference_window_attention(*arguments).shape == (1, 100, 32)
+def problem(size: Size3, window: Size3, shifted: bool) -> tuple[torch.Tensor, torch.Tensor, WindowLayout]:
+    """Return queries, keys and values, a table of biases, and the windows of a map."""
+    layout = window_layout(size, window, shifted, CPU)
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(1, layout.rows.numel(), 3, 2, 16, generator=generator)
+    offsets = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
+    return qkv, torch.randn(2, offsets, generator=generator), layout
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("window", [(8, 7, 7), (6, 3, 3), (7, 5, 2)])
+@pytest.mark.parametrize("size", [*SIZES, (13, 6, 7)])
+def test_groups_attend_as_tokens_do(size: Size3, window: Size3, shifted: bool) -> None:
+    """Padded maps, and windows that the shift cuts along each axis."""
+    qkv, table, layout = problem(size, window, shifted)
+    if layout.groups is None:
+        pytest.skip("the windows do not fit groups")
+    expected = reference_token_attention(qkv, table * LOG2E, *layout[:5])
+    blocks = attention_table(table, window, True, layout.frames, layout.shift, torch.float32)
+    found = window_attention(qkv, blocks, layout)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_which_windows_fit_groups() -> None:
+    fit = {(8, 7, 7): True, (5, 7, 7): True, (4, 7, 7): False, (16, 7, 7): False, (8, 7, 5): False, (8, 9, 9): False}
+    for window, groups in fit.items():
+        assert (window_layout((16, 14, 14), window, False, CPU).groups is not None) == groups, window
+    assert window_layout((16, 5, 14), (8, 7, 7), False, CPU).groups is None  # they read another part of the table
+
+
+def test_the_operators_are_well_formed() -> None:
+    """Their fake and their real results have one shape, as torch.compile relies on."""
+    qkv, table, layout = problem((4, 5, 5), (4, 5, 5), False)
+    arguments = (qkv, table, *layout[:5])
+    torch.library.opcheck(torch.ops.vswin_extract.token_attention.default, arguments)
+    assert reference_token_attention(*arguments).shape == (1, 100, 32)
+    qkv, table, layout = problem((8, 3, 3), (8, 3, 3), False)
+    assert layout.groups is not None
+    blocks = attention_table(table, (8, 3, 3), True, 8, 0, torch.float32)
+    arguments = (qkv, blocks, *layout.groups, False)
+    torch.library.opcheck(torch.ops.vswin_extract.group_attention.default, arguments)
+    assert reference_group_attention(*arguments).shape == (1, 72, 32)
+
+
+@pytest.mark.skipif(not GPU, reason="there is no GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernels_work_on_this_gpu(dtype: torch.dtype) -> None:
+    assert kernel_problem(torch.device("cuda"), dtype) == ""

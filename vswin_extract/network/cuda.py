@@ -1,122 +1,146 @@
 """The network of `swin3d` on CUDA in half precision: attention as one kernel that reads and writes the map in place.
 
-Nothing is rolled, partitioned or masked in memory: the kernel is told in which row of the map each token of each window
-is. `torch.compile` fuses norms, GELU and residuals around it (`CudaSwin.compile_for`).
+Nothing is rolled, partitioned or masked in memory: the kernels are told in which row of the map each token of each
+window is. `torch.compile` fuses norms, GELU and residuals around it (`CudaSwin.compile_for`).
 """
 
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vswin_extract.errors import first_line
-from vswin_extract.network.swin3d import Block, Size3, Stage, VideoSwin, fit_window, neighbours, patches
+from vswin_extract.network.swin3d import Block, Size3, Stage, VideoSwin, neighbours, patches
 from vswin_extract.network.variants import PATCH
+from vswin_extract.network.windows import LOG2E, WindowLayout, block_table, window_layout
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-@torch.library.custom_op("vswin_extract::window_attention", mutates_args=(), device_types="cuda")
-def window_attention(
+@torch.library.custom_op("vswin_extract::token_attention", mutates_args=(), device_types="cuda")
+def token_attention(
     qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, centre: int, masked: bool
 ) -> Tensor:
     """Self-attention within windows of a map of L tokens, biased by relative position; (N, L, heads * d).
 
-    `qkv`: (N, L, 3, heads, d) contiguous. `table`: (heads, offsets), the biases. `rows`, `regions`, `codes`, `centre`,
-    `masked`: see `WindowLayout`.
+    `qkv`: (N, L, 3, heads, d) contiguous; the product of a query and a key is their score, in units of log2(e).
+    `table`: (heads, offsets), the biases in this unit. `rows`, `regions`, `codes`, `centre`, `masked`: see
+    `WindowLayout`.
     """
-    from vswin_extract.network.triton_attention import triton_window_attention
+    from vswin_extract.network.triton_attention import attend_by_tokens
 
-    return triton_window_attention(qkv, table, rows, regions, codes, centre, masked)
+    return attend_by_tokens(qkv, table, rows, regions, codes, centre, masked)
 
 
-@window_attention.register_kernel("cpu")
-def reference_window_attention(
+@token_attention.register_kernel("cpu")
+def reference_token_attention(
     qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, centre: int, masked: bool
 ) -> Tensor:
     """The kernel's reference implementation in PyTorch, for machines without CUDA and for tests."""
     clips, length, _, heads, dim = qkv.shape
     q, k, v = qkv[:, rows].permute(3, 0, 1, 4, 2, 5)  # N windows heads tokens d, each
-    bias = table[:, codes[:, None] - codes[None, :] + centre].to(qkv.dtype)  # heads tokens tokens
+    bias = table[:, codes[:, None] - codes[None, :] + centre].to(qkv.dtype) / LOG2E  # heads tokens tokens
     if masked:
         apart = regions[:, None, :, None] != regions[:, None, None, :]  # windows 1 tokens tokens
         bias = bias - 100.0 * apart.to(qkv.dtype)  # windows heads tokens tokens
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1 / LOG2E)
     out = torch.empty(clips, length, heads * dim, dtype=qkv.dtype, device=qkv.device)
     out[:, rows] = y.transpose(2, 3).flatten(3)
     return out
 
 
-@window_attention.register_fake
+@token_attention.register_fake
 def _(qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, centre: int, masked: bool) -> Tensor:
     return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[3] * qkv.shape[4])
 
 
-class WindowLayout(NamedTuple):
-    """The windows of a map that `F.pad` has padded by `padding`.
+@torch.library.custom_op("vswin_extract::group_attention", mutates_args=(), device_types="cuda")
+def group_attention(
+    qkv: Tensor, table: Tensor, rows: Tensor, groups: Tensor, cut: Tensor, centre: int, places: int, masked: bool
+) -> Tensor:
+    """The same for windows whose tokens fit groups. `table`: (2, heads, blocks, 8, 8), see `windows.block_table`;
+    `rows`, `groups`, `cut`, `centre`, `places`: see `FrameGroups`.
 
-    `rows`: (windows, tokens), the row of the padded map in which each token is. `regions`: (windows, tokens), the part
-    of the map that each token comes from; if `masked`, tokens of different regions do not attend to each other.
-    `codes`: (tokens); the place of two tokens in the bias table is the difference of their codes plus `centre`.
+    The mask leaves no weight, while the published one of -100 leaves weights of e^-100, which are lost in float32.
     """
+    from vswin_extract.network.triton_attention import attend_by_groups
 
-    rows: Tensor
-    regions: Tensor
-    codes: Tensor
-    centre: int
-    masked: bool
-    padding: tuple[int, ...]
+    return attend_by_groups(qkv, table, rows, groups, cut, centre, places, masked)
 
 
-@lru_cache(maxsize=64)
-def window_layout(size: Size3, full: Size3, shifted: bool, device: torch.device) -> WindowLayout:
-    """Return the windows of a map of `size` in tokens: of shape `full`, or smaller if the map is smaller."""
-    window, shift = fit_window(size, full, shifted)
-    nt, nh, nw = (-(-side // w) for side, w in zip(size, window, strict=True))
-    padded = (nt * window[0], nh * window[1], nw * window[2])
-    with torch.inference_mode(False):  # cached, and a later call may train
-        # for each place along an axis of the rolled map: its place in the map, and whether it was rolled to this end
-        axes = [(torch.arange(side), side, s) for side, s in zip(padded, shift, strict=True)]
-        t, h, w = ((rolled + s) % side for rolled, side, s in axes)
-        pt, ph, pw = ((rolled >= side - s) * 2**axis for axis, (rolled, side, s) in enumerate(axes))
-        rows = (t[:, None, None] * padded[1] + h[:, None]) * padded[2] + w
-        regions = pt[:, None, None] + ph[:, None] + pw
-        of_windows = (
-            grid.view(nt, window[0], nh, window[1], nw, window[2]).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
-            for grid in (rows, regions)
-        )
-        # a smaller window reads the first rows and columns of the full window's index, as published
-        number = torch.arange(window[0] * window[1] * window[2])
-        strides = ((2 * full[1] - 1) * (2 * full[2] - 1), 2 * full[2] - 1, 1)
-        places = (number // (full[1] * full[2]), number // full[2] % full[1], number % full[2])
-        codes = places[0] * strides[0] + places[1] * strides[1] + places[2] * strides[2]
-        centre = sum((side - 1) * stride for side, stride in zip(full, strides, strict=True))
-        rows, regions, codes = (each.int().to(device) for each in (*of_windows, codes))
-    behind = [p - side for p, side in zip(padded, size, strict=True)]
-    padding = (0, 0, 0, behind[2], 0, behind[1], 0, behind[0])
-    return WindowLayout(rows, regions, codes, centre, any(shift), padding)
+@group_attention.register_kernel("cpu")
+def reference_group_attention(
+    qkv: Tensor, table: Tensor, rows: Tensor, groups: Tensor, cut: Tensor, centre: int, places: int, masked: bool
+) -> Tensor:
+    """The kernel's reference implementation in PyTorch, for machines without CUDA and for tests."""
+    clips, length, _, heads, dim = qkv.shape
+    q, k, v = qkv[:, rows.clamp(min=0)].permute(3, 0, 1, 4, 2, 5)  # N windows heads slots d, each
+    query, key = groups[:, :, None], groups[:, None, :]
+    number = torch.where((query ^ key) < 65536, query - key + centre, table.shape[2] - 1)  # windows groups groups
+    of_head = torch.arange(heads, device=qkv.device)[:, None, None]
+    bias = table[cut[:, None, None, None], of_head, number[:, None]]  # windows heads groups groups 8 8
+    bias = bias.transpose(4, 3).flatten(4, 5).flatten(2, 3)  # windows heads slots slots
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(qkv.dtype) / LOG2E, scale=1 / LOG2E)
+    out = torch.empty(clips, length, heads * dim, dtype=qkv.dtype, device=qkv.device)
+    out[:, rows[rows >= 0]] = y.transpose(2, 3).flatten(3)[:, rows >= 0]
+    return out
+
+
+@group_attention.register_fake
+def _(
+    qkv: Tensor, table: Tensor, rows: Tensor, groups: Tensor, cut: Tensor, centre: int, places: int, masked: bool
+) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[3] * qkv.shape[4])
+
+
+def window_attention(qkv: Tensor, table: Tensor, layout: WindowLayout) -> Tensor:
+    """Attend by groups where the windows fit them, else by tokens. `table`: see `attention_table`."""
+    if layout.groups is None:
+        return token_attention(qkv, table, layout.rows, layout.regions, layout.codes, layout.centre, layout.masked)
+    return group_attention(qkv, table, *layout.groups, layout.masked)
+
+
+Attention = tuple[WindowLayout, Tensor]
+"""Windows and biases, as `window_attention` takes them."""
+
+
+def attention_table(table: Tensor, full: Size3, by_groups: bool, frames: int, shift: int, dtype: torch.dtype) -> Tensor:
+    """Return the biases as `window_attention` needs them for maps of `dtype`.
+
+    `table`: (heads, offsets), of windows of shape `full`, as trained. `by_groups`: for windows that fit groups.
+    `frames`, `shift`: see `WindowLayout`.
+    """
+    table = table * LOG2E
+    if not by_groups:
+        return table
+    half = torch.float32 if dtype is torch.float32 else torch.float16  # more exact than bfloat16, and large enough
+    return block_table(table, full, frames, shift, half)
 
 
 def kernel_problem(device: torch.device, dtype: torch.dtype) -> str:
-    """Return in one line why the kernel cannot be used on `device`, or "" if it agrees with its reference."""
+    """Return in one line why the kernels cannot be used on `device`, or "" if they agree with their reference."""
     if find_spec("triton") is None:
         return "Triton is not installed"
-    rows, regions, codes, centre, masked, _ = window_layout((8, 14, 14), (8, 7, 7), True, device)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(1, 8 * 14 * 14, 3, 2, 32, generator=generator).to(device, dtype)
-    table = torch.randn(2, 15 * 13 * 13, generator=generator).to(device)
-    try:
-        found = window_attention(qkv, table, rows, regions, codes, centre, masked).float()
-    except Exception as error:  # compilers and drivers raise many kinds
-        return first_line(error)
-    expected = reference_window_attention(qkv.float(), table, rows, regions, codes, centre, masked)
-    apart = float((found - expected).norm() / expected.norm())
-    return "" if apart < 2e-2 else f"its results are off by {apart:.1e}"
+    for full in ((8, 7, 7), (4, 7, 7)):  # a kernel each
+        layout = window_layout((8, 14, 14), full, True, device)
+        table = torch.randn(2, (2 * full[0] - 1) * 13 * 13, generator=generator).to(device)
+        try:
+            of_blocks = attention_table(table, full, layout.groups is not None, layout.frames, layout.shift, dtype)
+            found = window_attention(qkv, of_blocks, layout).float()
+        except Exception as error:  # compilers and drivers raise many kinds
+            return first_line(error)
+        expected = reference_token_attention(qkv.float(), table * LOG2E, *layout[:5])
+        apart = float((found - expected).norm() / expected.norm())
+        if not apart < 2e-2:
+            return f"its results are off by {apart:.1e}"
+    return ""
 
 
 class CudaSwin(nn.Module):
@@ -174,24 +198,25 @@ class CudaSwin(nn.Module):
         if count < self.compiled_for:
             clips = torch.cat((clips, clips[:1].expand(self.compiled_for - count, -1, -1, -1, -1)))
         t, h, w = (-(-side // patch) for side, patch in zip(clips.shape[1:4], PATCH, strict=True))
-        layouts = []
-        for _ in self.stages:
-            layouts.append([window_layout((t, h, w), self.window, shifted, self.device) for shifted in (False, True)])
+        attention = []
+        for stage in self.stages:
+            layouts = [window_layout((t, h, w), self.window, shifted, self.device) for shifted in (False, True)]
+            attention.append([block.attention(layouts[number % 2]) for number, block in enumerate(stage.blocks)])
             h, w = -(-h // 2), -(-w // 2)
-        maps = self._run((clips.float() - self.mean) / self.std, stages, layouts)
+        maps = self._run(clips, stages, attention)
         return {stage: x[:count] for stage, x in maps.items()}
 
     def _compute(
-        self, clips: Tensor, stages: Collection[int], layouts: Sequence[Sequence[WindowLayout]]
+        self, clips: Tensor, stages: Collection[int], attention: Sequence[Sequence[Attention]]
     ) -> dict[int, Tensor]:
-        """Compute the maps of normalised `clips`, (N, T, H, W, 3): the part that can be compiled.
+        """Compute the maps of `clips`, (N, T, H, W, 3): the part that can be compiled.
 
-        `layouts`: for each stage, that of blocks that are not shifted, and that of blocks that are.
+        `attention`: for each block of each stage, its windows and biases.
         """
-        x = patches(clips).to(self.dtype)  # N T' H' W' 2*4*4*3
+        x = patches((clips.float() - self.mean) / self.std).to(self.dtype)  # N T' H' W' 2*4*4*3
         x = self.embed_norm(F.linear(x, self.patch_matrix).float() + self.patch_bias)  # N T' H' W' C
         out = {}
-        for number, (stage, of_stage) in enumerate(zip(self.stages, layouts, strict=True), 1):
+        for number, (stage, of_stage) in enumerate(zip(self.stages, attention, strict=True), 1):
             if number > max(stages):
                 break
             x = stage(x, of_stage)
@@ -213,41 +238,56 @@ class CudaStage(nn.Module):
             CudaBlock(block, device, dtype) for block in stage.blocks if isinstance(block, Block)
         )
 
-    def forward(self, x: Tensor, layouts: Sequence[WindowLayout]) -> Tensor:
-        """`x`: (N, T, H, W, C) float32. `layouts`: of blocks that are not shifted, and of blocks that are."""
+    def forward(self, x: Tensor, attention: Sequence[Attention]) -> Tensor:
+        """`x`: (N, T, H, W, C) float32. `attention`: for each block, its windows and biases."""
         if self.merge is not None:
             x = self.merge.reduction(self.merge.norm(neighbours(x)).to(self.dtype)).float()
-        for number, block in enumerate(self.blocks):
-            x = block(x, layouts[number % 2])
+        for block, of_block in zip(self.blocks, attention, strict=True):
+            x = block(x, of_block)
         return x
 
 
 class CudaBlock(nn.Module):
     """One block of a stage: norms and residuals in float32, everything else in `dtype`."""
 
-    table: Tensor
-
     def __init__(self, block: Block, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.heads = block.attn.heads
         self.norm1, self.norm2 = copied(block.norm1, device), copied(block.norm2, device)
-        self.qkv, self.proj = copied(block.attn.qkv, device, dtype), copied(block.attn.proj, device, dtype)
+        self.qkv, self.proj = scaled_queries(block, device).to(dtype), copied(block.attn.proj, device, dtype)
         self.mlp = copied(block.mlp, device, dtype)
-        table = block.attn.relative_position_bias_table.detach()
-        self.register_buffer("table", table.t().contiguous().to(device))
+        table = block.attn.relative_position_bias_table.detach().t().contiguous().to(device)
+        look_up = partial(attention_table, table, block.attn.window, dtype=dtype)
+        self._table = lru_cache(maxsize=8)(look_up)  # windows have few lengths and shifts
 
-    def forward(self, x: Tensor, layout: WindowLayout) -> Tensor:
+    def attention(self, layout: WindowLayout) -> Attention:
+        """Return what `forward` needs for maps of this layout."""
+        return layout, self._table(layout.groups is not None, layout.frames, layout.shift)
+
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
         """`x`: (N, T, H, W, C) float32."""
+        layout, table = attention
         n, t, h, w, c = x.shape
-        a = F.pad(self.norm1(x).to(self.dtype), layout.padding)
+        a = self.norm1(x).to(self.dtype)
+        if any(layout.padding):
+            a = F.pad(a, layout.padding)
         size = a.shape[1:4]
         qkv = self.qkv(a).view(n, -1, 3, self.heads, c // self.heads)
-        y = window_attention(
-            qkv, self.table, layout.rows, layout.regions, layout.codes, layout.centre, layout.masked
-        )  # N tokens C
+        y = window_attention(qkv, table, layout)  # N tokens C
         x = x + self.proj(y).view(n, *size, c)[:, :t, :h, :w]
         return x + self.mlp(self.norm2(x).to(self.dtype))  # type: ignore[no-any-return]
+
+
+def scaled_queries(block: Block, device: torch.device) -> nn.Linear:
+    """Return the layer of queries, keys and values in float32. Its queries are scaled so that the product of a query
+    and a key is their score in units of log2(e)."""
+    layer = copied(block.attn.qkv, device).requires_grad_(False)
+    channels = layer.in_features
+    scale = LOG2E * (channels // block.attn.heads) ** -0.5
+    layer.weight[:channels] *= scale
+    layer.bias[:channels] *= scale
+    return layer
 
 
 def copied(module: Module, device: torch.device, dtype: torch.dtype = torch.float32) -> Module:

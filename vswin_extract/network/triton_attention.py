@@ -1,9 +1,13 @@
-"""Window attention as one Triton kernel for CUDA. `cuda` has its reference implementation, and says what the arguments
+"""Window attention as Triton kernels for CUDA. `cuda` has their reference implementations, and says what the arguments
 are.
 
 As in FlashAttention (Dao et al., 2022), scores are never stored: a program takes some queries of one window and head
 and goes over the window's keys, keeping running sums. Roll and window partition are in the addresses that it reads and
-writes, the position bias is looked up in its table, and the mask follows from the tokens' regions.
+writes. Scores come in units of log2(e), so that weights are powers of two.
+
+`groups_kernel` is for windows of 5 to 8 frames: it keeps the keys and values of a window, and reads biases and masks
+as blocks of 8x8 (`windows.FrameGroups`). `tokens_kernel` is for all other windows: it looks up each bias in its table,
+and compares the regions of each two tokens.
 """
 
 import torch
@@ -11,18 +15,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 64
-"""Queries of a program, and keys that it takes at once."""
+from vswin_extract.network.windows import GROUP, TILE
+
+PROGRAMS = 256
+"""Programs that keep a GPU busy: about two for each of its processors."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def attention_kernel(  # type: ignore[no-untyped-def]
-    qkv, table, rows, regions, codes, out,
-    scale, windows, length, offsets, centre,
+def tokens_kernel(  # type: ignore[no-untyped-def]
+    qkv, table, rows, regions, codes, out, windows, length, offsets, centre,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
-    MASKED: tl.constexpr, IEEE: tl.constexpr, SIDE: tl.constexpr,
+    MASKED: tl.constexpr, IEEE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(TOKENS, SIDE)
+    blocks = tl.cdiv(TOKENS, TILE)
     program, head = tl.program_id(0), tl.program_id(1)
     block = program % blocks
     window = (program // blocks) % windows
@@ -34,52 +39,164 @@ def attention_kernel(  # type: ignore[no-untyped-def]
     out += clip * length * (HEADS * DIM) + head * DIM
 
     dims = tl.arange(0, DIM)
-    queries = block * SIDE + tl.arange(0, SIDE)
+    queries = block * TILE + tl.arange(0, TILE)
     is_query = queries < TOKENS
     query_row = tl.load(rows + queries, is_query, 0)
     q = tl.load(qkv + query_row[:, None] * (3 * HEADS * DIM) + dims[None, :], is_query[:, None], 0.0)
     query_code = tl.load(codes + queries, is_query, 0) + centre
     query_region = tl.load(regions + queries, is_query, 0)
 
-    highest = tl.full([SIDE], float("-inf"), tl.float32)
-    total = tl.zeros([SIDE], tl.float32)
-    sums = tl.zeros([SIDE, DIM], tl.float32)
-    for start in range(0, TOKENS, SIDE):
-        keys = start + tl.arange(0, SIDE)
+    highest = tl.full([TILE], float("-inf"), tl.float32)
+    total = tl.zeros([TILE], tl.float32)
+    sums = tl.zeros([TILE, DIM], tl.float32)
+    for start in tl.range(0, TOKENS, TILE, num_stages=1):
+        keys = start + tl.arange(0, TILE)
         is_key = keys < TOKENS
         key_pointer = qkv + tl.load(rows + keys, is_key, 0)[:, None] * (3 * HEADS * DIM) + dims[None, :]
         k = tl.load(key_pointer + HEADS * DIM, is_key[:, None], 0.0)
         v = tl.load(key_pointer + 2 * HEADS * DIM, is_key[:, None], 0.0)
-        is_pair = is_query[:, None] & is_key[None, :]
-        bias = tl.load(table + query_code[:, None] - tl.load(codes + keys, is_key, 0)[None, :], is_pair, 0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee" if IEEE else "tf32") * scale + bias.to(tl.float32)
+        # a place of the table for every pair: codes of missing tokens are 0, so it needs no mask
+        bias = tl.load(table + query_code[:, None] - tl.load(codes + keys, is_key, 0)[None, :])
+        scores = tl.dot(q, tl.trans(k), bias.to(tl.float32), input_precision="ieee" if IEEE else "tf32")
         if MASKED:
             apart = query_region[:, None] != tl.load(regions + keys, is_key, 0)[None, :]
-            scores = tl.where(apart, scores - 100.0, scores)
+            scores = tl.where(apart, scores - 144.26950408889634, scores)  # 100 log2(e), as published
         scores = tl.where(is_key[None, :], scores, float("-inf"))
         new_highest = tl.maximum(highest, tl.max(scores, 1))
-        weights = tl.exp(scores - new_highest[:, None])
-        correction = tl.exp(highest - new_highest)
+        weights = tl.exp2(scores - new_highest[:, None])
+        correction = tl.exp2(highest - new_highest)
         total = total * correction + tl.sum(weights, 1)
-        added = tl.dot(weights.to(v.dtype), v, input_precision="ieee" if IEEE else "tf32")
-        sums = sums * correction[:, None] + added
+        sums = tl.dot(weights.to(v.dtype), v, sums * correction[:, None], input_precision="ieee" if IEEE else "tf32")
         highest = new_highest
     y = sums / total[:, None]
     tl.store(out + query_row[:, None] * (HEADS * DIM) + dims[None, :], y.to(out.dtype.element_ty), is_query[:, None])
 
 
-def triton_window_attention(
+@triton.jit  # type: ignore[untyped-decorator]
+def add_keys(q, k, v, bias, ones, highest, total, sums, IEEE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Add a tile of keys to the running sums of 64 queries. `total` (64, 16): 16 times the sum of weights."""
+    precision: tl.constexpr = "ieee" if IEEE else "tf32"
+    scores = tl.dot(q, k, bias.to(tl.float32), input_precision=precision)
+    new_highest = tl.maximum(highest, tl.max(scores, 1))
+    weights = tl.exp2(scores - new_highest[:, None])
+    correction = tl.exp2(highest - new_highest)[:, None]
+    rounded = weights.to(v.dtype)
+    if ones is None:
+        total = total * correction + tl.sum(weights, 1)[:, None]
+    else:  # the matrix unit is idle most of the time, and threads need not exchange their sums
+        total = tl.dot(rounded, ones, total * correction, input_precision=precision)
+    return new_highest, total, tl.dot(rounded, v, sums * correction, input_precision=precision)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def block_number(query, key, centre, blocks, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return the block of a group of queries and one of keys. Groups of different regions have the last block."""
+    if MASKED:
+        return tl.where((query ^ key) < 65536, query - key + centre, blocks - 1)
+    return (query & 65535) - key + centre
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def groups_kernel(  # type: ignore[no-untyped-def]
+    qkv, table, rows, groups, cut, out, windows, length, blocks, centre,
+    PLACES: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+    MASKED: tl.constexpr, IEEE: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    tiles: tl.constexpr = PLACES // 8
+    query_tiles: tl.constexpr = (PLACES + 7) // 8  # tiles of queries
+    row_size: tl.constexpr = 3 * HEADS * DIM
+    program, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    window = program % windows
+    clip = (program // windows).to(tl.int64)
+    rows += window * (query_tiles * 64)
+    qkv += clip * length * row_size + head * DIM
+    out += clip * length * (HEADS * DIM) + head * DIM
+    if MASKED:
+        groups += window * (query_tiles * 8)
+        table += (tl.load(cut + window) * HEADS + head) * blocks * 64
+    else:
+        table += head * blocks * 64
+
+    # Each thread holds the scores of 2 columns in every 8, and reads 8 biases of a row at once. So the keys of a tile
+    # are put in an order in which these are the same pairs of a query and a key.
+    dims = tl.arange(0, DIM)
+    slot = tl.arange(0, 64)
+    order = (slot & 32) | ((slot >> 1 & 3) << 3) | ((slot >> 3 & 3) << 1) | (slot & 1)
+    ks = ()
+    vs = ()
+    for tile in tl.static_range(tiles):
+        at = tl.maximum(tl.load(rows + tile * 64 + order), 0)
+        ks = ks + (tl.load(qkv + HEADS * DIM + at[None, :] * row_size + dims[:, None]),)  # noqa: RUF005
+        vs = vs + (tl.load(qkv + 2 * HEADS * DIM + at[:, None] * row_size + dims[None, :]),)  # noqa: RUF005
+    r = tl.arange(0, 512)[:, None]  # 2 halves of keys, 2 halves of a warp's rows, 4 warps, 8 rows, 4 groups of keys
+    query_group, key_group = (r >> 5 & 3) * 2 + (r >> 7 & 1), (r >> 8) * 4 + (r & 3)
+    inside = (r >> 2 & 7) * 8 + tl.arange(0, 8)[None, :]
+    ones = tl.full([64, 16], 1.0, qkv.dtype.element_ty)
+    if PLACES % 8:  # a tile of 16 keys
+        slot = tl.arange(0, 16)
+        order = (slot >> 1 & 3) * 4 + (slot >> 3) * 2 + (slot & 1)
+        at = tl.maximum(tl.load(rows + tiles * 64 + order), 0)
+        last_k = tl.load(qkv + HEADS * DIM + at[None, :] * row_size + dims[:, None])
+        last_v = tl.load(qkv + 2 * HEADS * DIM + at[:, None] * row_size + dims[None, :])
+        r = tl.arange(0, 256)[:, None]  # 2 halves of a warp's rows, 4 warps, 8 rows, 4 quarters of keys
+        last_query_group, last_key_group = (r >> 5 & 3) * 2 + (r >> 7), (r & 3) >> 1
+        last_inside = (r >> 2 & 7) * 8 + (r & 1) * 4 + tl.arange(0, 4)[None, :]
+
+    for turn in tl.range(0, (query_tiles + SPLIT - 1) // SPLIT, num_stages=1):
+        block = tl.minimum(part + turn * SPLIT, query_tiles - 1)
+        row = tl.load(rows + block * 64 + tl.arange(0, 64))
+        q = tl.load(qkv + tl.maximum(row, 0)[:, None] * row_size + dims[None, :])
+        # Triton keeps in registers what is computed, and in shared memory what is only loaded. Queries in shared memory
+        # would need a fence before every product, which waits for the biases that are on their way.
+        q = tl.where(row[:, None] >= 0, q, 0.0)
+        group = tl.load(groups + block * 8 + query_group)
+        highest = tl.full([64], -1e30, tl.float32)
+        total = tl.zeros([64, 16], tl.float32)
+        sums = tl.zeros([64, DIM], tl.float32)
+        for tile in tl.static_range(tiles):
+            number = block_number(group, tl.load(groups + tile * 8 + key_group), centre, blocks, MASKED)
+            bias = tl.reshape(tl.load(table + number * 64 + inside), (2, 2, 4, 8, 4, 4, 2))
+            bias = tl.reshape(tl.permute(bias, (2, 1, 3, 0, 5, 4, 6)), (64, 64))
+            highest, total, sums = add_keys(q, ks[tile], vs[tile], bias, ones, highest, total, sums, IEEE)
+        if PLACES % 8:  # some of its slots may be empty, so regions are looked at
+            group = tl.load(groups + block * 8 + last_query_group)
+            number = block_number(group, tl.load(groups + tiles * 8 + last_key_group), centre, blocks, True)
+            bias = tl.reshape(tl.load(table + number * 64 + last_inside), (2, 4, 8, 4, 2, 2))
+            bias = tl.reshape(tl.permute(bias, (1, 0, 2, 4, 3, 5)), (64, 16))
+            highest, total, sums = add_keys(q, last_k, last_v, bias, None, highest, total, sums, IEEE)
+        y = sums / tl.max(total, 1)[:, None]
+        tl.store(out + row[:, None] * (HEADS * DIM) + dims[None, :], y.to(out.dtype.element_ty), row[:, None] >= 0)
+
+
+def attend_by_tokens(
     qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, centre: int, masked: bool
 ) -> Tensor:
-    """Return what `cuda.reference_window_attention` returns, computed by the kernel."""
+    """Return what `cuda.reference_token_attention` returns, computed by the kernel."""
     clips, length, _, heads, dim = qkv.shape
     windows, tokens = rows.shape
     out = torch.empty(clips, length, heads * dim, dtype=qkv.dtype, device=qkv.device)
-    grid = (triton.cdiv(tokens, BLOCK) * windows * clips, heads)
+    grid = (triton.cdiv(tokens, TILE) * windows * clips, heads)
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton runs on the current device
-        attention_kernel[grid](
-            qkv, table, rows, regions, codes, out,
-            dim**-0.5, windows, length, table.shape[1], centre,
-            TOKENS=tokens, HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, SIDE=BLOCK,
+        tokens_kernel[grid](
+            qkv, table, rows, regions, codes, out, windows, length, table.shape[1], centre,
+            TOKENS=tokens, HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, TILE=TILE,
+        )  # fmt: skip
+    return out
+
+
+def attend_by_groups(
+    qkv: Tensor, table: Tensor, rows: Tensor, groups: Tensor, cut: Tensor, centre: int, places: int, masked: bool
+) -> Tensor:
+    """Return what `cuda.reference_group_attention` returns, computed by the kernel."""
+    clips, length, _, heads, dim = qkv.shape
+    windows = len(rows)
+    out = torch.empty(clips, length, heads * dim, dtype=qkv.dtype, device=qkv.device)
+    # with few windows, several programs share one: each has its keys, and some of its queries
+    queries = triton.cdiv(places * GROUP, TILE)
+    split = min(queries, max(1, PROGRAMS // (windows * clips * heads)))
+    with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton runs on the current device
+        groups_kernel[(windows * clips, heads, split)](
+            qkv, table, rows, groups, cut, out, windows, length, table.shape[2], centre,
+            PLACES=places, HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, SPLIT=split,
         )  # fmt: skip
     return out
