@@ -118,8 +118,8 @@ def attention_table(table: Tensor, full: Size3, by_groups: bool, frames: int, sh
     table = table * LOG2E
     if not by_groups:
         return table
-    half = torch.float32 if dtype is torch.float32 else torch.float16  # more exact than bfloat16, and large enough
-    return block_table(table, full, frames, shift, half)
+    # float16 is more exact than bfloat16, and large enough
+    return block_table(table, full, frames, shift, torch.float16 if dtype.itemsize == 2 else torch.float32)
 
 
 def kernel_problem(device: torch.device, dtype: torch.dtype) -> str:
@@ -263,6 +263,8 @@ class CudaBlock(nn.Module):
 
     def attention(self, layout: WindowLayout) -> Attention:
         """Return what `forward` needs for maps of this layout."""
+        if self.dtype is torch.float32:  # takes twice the shared memory
+            layout = layout._replace(groups=None)
         return layout, self._table(layout.groups is not None, layout.frames, layout.shift)
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:

@@ -20,6 +20,10 @@ from vswin_extract.network.windows import GROUP, TILE
 PROGRAMS = 256
 """Programs that keep a GPU busy: about two for each of its processors."""
 
+REGISTERS = 128
+"""Registers of a thread of `groups_kernel`: four programs share a processor. On an H100 this is 1.3 times as fast as
+without a limit."""
+
 
 @triton.jit  # type: ignore[untyped-decorator]
 def tokens_kernel(  # type: ignore[no-untyped-def]
@@ -73,10 +77,9 @@ def tokens_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def add_keys(q, k, v, bias, ones, highest, total, sums, IEEE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Add a tile of keys to the running sums of 64 queries. `total` (64, 16): 16 times the sum of weights."""
-    precision: tl.constexpr = "ieee" if IEEE else "tf32"
-    scores = tl.dot(q, k, bias.to(tl.float32), input_precision=precision)
+def add_keys(q, k, v, bias, ones, highest, total, sums):  # type: ignore[no-untyped-def]
+    """Add a tile of keys to the running sums of 64 queries. `total` (64, 16): the sum of weights, in every column."""
+    scores = tl.dot(q, k, bias.to(tl.float32))
     new_highest = tl.maximum(highest, tl.max(scores, 1))
     weights = tl.exp2(scores - new_highest[:, None])
     correction = tl.exp2(highest - new_highest)[:, None]
@@ -84,8 +87,8 @@ def add_keys(q, k, v, bias, ones, highest, total, sums, IEEE: tl.constexpr):  # 
     if ones is None:
         total = total * correction + tl.sum(weights, 1)[:, None]
     else:  # the matrix unit is idle most of the time, and threads need not exchange their sums
-        total = tl.dot(rounded, ones, total * correction, input_precision=precision)
-    return new_highest, total, tl.dot(rounded, v, sums * correction, input_precision=precision)
+        total = tl.dot(rounded, ones, total * correction)
+    return new_highest, total, tl.dot(rounded, v, sums * correction)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -96,24 +99,22 @@ def block_number(query, key, centre, blocks, MASKED: tl.constexpr):  # type: ign
     return (query & 65535) - key + centre
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["windows", "heads", "blocks", "centre"])  # type: ignore[untyped-decorator]
 def groups_kernel(  # type: ignore[no-untyped-def]
-    qkv, table, rows, groups, cut, out, windows, length, blocks, centre,
-    PLACES: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
-    MASKED: tl.constexpr, IEEE: tl.constexpr, SPLIT: tl.constexpr,
+    qkv, table, rows, groups, cut, out, windows, length, heads, channels, blocks, centre,
+    PLACES: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     tiles: tl.constexpr = PLACES // 8
     query_tiles: tl.constexpr = (PLACES + 7) // 8  # tiles of queries
-    row_size: tl.constexpr = 3 * HEADS * DIM
     program, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     window = program % windows
     clip = (program // windows).to(tl.int64)
     rows += window * (query_tiles * 64)
-    qkv += clip * length * row_size + head * DIM
-    out += clip * length * (HEADS * DIM) + head * DIM
+    qkv += clip * length * (3 * channels) + head * DIM
+    out += clip * length * channels + head * DIM
     if MASKED:
         groups += window * (query_tiles * 8)
-        table += (tl.load(cut + window) * HEADS + head) * blocks * 64
+        table += (tl.load(cut + window) * heads + head) * blocks * 64
     else:
         table += head * blocks * 64
 
@@ -126,8 +127,8 @@ def groups_kernel(  # type: ignore[no-untyped-def]
     vs = ()
     for tile in tl.static_range(tiles):
         at = tl.maximum(tl.load(rows + tile * 64 + order), 0)
-        ks = ks + (tl.load(qkv + HEADS * DIM + at[None, :] * row_size + dims[:, None]),)  # noqa: RUF005
-        vs = vs + (tl.load(qkv + 2 * HEADS * DIM + at[:, None] * row_size + dims[None, :]),)  # noqa: RUF005
+        ks = ks + (tl.load(qkv + channels + at[None, :] * (3 * channels) + dims[:, None]),)  # noqa: RUF005
+        vs = vs + (tl.load(qkv + 2 * channels + at[:, None] * (3 * channels) + dims[None, :]),)  # noqa: RUF005
     r = tl.arange(0, 512)[:, None]  # 2 halves of keys, 2 halves of a warp's rows, 4 warps, 8 rows, 4 groups of keys
     query_group, key_group = (r >> 5 & 3) * 2 + (r >> 7 & 1), (r >> 8) * 4 + (r & 3)
     inside = (r >> 2 & 7) * 8 + tl.arange(0, 8)[None, :]
@@ -136,8 +137,8 @@ def groups_kernel(  # type: ignore[no-untyped-def]
         slot = tl.arange(0, 16)
         order = (slot >> 1 & 3) * 4 + (slot >> 3) * 2 + (slot & 1)
         at = tl.maximum(tl.load(rows + tiles * 64 + order), 0)
-        last_k = tl.load(qkv + HEADS * DIM + at[None, :] * row_size + dims[:, None])
-        last_v = tl.load(qkv + 2 * HEADS * DIM + at[:, None] * row_size + dims[None, :])
+        last_k = tl.load(qkv + channels + at[None, :] * (3 * channels) + dims[:, None])
+        last_v = tl.load(qkv + 2 * channels + at[:, None] * (3 * channels) + dims[None, :])
         r = tl.arange(0, 256)[:, None]  # 2 halves of a warp's rows, 4 warps, 8 rows, 4 quarters of keys
         last_query_group, last_key_group = (r >> 5 & 3) * 2 + (r >> 7), (r & 3) >> 1
         last_inside = (r >> 2 & 7) * 8 + (r & 1) * 4 + tl.arange(0, 4)[None, :]
@@ -145,7 +146,7 @@ def groups_kernel(  # type: ignore[no-untyped-def]
     for turn in tl.range(0, (query_tiles + SPLIT - 1) // SPLIT, num_stages=1):
         block = tl.minimum(part + turn * SPLIT, query_tiles - 1)
         row = tl.load(rows + block * 64 + tl.arange(0, 64))
-        q = tl.load(qkv + tl.maximum(row, 0)[:, None] * row_size + dims[None, :])
+        q = tl.load(qkv + tl.maximum(row, 0)[:, None] * (3 * channels) + dims[None, :])
         # Triton keeps in registers what is computed, and in shared memory what is only loaded. Queries in shared memory
         # would need a fence before every product, which waits for the biases that are on their way.
         q = tl.where(row[:, None] >= 0, q, 0.0)
@@ -157,15 +158,15 @@ def groups_kernel(  # type: ignore[no-untyped-def]
             number = block_number(group, tl.load(groups + tile * 8 + key_group), centre, blocks, MASKED)
             bias = tl.reshape(tl.load(table + number * 64 + inside), (2, 2, 4, 8, 4, 4, 2))
             bias = tl.reshape(tl.permute(bias, (2, 1, 3, 0, 5, 4, 6)), (64, 64))
-            highest, total, sums = add_keys(q, ks[tile], vs[tile], bias, ones, highest, total, sums, IEEE)
+            highest, total, sums = add_keys(q, ks[tile], vs[tile], bias, ones, highest, total, sums)
         if PLACES % 8:  # some of its slots may be empty, so regions are looked at
             group = tl.load(groups + block * 8 + last_query_group)
             number = block_number(group, tl.load(groups + tiles * 8 + last_key_group), centre, blocks, True)
             bias = tl.reshape(tl.load(table + number * 64 + last_inside), (2, 4, 8, 4, 2, 2))
             bias = tl.reshape(tl.permute(bias, (1, 0, 2, 4, 3, 5)), (64, 16))
-            highest, total, sums = add_keys(q, last_k, last_v, bias, None, highest, total, sums, IEEE)
+            highest, total, sums = add_keys(q, last_k, last_v, bias, None, highest, total, sums)
         y = sums / tl.max(total, 1)[:, None]
-        tl.store(out + row[:, None] * (HEADS * DIM) + dims[None, :], y.to(out.dtype.element_ty), row[:, None] >= 0)
+        tl.store(out + row[:, None] * channels + dims[None, :], y.to(out.dtype.element_ty), row[:, None] >= 0)
 
 
 def attend_by_tokens(
@@ -196,7 +197,7 @@ def attend_by_groups(
     split = min(queries, max(1, PROGRAMS // (windows * clips * heads)))
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton runs on the current device
         groups_kernel[(windows * clips, heads, split)](
-            qkv, table, rows, groups, cut, out, windows, length, table.shape[2], centre,
-            PLACES=places, HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, SPLIT=split,
+            qkv, table, rows, groups, cut, out, windows, length, heads, heads * dim, table.shape[2], centre,
+            PLACES=places, DIM=dim, MASKED=masked, SPLIT=split, maxnreg=REGISTERS,
         )  # fmt: skip
     return out
