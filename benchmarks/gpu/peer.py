@@ -1,0 +1,29 @@
+"""The peer's network, torchvision's `swin3d_*`: that of torchvision, or, where it is missing, one of its definition."""
+
+from torch import nn
+
+from benchmarks import usual
+from vswin_extract.network.variants import VARIANTS, Variant
+
+
+def peer_model(variant: Variant) -> tuple[nn.Module, str]:
+    """Return the network with drawn weights, and which one it is."""
+    try:
+        models = usual.torchvision().models.video.swin_transformer
+        made = "torchvision"
+    except ImportError:
+        from benchmarks.gpu import rebuilt as models  # type: ignore[no-redef]
+
+        made = "rebuilt in plain PyTorch"
+    model: nn.Module = models.SwinTransformer3d(
+        patch_size=[2, 4, 4],
+        embed_dim=variant.embed_dim,
+        depths=list(variant.depths),
+        num_heads=list(variant.heads),
+        window_size=list(variant.window),
+        num_classes=400,
+    )
+    usual.draw_weights(model)
+    if variant == VARIANTS["l"]:
+        made += "'s class with the sizes of L"
+    return model.eval().requires_grad_(False), made
