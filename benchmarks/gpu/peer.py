@@ -1,21 +1,22 @@
 """The peer's network, torchvision's `swin3d_*`: that of torchvision, or, where it is missing, one of its definition."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from benchmarks import usual
+from benchmarks.gpu import rebuilt
 from vswin_extract.network.variants import VARIANTS, Variant
 
 
 def peer_model(variant: Variant) -> tuple[nn.Module, str]:
     """Return the network with drawn weights, and which one it is."""
+    made = "torchvision"
     try:
-        models = usual.torchvision().models.video.swin_transformer
-        made = "torchvision"
+        make: Callable[..., nn.Module] = usual.torchvision().models.video.swin_transformer.SwinTransformer3d
     except ImportError:
-        from benchmarks.gpu import rebuilt as models  # type: ignore[no-redef]
-
-        made = "rebuilt in plain PyTorch"
-    model: nn.Module = models.SwinTransformer3d(
+        make, made = rebuilt.SwinTransformer3d, "rebuilt in plain PyTorch"
+    model = make(
         patch_size=[2, 4, 4],
         embed_dim=variant.embed_dim,
         depths=list(variant.depths),
