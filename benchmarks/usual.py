@@ -62,7 +62,7 @@ def _loads_its_operators() -> bool:
     libraries = Path(found.origin).parent.glob("_C*.so") if found is not None and found.origin else ()
     for library in libraries:
         with suppress(OSError):
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     return hasattr(torch.ops.torchvision, "nms")
 
 
@@ -110,7 +110,7 @@ def clips_of(path: str, span: int, stride: int) -> Iterator[NDArray[np.uint8]]:
     with av.open(path) as container:
         container.streams.video[0].thread_type = "AUTO"
         for number, frame in enumerate(container.decode(video=0)):
-            window.append(frame.to_ndarray(format="rgb24"))
+            window.append(frame.to_ndarray(format="rgb24"))  # type: ignore[arg-type]
             if number + 1 >= span and (number + 1 - span) % stride == 0:
                 yield np.stack([window[place] for place in range(0, span, FRAME_INTERVAL)])
 

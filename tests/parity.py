@@ -71,7 +71,8 @@ def computed(network: InferenceNetwork, name: str) -> dict[str, Tensor]:
 def errors_of(found: dict[str, Tensor], name: str) -> dict[str, float]:
     """Return the relative error of each of the features that were `computed`."""
     _, expected = fixture(name)
-    apart = {what: relative_error(found[what], expected[what]) for what in ("embedding", "logits") if what in found}
+    averaged: list[str] = [what for what in ("embedding", "logits") if what in found]
+    apart = {what: relative_error(found[what], expected[what]) for what in averaged}
     for stage in (1, 2, 3, 4):
         published = found[f"stage{stage}"].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
         assert list(published.shape) == list(expected[f"stage{stage}.shape"])

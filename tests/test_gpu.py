@@ -17,6 +17,7 @@ from benchmarks.gpu import faults, parity, rebuilt
 from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import SHARES, OutOfTime, Section, alarm, has_failed, prove
 from benchmarks.machine import Row
+from vswin_extract.network import cuda
 from vswin_extract.network.variants import VARIANTS
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def test_a_kernel_that_is_wrong_or_leaves_gaps_is_found(tmp_path: Path, monkeypa
     found: dict[str, list[Row]] = {}
     parity.alone(section("parity", CPU, found, tmp_path), CPU, 1)
     assert "failed" not in found
-    right = parity.window_attention
+    right = cuda.window_attention
     for wrong in (1.1, float("nan")):
         monkeypatch.setattr(parity, "window_attention", lambda *given, by=wrong: right(*given) * by)
         found = {}

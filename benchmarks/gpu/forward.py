@@ -19,7 +19,7 @@ ORDER = ("t", "b", "s", "l")
 COMPILED = ("t", "b")
 CLIP = (32, 224, 224)
 SMALL_CLIP = (4, 32, 32)
-COMPILE_SECONDS = {"t": 60, "b": 90}
+COMPILE_SECONDS = {"t": 45, "b": 70}
 """How long compiling may take, on a guess; it is not begun later."""
 
 Embed = Callable[[Tensor], Tensor]
@@ -44,6 +44,7 @@ def forward(section: Section) -> None:
     for letter in ORDER[:1] if small else ORDER:
         with section.guarded(letter.upper()):
             variant_forward(section, VARIANTS[letter], peaks)
+        section.free()
 
 
 def variant_forward(section: Section, variant: Variant, peaks: dict[torch.dtype, float]) -> None:
@@ -64,7 +65,7 @@ def variant_forward(section: Section, variant: Variant, peaks: dict[torch.dtype,
     autocast = peer_way(model, "peer bf16 autocast", torch.bfloat16, batches, section.device)
     rates |= measure(section, row, autocast, inputs, expected, variant, peaks)
     for precision in ("fp32", "bf16"):
-        backbone = load_model(path, device=str(section.device), precision=precision)  # type: ignore[arg-type]
+        backbone = load_model(path, device=str(section.device), precision=precision)
         for note in backbone.notes:
             say(f"NOTE {name} {precision}: {note}")
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16

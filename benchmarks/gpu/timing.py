@@ -29,12 +29,12 @@ def seconds_of(calls: Sequence[Callable[[], object]], device: torch.device, most
     for number in range(rounds):
         scratch.zero_()
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        first.record()  # type: ignore[no-untyped-call]
+        first.record()
         calls[number % len(calls)]()
-        last.record()  # type: ignore[no-untyped-call]
+        last.record()
         marks.append((first, last))
     torch.cuda.synchronize(device)
-    return statistics.median(first.elapsed_time(last) / 1000 for first, last in marks)
+    return statistics.median(float(first.elapsed_time(last)) / 1000 for first, last in marks)
 
 
 def on_cpu(calls: Sequence[Callable[[], object]]) -> float:
@@ -50,7 +50,7 @@ def peak(device: torch.device, dtype: torch.dtype, small: bool) -> float:
     """Return the FLOP/s of a large matrix product of random numbers."""
     side = 256 if small else 8192
     pairs = [[torch.randn(side, side, device=device).to(dtype) for _ in range(2)] for _ in range(2)]
-    calls = [lambda a=a, b=b: torch.mm(a, b) for a, b in pairs]  # type: ignore[misc]
+    calls = [lambda a=a, b=b: torch.mm(a, b) for a, b in pairs]
     return 2.0 * side**3 / seconds_of(calls, device)
 
 
