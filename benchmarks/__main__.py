@@ -3,23 +3,16 @@
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.decode import decode
-from benchmarks.devices import devices
-from benchmarks.end_to_end import end_to_end, start
-from benchmarks.feed import BARE, OURS, feed
-from benchmarks.forward import forward
-from benchmarks.growth import growth
 from benchmarks.machine import Row, describe
-from benchmarks.merging import merging
-from benchmarks.model import model
-from benchmarks.scale import scale
-from benchmarks.simulation import simulation
 from vswin_extract.backbone import find_device
 from vswin_extract.network.cpu import has_bf16
 
@@ -35,6 +28,7 @@ PARTS = (
     "simulation",
     "scale",
     "model",
+    "gpu",
 )
 
 
@@ -43,32 +37,54 @@ PARTS = (
 @click.option("--device", default="auto", show_default=True, help="The device of the network.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write everything to this file, too.")
 @click.option("--smoke", is_flag=True, help="Two minutes: T on the CPU only; exit 1 below half of the targets.")
-def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool) -> None:
-    """Measure PARTS (default: all) and compare with the tools that people use instead."""
+@click.option("--minutes", default=8.0, show_default=True, help="Of gpu: the time for all sections.")
+@click.option("--only", default="", help="Of gpu: some sections, for example parity,attention.")
+def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool, minutes: float, only: str) -> None:
+    """Measure PARTS (default: all but gpu) and compare with the tools that people use instead.
+
+    gpu stands alone: it proves the network on a GPU, and exits with 1 if something fails.
+    """
     where = find_device("cpu" if smoke else device)
-    parts = parts or (PARTS[:4] if smoke else PARTS)
+    if parts == ("gpu",):
+        prove_gpu(where, minutes, only, output)
+        return
+    parts = parts or (PARTS[:4] if smoke else PARTS[:-1])
     found: dict[str, list[Row]] = {"machine": [describe(where)]}
     show("machine", found["machine"])
-    measures: dict[str, Callable[[], list[Row]]] = {
-        "forward": lambda: forward(where, smoke),
-        "decode": lambda: decode(smoke),
-        "feed": lambda: feed(smoke),
-        "end-to-end": lambda: end_to_end(where, smoke),
-        "start": lambda: start(where),
-        "growth": lambda: growth(where),
-        "devices": devices,
-        "merging": merging,
-        "simulation": simulation,
-        "scale": scale,
-        "model": model,
+    arguments: dict[str, tuple[object, ...]] = {
+        "forward": (where, smoke),
+        "decode": (smoke,),
+        "feed": (smoke,),
+        "end-to-end": (where, smoke),
+        "start": (where,),
+        "growth": (where,),
     }
     for part in parts:
-        found[part] = measures[part]()
+        found[part] = measure_of(part)(*arguments.get(part, ()))
         show(part, found[part])
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")
     if smoke and (problems := find_problems(found)):
         sys.exit("\n".join(problems))
+
+
+def measure_of(part: str) -> Callable[..., list[Row]]:
+    """Return the function that measures a part. Its module is loaded now: some need packages that others do not."""
+    module = import_module("benchmarks." + {"start": "end_to_end"}.get(part, part.replace("-", "_")))
+    measure: Callable[..., list[Row]] = getattr(module, part.replace("-", "_"))
+    return measure
+
+
+def prove_gpu(device: torch.device, minutes: float, only: str, output: Path | None) -> None:
+    """Run the sections of `benchmarks.gpu`. Exit with 1 if something failed."""
+    from benchmarks.gpu.proof import SHARES, has_failed, prove
+
+    names = [name for name in only.split(",") if name]
+    if unknown := sorted(set(names) - set(SHARES)):
+        raise click.BadParameter(f"there is no section {', '.join(unknown)}; sections are {', '.join(SHARES)}")
+    with TemporaryDirectory() as folder:
+        found = prove(device, minutes, names, output, Path(folder))
+    sys.exit(has_failed(found))
 
 
 def show(part: str, rows: list[Row]) -> None:
@@ -81,6 +97,8 @@ def show(part: str, rows: list[Row]) -> None:
 
 def find_problems(found: dict[str, list[Row]]) -> list[str]:
     """Return a sentence for each figure that is below half of its target, or not accurate enough."""
+    from benchmarks.feed import BARE, OURS
+
     problems = []
     for row in found.get("forward", []):
         fast = "default" in row["what"]

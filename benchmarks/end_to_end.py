@@ -36,7 +36,7 @@ def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
         for overlap in (2,) if smoke else (1, 2, 4):
             stride = SPAN // overlap
             theirs, mine = folder / f"usual-{overlap}.h5", folder / f"ours-{overlap}.h5"
-            script = [sys.executable, "-m", "benchmarks.usual", str(weights), str(theirs), str(stride)]
+            script = [sys.executable, "-m", "benchmarks.usual", str(weights), str(theirs), str(stride), str(device)]
             usually = run([*script, *map(str, videos)])
             command = [sys.executable, "-c", "from vswin_extract.cli.extract import extract; extract()"]
             options = ["--weights", str(weights), "--stride", str(stride), "--tail", "drop", "--device", str(device)]

@@ -26,6 +26,7 @@ from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.checkpoints import save_checkpoint
 from vswin_extract.weights.recipe import Recipe
 
+REQUIRE_GPU = os.environ.get("VSWIN_REQUIRE_GPU") == "1"
 for variable in [name for name in os.environ if name.startswith(("SLURM_", "VSWIN_"))]:
     del os.environ[variable]  # of a job that runs the tests, which would be shards of it; and options of the user's
 
@@ -35,6 +36,14 @@ settings.load_profile("vswin")
 Run = Callable[..., "Done"]
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def needs_a_gpu(request: pytest.FixtureRequest) -> None:
+    """Skip a test of the marker `gpu` where there is no GPU, or fail it where one is required."""
+    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
+        reason = "PyTorch sees no CUDA device here"
+        pytest.fail(reason) if REQUIRE_GPU else pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -53,21 +53,33 @@ def errors(network: InferenceNetwork, name: str) -> dict[str, float]:
 
     The fixtures' clips are normalised, so `network` must have mean 0 and standard deviation 1.
     """
-    facts, expected = fixture(name)
+    return errors_of(computed(network, name), name)
+
+
+def computed(network: InferenceNetwork, name: str) -> dict[str, Tensor]:
+    """Return the maps, the embedding and the logits of a fixture's clip, in host memory."""
+    facts, _ = fixture(name)
     with torch.inference_mode():
         maps = network(clip(facts["clip"], facts["shape"]).permute(0, 2, 3, 4, 1), (1, 2, 3, 4))
-        embedding = pool_map(maps[4], "all")
-        logits = network.head(embedding) if network.head is not None else None
-    found = {"embedding": relative_error(embedding, expected["embedding"])}
+        found = {f"stage{stage}": x for stage, x in maps.items()}
+        found["embedding"] = pool_map(maps[4], "all")
+        if network.head is not None:
+            found["logits"] = network.head(found["embedding"])
+        return {what: values.cpu() for what, values in found.items()}
+
+
+def errors_of(found: dict[str, Tensor], name: str) -> dict[str, float]:
+    """Return the relative error of each of the features that were `computed`."""
+    _, expected = fixture(name)
+    averaged: list[str] = [what for what in ("embedding", "logits") if what in found]
+    apart = {what: relative_error(found[what], expected[what]) for what in averaged}
     for stage in (1, 2, 3, 4):
-        published = maps[stage].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
+        published = found[f"stage{stage}"].permute(0, 4, 1, 2, 3)  # N C T H W, as in the fixture
         assert list(published.shape) == list(expected[f"stage{stage}.shape"])
         values = published.flatten()[torch.from_numpy(expected[f"stage{stage}.index"].astype(np.int64))]
         norm = float(published.double().norm()) / float(expected[f"stage{stage}.norm"])
-        found[f"stage{stage}"] = max(relative_error(values, expected[f"stage{stage}.value"]), abs(norm - 1))
-    if logits is not None:
-        found["logits"] = relative_error(logits, expected["logits"])
-    return found
+        apart[f"stage{stage}"] = max(relative_error(values, expected[f"stage{stage}.value"]), abs(norm - 1))
+    return apart
 
 
 @cache
