@@ -15,9 +15,10 @@ from torch.nn.attention.flex_attention import flex_attention
 from benchmarks.gpu.parity import random_input
 from benchmarks.gpu.proof import Section
 from benchmarks.gpu.timing import seconds_of
-from vswin_extract.network.cuda import reference_window_attention, window_attention, window_layout
+from vswin_extract.network.cuda import attention_table, reference_token_attention, window_attention
 from vswin_extract.network.swin3d import Size3
 from vswin_extract.network.variants import VARIANTS, Variant
+from vswin_extract.network.windows import LOG2E, WindowLayout, window_layout
 
 CLIPS = 8
 WINDOW = (8, 7, 7)
@@ -26,27 +27,27 @@ DIM = 32
 
 @dataclass(frozen=True)
 class Problem:
-    """The attention of one block: its input, and which tokens are in which window (`cuda.window_layout`)."""
+    """The attention of one block: its input, and which tokens are in which window."""
 
     qkv: Tensor
     table: Tensor
-    layout: tuple[Any, ...]
+    layout: WindowLayout
 
     def gathered(self) -> list[Tensor]:
         """Return q, k and v by windows: (N, windows * heads, tokens, d) each, copies."""
-        q, k, v = self.qkv[:, self.layout[0]].permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        q, k, v = self.qkv[:, self.layout.rows].permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         return [q, k, v]
 
     def scattered(self, y: Tensor) -> Tensor:
         """Put the result of windows, (N, windows * heads, tokens, d), where the tokens are: (N, L, heads * d)."""
         n, length, _, heads, dim = self.qkv.shape
         out = torch.empty(n, length, heads * dim, dtype=y.dtype, device=y.device)
-        out[:, self.layout[0]] = y.view(n, -1, heads, *y.shape[2:]).transpose(2, 3).flatten(3)
+        out[:, self.layout.rows] = y.view(n, -1, heads, *y.shape[2:]).transpose(2, 3).flatten(3)
         return out
 
     def bias(self) -> Tensor:
         """Return bias and mask of every window and head, (1, windows * heads, tokens, tokens), on 16 bytes."""
-        rows, regions, codes, centre, masked = self.layout
+        rows, regions, codes, centre, masked = self.layout[:5]
         bias = self.table[:, codes[:, None] - codes[None, :] + centre].to(self.qkv.dtype)  # heads tokens tokens
         bias = bias.expand(len(rows), -1, -1, -1)
         if masked:
@@ -60,7 +61,19 @@ Candidate = Callable[[Problem], Call]
 
 
 def ours(problem: Problem) -> Call:
-    return partial(window_attention, problem.qkv, problem.table, *problem.layout)
+    """The kernel that the network takes for these windows."""
+    return attend(problem, problem.layout)
+
+
+def by_tokens(problem: Problem) -> Call:
+    return attend(problem, problem.layout._replace(groups=None))
+
+
+def attend(problem: Problem, layout: WindowLayout) -> Call:
+    qkv = problem.qkv.clone()
+    qkv[:, :, 0] *= DIM**-0.5 * LOG2E  # as `cuda.scaled_queries`
+    table = attention_table(problem.table, WINDOW, layout, qkv.dtype)
+    return partial(window_attention, qkv, table, layout)
 
 
 def sdpa(backend: SDPBackend, problem: Problem) -> Call:
@@ -88,7 +101,7 @@ def sdpa_alone(backend: SDPBackend, problem: Problem) -> Call:
 
 def flex(problem: Problem) -> Call:
     """FlexAttention, compiled, with the bias looked up in its table."""
-    _, regions, codes, centre, masked = problem.layout
+    _, regions, codes, centre, masked = problem.layout[:5]
     heads, table = problem.qkv.shape[3], problem.table
 
     def bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -109,6 +122,7 @@ def flex(problem: Problem) -> Call:
 
 CANDIDATES: dict[str, Candidate] = {
     "ours": ours,
+    "ours, by tokens": by_tokens,
     "SDPA memory-efficient, with copies": partial(sdpa, SDPBackend.EFFICIENT_ATTENTION),
     "SDPA memory-efficient, alone": partial(sdpa_alone, SDPBackend.EFFICIENT_ATTENTION),
     "SDPA cuDNN, with copies": partial(sdpa, SDPBackend.CUDNN_ATTENTION),
@@ -147,17 +161,19 @@ def measure(
     """Add a row for each candidate, and return its seconds a clip. One that does not work here has a row that says
     so."""
     device, clips = section.device, 1 if section.small else CLIPS
-    layout = window_layout(size, WINDOW, shifted, device)[:-1]
+    layout = window_layout(size, WINDOW, shifted, device)
     heads = 1 if section.small else variant.heads[stage - 1]
     dtype = torch.float32 if section.small else torch.bfloat16
-    tokens = layout[0].numel()
+    tokens = layout.rows.numel()
     problems = [
         Problem(*random_input(clips, tokens, heads, DIM, WINDOW, dtype, device, seed), layout) for seed in (1, 2)
     ]
     first = problems[0]
-    exact = reference_window_attention(first.qkv[:1].double(), first.table.double(), *layout)
+    scaled = first.qkv[:1].double()
+    scaled[:, :, 0] *= DIM**-0.5 * LOG2E
+    exact = reference_token_attention(scaled, first.table.double() * LOG2E, *layout[:5])
     # products of queries with keys, and of weights with values
-    flop = 4.0 * tokens * layout[0].shape[1] * DIM * heads
+    flop = 4.0 * tokens * layout.rows.shape[1] * DIM * heads
     least = 4.0 * tokens * heads * DIM * first.qkv.element_size()
     found_seconds = {}
     for name, candidate in candidates.items():

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from benchmarks.gpu.proof import Section
 from vswin_extract.checks.golden import drawn_state
-from vswin_extract.network.cuda import CudaSwin, reference_window_attention, window_attention, window_layout
+from vswin_extract.network.cuda import CudaSwin, attention_table, reference_token_attention, window_attention
 from vswin_extract.network.reference import ReferenceSwin
 from vswin_extract.network.swin3d import Size3, VideoSwin
 from vswin_extract.network.variants import VARIANTS
+from vswin_extract.network.windows import LOG2E, window_layout
 from vswin_extract.weights.fit import build_network
 from vswin_extract.weights.load import read_checkpoint
 
@@ -156,13 +157,15 @@ def attention_error(
     case: Case, shifted: bool, dtype: torch.dtype, device: torch.device, heads: int, seed: int
 ) -> float:
     """Return the relative error of the kernel for two clips of random numbers."""
-    layout = window_layout(case.size, case.window, shifted, device)[:-1]
-    tokens = layout[0].numel()
+    layout = window_layout(case.size, case.window, shifted, device)
+    if dtype is torch.float32:
+        layout = layout._replace(groups=None)
+    tokens = layout.rows.numel()
     qkv, table = random_input(2, tokens, heads, case.dim, case.window, dtype, device, seed)
     poison(2 * tokens * heads * case.dim, dtype, device)
-    found = window_attention(qkv, table, *layout).double()
+    found = window_attention(qkv, attention_table(table, case.window, layout, dtype), layout).double()
     expected = torch.cat(
-        [reference_window_attention(one, table.double(), *layout) for one in torch.split(qkv.double(), 1)]
+        [reference_token_attention(one, table.double() * LOG2E, *layout[:5]) for one in torch.split(qkv.double(), 1)]
     )
     return float((found - expected).norm() / expected.norm())
 

@@ -249,7 +249,7 @@ model_options = together(
         type=Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="Compile the network on CUDA; auto: for 100,000 clips and more. On a CPU it is faster as it is.",
+        help="Compile the network on CUDA; auto: for 50,000 clips and more. On a CPU it is faster as it is.",
     ),
     option(
         MODEL,

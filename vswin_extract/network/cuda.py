@@ -6,7 +6,6 @@ window is. `torch.compile` fuses norms, GELU and residuals around it (`CudaSwin.
 
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
-from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -101,25 +100,28 @@ def _(
 def window_attention(qkv: Tensor, table: Tensor, layout: WindowLayout) -> Tensor:
     """Attend by groups where the windows fit them, else by tokens. `table`: see `attention_table`."""
     if layout.groups is None:
-        return token_attention(qkv, table, layout.rows, layout.regions, layout.codes, layout.centre, layout.masked)
-    return group_attention(qkv, table, *layout.groups, layout.masked)
+        y: Tensor = token_attention(qkv, table, *layout[:5])
+    else:
+        y = group_attention(qkv, table, *layout.groups, layout.masked)
+    return y
 
 
 Attention = tuple[WindowLayout, Tensor]
 """Windows and biases, as `window_attention` takes them."""
 
 
-def attention_table(table: Tensor, full: Size3, by_groups: bool, frames: int, shift: int, dtype: torch.dtype) -> Tensor:
-    """Return the biases as `window_attention` needs them for maps of `dtype`.
+def attention_table(table: Tensor, full: Size3, layout: WindowLayout, dtype: torch.dtype) -> Tensor:
+    """Return the biases as `window_attention` needs them for `layout` and maps of `dtype`.
 
-    `table`: (heads, offsets), of windows of shape `full`, as trained. `by_groups`: for windows that fit groups.
-    `frames`, `shift`: see `WindowLayout`.
+    `table`: (heads, offsets), of windows of shape `full`, as trained.
     """
     table = table * LOG2E
-    if not by_groups:
+    if layout.groups is None:
         return table
     # float16 is more exact than bfloat16, and large enough
-    return block_table(table, full, frames, shift, torch.float16 if dtype.itemsize == 2 else torch.float32)
+    return block_table(
+        table, full, layout.frames, layout.shift, torch.float16 if dtype.itemsize == 2 else torch.float32
+    )
 
 
 def kernel_problem(device: torch.device, dtype: torch.dtype) -> str:
@@ -132,8 +134,7 @@ def kernel_problem(device: torch.device, dtype: torch.dtype) -> str:
         layout = window_layout((8, 14, 14), full, True, device)
         table = torch.randn(2, (2 * full[0] - 1) * 13 * 13, generator=generator).to(device)
         try:
-            of_blocks = attention_table(table, full, layout.groups is not None, layout.frames, layout.shift, dtype)
-            found = window_attention(qkv, of_blocks, layout).float()
+            found = window_attention(qkv, attention_table(table, full, layout, dtype), layout).float()
         except Exception as error:  # compilers and drivers raise many kinds
             return first_line(error)
         expected = reference_token_attention(qkv.float(), table * LOG2E, *layout[:5])
@@ -201,7 +202,8 @@ class CudaSwin(nn.Module):
         attention = []
         for stage in self.stages:
             layouts = [window_layout((t, h, w), self.window, shifted, self.device) for shifted in (False, True)]
-            attention.append([block.attention(layouts[number % 2]) for number, block in enumerate(stage.blocks)])
+            blocks = (block for block in stage.modules() if isinstance(block, CudaBlock))
+            attention.append([block.attention(layouts[number % 2]) for number, block in enumerate(blocks)])
             h, w = -(-h // 2), -(-w // 2)
         maps = self._run(clips, stages, attention)
         return {stage: x[:count] for stage, x in maps.items()}
@@ -257,15 +259,18 @@ class CudaBlock(nn.Module):
         self.norm1, self.norm2 = copied(block.norm1, device), copied(block.norm2, device)
         self.qkv, self.proj = scaled_queries(block, device).to(dtype), copied(block.attn.proj, device, dtype)
         self.mlp = copied(block.mlp, device, dtype)
-        table = block.attn.relative_position_bias_table.detach().t().contiguous().to(device)
-        look_up = partial(attention_table, table, block.attn.window, dtype=dtype)
-        self._table = lru_cache(maxsize=8)(look_up)  # windows have few lengths and shifts
+        self.window = block.attn.window
+        self.table = block.attn.relative_position_bias_table.detach().t().contiguous().to(device)
+        self._tables: dict[tuple[bool, int, int], Tensor] = {}
 
     def attention(self, layout: WindowLayout) -> Attention:
         """Return what `forward` needs for maps of this layout."""
         if self.dtype is torch.float32:  # takes twice the shared memory
             layout = layout._replace(groups=None)
-        return layout, self._table(layout.groups is not None, layout.frames, layout.shift)
+        key = (layout.groups is not None, layout.frames, layout.shift)
+        if key not in self._tables:
+            self._tables[key] = attention_table(self.table, self.window, layout, self.dtype)
+        return layout, self._tables[key]
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:
         """`x`: (N, T, H, W, C) float32."""

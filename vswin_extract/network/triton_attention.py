@@ -76,7 +76,7 @@ def tokens_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + query_row[:, None] * (HEADS * DIM) + dims[None, :], y.to(out.dtype.element_ty), is_query[:, None])
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def add_keys(q, k, v, bias, ones, highest, total, sums):  # type: ignore[no-untyped-def]
     """Add a tile of keys to the running sums of 64 queries. `total` (64, 16): the sum of weights, in every column."""
     scores = tl.dot(q, k, bias.to(tl.float32))
@@ -127,8 +127,10 @@ def groups_kernel(  # type: ignore[no-untyped-def]
     vs = ()
     for tile in tl.static_range(tiles):
         at = tl.maximum(tl.load(rows + tile * 64 + order), 0)
-        ks = ks + (tl.load(qkv + channels + at[None, :] * (3 * channels) + dims[:, None]),)  # noqa: RUF005
-        vs = vs + (tl.load(qkv + 2 * channels + at[:, None] * (3 * channels) + dims[None, :]),)  # noqa: RUF005
+        k = tl.load(qkv + channels + at[None, :] * (3 * channels) + dims[:, None])
+        v = tl.load(qkv + 2 * channels + at[:, None] * (3 * channels) + dims[None, :])
+        ks = ks + (k,)  # type: ignore[assignment]  # noqa: RUF005
+        vs = vs + (v,)  # type: ignore[assignment]  # noqa: RUF005
     r = tl.arange(0, 512)[:, None]  # 2 halves of keys, 2 halves of a warp's rows, 4 warps, 8 rows, 4 groups of keys
     query_group, key_group = (r >> 5 & 3) * 2 + (r >> 7 & 1), (r >> 8) * 4 + (r & 3)
     inside = (r >> 2 & 7) * 8 + tl.arange(0, 8)[None, :]

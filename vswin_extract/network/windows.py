@@ -69,18 +69,18 @@ def window_layout(size: Size3, full: Size3, shifted: bool, device: torch.device)
         pt, ph, pw = ((rolled >= side - s) * 2**axis for axis, (rolled, side, s) in enumerate(axes))
         rows = (t[:, None, None] * padded[1] + h[:, None]) * padded[2] + w
         regions = pt[:, None, None] + ph[:, None] + pw
-        of_windows = [
+        rows, regions = (
             grid.view(nt, window[0], nh, window[1], nw, window[2]).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
             for grid in (rows, regions)
-        ]
+        )
         # a smaller window reads the first rows and columns of the full window's index, as published
         number = torch.arange(window[0] * window[1] * window[2])
         strides = ((2 * full[1] - 1) * (2 * full[2] - 1), 2 * full[2] - 1, 1)
         places = (number // (full[1] * full[2]), number // full[2] % full[1], number % full[2])
         codes = places[0] * strides[0] + places[1] * strides[1] + places[2] * strides[2]
         centre = sum((side - 1) * stride for side, stride in zip(full, strides, strict=True))
-        groups = frame_groups(*of_windows, window, any(shift), device) if fit_groups(window, full) else None
-        rows, regions, codes = (each.int().to(device) for each in (*of_windows, codes))
+        groups = frame_groups(rows, regions, window, any(shift), device) if fit_groups(window, full) else None
+        rows, regions, codes = (each.int().to(device) for each in (rows, regions, codes))
     behind = [p - side for p, side in zip(padded, size, strict=True)]
     padding = (0, 0, 0, behind[2], 0, behind[1], 0, behind[0])
     return WindowLayout(rows, regions, codes, centre, any(shift), padding, groups, window[0], shift[0])
@@ -98,16 +98,16 @@ def frame_groups(rows: Tensor, regions: Tensor, window: Size3, masked: bool, dev
     windows, places = len(rows), h * w
     rows, regions = rows.view(windows, t, places), regions.view(windows, t, places)
     slots = -(-places * GROUP // TILE) * TILE
-    padded = torch.full((windows, slots // GROUP, GROUP), -1)
-    padded[:, :places, :t] = rows.transpose(1, 2)
+    row_of_slot = torch.full((windows, slots // GROUP, GROUP), -1)
+    row_of_slot[:, :places, :t] = rows.transpose(1, 2)
     number = torch.arange(slots // GROUP)
     code = torch.where(number < places, number // w * (2 * w - 1) + number % w, 0)
     # a group belongs to the region of its first frame; the table of blocks has the mask in time
     region = torch.full((windows if masked else 1, slots // GROUP), 15)  # behind the last place: a region of no token
     region[:, :places] = regions[:, 0] if masked else 0
     cut = regions[:, 0, 0] != regions[:, -1, 0]
-    on_device = (each.int().to(device) for each in (padded.flatten(1), code + 65536 * region, cut))
-    return FrameGroups(*on_device, (h - 1) * (2 * w - 1) + w - 1, places)
+    of_slots, groups, cut = (each.int().to(device) for each in (row_of_slot.flatten(1), code + 65536 * region, cut))
+    return FrameGroups(of_slots, groups, cut, (h - 1) * (2 * w - 1) + w - 1, places)
 
 
 def block_table(table: Tensor, full: Size3, frames: int, shift: int, dtype: torch.dtype) -> Tensor:
