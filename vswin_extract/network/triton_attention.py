@@ -99,6 +99,24 @@ def block_number(query, key, centre, blocks, MASKED: tl.constexpr):  # type: ign
     return (query & 65535) - key + centre
 
 
+@triton.jit
+def tile_of_blocks(rows):  # type: ignore[no-untyped-def]
+    """Put rows of blocks, (512, 8), where the matrix unit has the scores of 64 queries and 64 keys.
+
+    Each thread holds the scores of 2 columns in every 8, and reads 8 biases of a row at once. The keys of a tile are in
+    an order in which these are the same pairs of a query and a key, so no value moves to another thread.
+    """
+    rows = tl.reshape(rows, (2, 2, 4, 8, 4, 4, 2))
+    return tl.reshape(tl.permute(rows, (2, 1, 3, 0, 5, 4, 6)), (64, 64))
+
+
+@triton.jit
+def last_tile_of_blocks(rows):  # type: ignore[no-untyped-def]
+    """The same for rows of half a block, (256, 4), of 64 queries and 16 keys."""
+    rows = tl.reshape(rows, (2, 4, 8, 4, 2, 2))
+    return tl.reshape(tl.permute(rows, (1, 0, 2, 4, 3, 5)), (64, 16))
+
+
 @triton.jit(do_not_specialize=["windows", "heads", "blocks", "centre"])  # type: ignore[untyped-decorator]
 def groups_kernel(  # type: ignore[no-untyped-def]
     qkv, table, rows, groups, cut, out, windows, length, heads, channels, blocks, centre,
@@ -118,11 +136,9 @@ def groups_kernel(  # type: ignore[no-untyped-def]
     else:
         table += head * blocks * 64
 
-    # Each thread holds the scores of 2 columns in every 8, and reads 8 biases of a row at once. So the keys of a tile
-    # are put in an order in which these are the same pairs of a query and a key.
     dims = tl.arange(0, DIM)
     slot = tl.arange(0, 64)
-    order = (slot & 32) | ((slot >> 1 & 3) << 3) | ((slot >> 3 & 3) << 1) | (slot & 1)
+    order = (slot & 32) | ((slot >> 1 & 3) << 3) | ((slot >> 3 & 3) << 1) | (slot & 1)  # see `tile_of_blocks`
     ks = ()
     vs = ()
     for tile in tl.static_range(tiles):
@@ -158,14 +174,12 @@ def groups_kernel(  # type: ignore[no-untyped-def]
         sums = tl.zeros([64, DIM], tl.float32)
         for tile in tl.static_range(tiles):
             number = block_number(group, tl.load(groups + tile * 8 + key_group), centre, blocks, MASKED)
-            bias = tl.reshape(tl.load(table + number * 64 + inside), (2, 2, 4, 8, 4, 4, 2))
-            bias = tl.reshape(tl.permute(bias, (2, 1, 3, 0, 5, 4, 6)), (64, 64))
+            bias = tile_of_blocks(tl.load(table + number * 64 + inside))
             highest, total, sums = add_keys(q, ks[tile], vs[tile], bias, ones, highest, total, sums)
         if PLACES % 8:  # some of its slots may be empty, so regions are looked at
             group = tl.load(groups + block * 8 + last_query_group)
             number = block_number(group, tl.load(groups + tiles * 8 + last_key_group), centre, blocks, True)
-            bias = tl.reshape(tl.load(table + number * 64 + last_inside), (2, 4, 8, 4, 2, 2))
-            bias = tl.reshape(tl.permute(bias, (1, 0, 2, 4, 3, 5)), (64, 16))
+            bias = last_tile_of_blocks(tl.load(table + number * 64 + last_inside))
             highest, total, sums = add_keys(q, last_k, last_v, bias, None, highest, total, sums)
         y = sums / tl.max(total, 1)[:, None]
         tl.store(out + row[:, None] * channels + dims[None, :], y.to(out.dtype.element_ty), row[:, None] >= 0)
