@@ -100,19 +100,43 @@ def block_number(query, key, centre, blocks, MASKED: tl.constexpr):  # type: ign
 
 
 @triton.jit
-def tile_of_blocks(rows):  # type: ignore[no-untyped-def]
-    """Put rows of blocks, (512, 8), where the matrix unit has the scores of 64 queries and 64 keys.
+def keys_and_values(qkv, rows, dims, channels):  # type: ignore[no-untyped-def]
+    """Return the keys (d, n) and the values (n, d) of n rows."""
+    k = tl.load(qkv + channels + rows[None, :] * (3 * channels) + dims[:, None])
+    return k, tl.load(qkv + 2 * channels + rows[:, None] * (3 * channels) + dims[None, :])
+
+
+@triton.jit
+def tile_rows():  # type: ignore[no-untyped-def]
+    """Return where the biases of 64 queries and 64 keys are, as 512 rows of a block: the groups of queries and keys,
+    (512, 1), and the places inside their block, (512, 8).
 
     Each thread holds the scores of 2 columns in every 8, and reads 8 biases of a row at once. The keys of a tile are in
     an order in which these are the same pairs of a query and a key, so no value moves to another thread.
     """
+    r = tl.arange(0, 512)[:, None]  # 2 halves of keys, 2 halves of a warp's rows, 4 warps, 8 rows, 4 groups of keys
+    inside = (r >> 2 & 7) * 8 + tl.arange(0, 8)[None, :]
+    return (r >> 5 & 3) * 2 + (r >> 7 & 1), (r >> 8) * 4 + (r & 3), inside
+
+
+@triton.jit
+def tile_of_blocks(rows):  # type: ignore[no-untyped-def]
+    """Put the biases of `tile_rows` where the matrix unit has the scores: (64, 64)."""
     rows = tl.reshape(rows, (2, 2, 4, 8, 4, 4, 2))
     return tl.reshape(tl.permute(rows, (2, 1, 3, 0, 5, 4, 6)), (64, 64))
 
 
 @triton.jit
+def last_tile_rows():  # type: ignore[no-untyped-def]
+    """The same for 64 queries and 16 keys: 256 rows of half a block."""
+    r = tl.arange(0, 256)[:, None]  # 2 halves of a warp's rows, 4 warps, 8 rows, 4 quarters of keys
+    inside = (r >> 2 & 7) * 8 + (r & 1) * 4 + tl.arange(0, 4)[None, :]
+    return (r >> 5 & 3) * 2 + (r >> 7), (r & 3) >> 1, inside
+
+
+@triton.jit
 def last_tile_of_blocks(rows):  # type: ignore[no-untyped-def]
-    """The same for rows of half a block, (256, 4), of 64 queries and 16 keys."""
+    """Put the biases of `last_tile_rows` where the matrix unit has the scores: (64, 16)."""
     rows = tl.reshape(rows, (2, 4, 8, 4, 2, 2))
     return tl.reshape(tl.permute(rows, (1, 0, 2, 4, 3, 5)), (64, 16))
 
@@ -138,28 +162,22 @@ def groups_kernel(  # type: ignore[no-untyped-def]
 
     dims = tl.arange(0, DIM)
     slot = tl.arange(0, 64)
-    order = (slot & 32) | ((slot >> 1 & 3) << 3) | ((slot >> 3 & 3) << 1) | (slot & 1)  # see `tile_of_blocks`
+    order = (slot & 32) | ((slot >> 1 & 3) << 3) | ((slot >> 3 & 3) << 1) | (slot & 1)  # see `tile_rows`
     ks = ()
     vs = ()
     for tile in tl.static_range(tiles):
         at = tl.maximum(tl.load(rows + tile * 64 + order), 0)
-        k = tl.load(qkv + channels + at[None, :] * (3 * channels) + dims[:, None])
-        v = tl.load(qkv + 2 * channels + at[:, None] * (3 * channels) + dims[None, :])
+        k, v = keys_and_values(qkv, at, dims, channels)
         ks = ks + (k,)  # type: ignore[assignment]  # noqa: RUF005
         vs = vs + (v,)  # type: ignore[assignment]  # noqa: RUF005
-    r = tl.arange(0, 512)[:, None]  # 2 halves of keys, 2 halves of a warp's rows, 4 warps, 8 rows, 4 groups of keys
-    query_group, key_group = (r >> 5 & 3) * 2 + (r >> 7 & 1), (r >> 8) * 4 + (r & 3)
-    inside = (r >> 2 & 7) * 8 + tl.arange(0, 8)[None, :]
+    query_group, key_group, inside = tile_rows()
     ones = tl.full([64, 16], 1.0, qkv.dtype.element_ty)
     if PLACES % 8:  # a tile of 16 keys
         slot = tl.arange(0, 16)
         order = (slot >> 1 & 3) * 4 + (slot >> 3) * 2 + (slot & 1)
         at = tl.maximum(tl.load(rows + tiles * 64 + order), 0)
-        last_k = tl.load(qkv + channels + at[None, :] * (3 * channels) + dims[:, None])
-        last_v = tl.load(qkv + 2 * channels + at[:, None] * (3 * channels) + dims[None, :])
-        r = tl.arange(0, 256)[:, None]  # 2 halves of a warp's rows, 4 warps, 8 rows, 4 quarters of keys
-        last_query_group, last_key_group = (r >> 5 & 3) * 2 + (r >> 7), (r & 3) >> 1
-        last_inside = (r >> 2 & 7) * 8 + (r & 1) * 4 + tl.arange(0, 4)[None, :]
+        last_k, last_v = keys_and_values(qkv, at, dims, channels)
+        last_query_group, last_key_group, last_inside = last_tile_rows()
 
     for turn in tl.range(0, (query_tiles + SPLIT - 1) // SPLIT, num_stages=1):
         block = tl.minimum(part + turn * SPLIT, query_tiles - 1)
