@@ -12,8 +12,8 @@ import decord
 from benchmarks.machine import Row, take_turns
 from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
 from benchmarks.videos import draw
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 

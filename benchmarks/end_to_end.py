@@ -18,7 +18,7 @@ from benchmarks.forward import moving_clip
 from benchmarks.machine import Row, run, synchronize
 from benchmarks.videos import draw
 from vswin_extract import extract, load_model
-from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.feeding.process import DecoderProcess
 
 VIDEO = 5 * SPAN
 """The number of frames of a video."""

@@ -17,8 +17,8 @@ import av
 from benchmarks.machine import Row
 from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
 from benchmarks.videos import draw
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks.machine import Row
 from benchmarks.videos import draw
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import WorkerDied
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.events import Profile, VideoDone
 from vswin_extract.run.dispatch import Dispatch, piece_key
 from vswin_extract.run.schedule import plan

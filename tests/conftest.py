@@ -19,8 +19,8 @@ from hypothesis import settings
 
 from vswin_extract.cli import vswin
 from vswin_extract.cli.extract import extract
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.checkpoints import save_checkpoint

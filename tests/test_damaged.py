@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from vswin_extract.decoding.child import decode_video
-from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.errors import VideoDamaged, VideoUnreadable
+from vswin_extract.feeding.child import decode_video
+from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 

@@ -10,7 +10,8 @@ import numbered
 import pytest
 from fake_decoder import SIZE, FakeDecoder
 
-from vswin_extract.decoding.child import (
+from vswin_extract.errors import DecoderCrash, VideoMissing
+from vswin_extract.feeding.child import (
     FRAMES_AT_ONCE,
     Waiting,
     count_clips,
@@ -19,8 +20,7 @@ from vswin_extract.decoding.child import (
     run_task,
     send_clips,
 )
-from vswin_extract.decoding.messages import DecodedFrames, FromChild, Progress, Task, VideoEnd
-from vswin_extract.errors import DecoderCrash, VideoMissing
+from vswin_extract.feeding.messages import DecodedFrames, FromChild, Progress, Task, VideoEnd
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.sampling import Sampling

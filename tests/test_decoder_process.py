@@ -19,9 +19,9 @@ import pytest
 from conftest import read_video
 
 from vswin_extract.decoding.decoders import DecoderName
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VideoTimestamps, VideoUnreadable, VswinError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.processes import pack_header
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
@@ -419,8 +419,8 @@ def test_garbled_messages_end_one_video(
 
 PARENT = """
 import os, signal, sys, time
-from vswin_extract.decoding.messages import Task
-from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.feeding.messages import Task
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 

@@ -13,9 +13,9 @@ from conftest import read_video
 from hard_videos import BROKEN, HARD, read_all
 
 from vswin_extract.decoding.decoders import DecoderName
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import VideoError, VideoMissing, VideoUnreadable
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 

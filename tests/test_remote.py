@@ -24,9 +24,9 @@ from web import Web, held, serve
 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.cli.extract_options import parse_bytes
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import DecoderTimeout, UsageError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
 from vswin_extract.run.run import run as run_job

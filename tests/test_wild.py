@@ -14,9 +14,9 @@ import pytest
 from conftest import ROOT, Run, script
 
 from vswin_extract.checks.output import verify_output
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import UsageError, VideoError, WeightsError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.store.features import open_features
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vswin_extract.backbone import Features
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import VideoError, VideoUnreadable
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
 from vswin_extract.journal.parts import Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer

@@ -9,9 +9,9 @@ import numpy as np
 
 from vswin_extract.checks.result import Check
 from vswin_extract.decoding.decoders import DecoderName
-from vswin_extract.decoding.messages import Task
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import VswinError
+from vswin_extract.feeding.messages import Task
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 

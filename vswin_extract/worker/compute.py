@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vswin_extract.backbone import Features
-from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import is_out_of_memory
+from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.worker.device import Device, Timer
 
 Forward = Callable[[Tensor], Features]

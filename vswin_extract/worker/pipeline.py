@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vswin_extract.decoding.messages import VideoEnd
-from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import VideoDamaged, VideoError
+from vswin_extract.feeding.messages import VideoEnd
+from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.job.events import ClipsDone, Event, Notice, Profile
 from vswin_extract.worker.compute import ComputedBatch, Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import DeviceError, VswinError
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.job.versions import installed_versions

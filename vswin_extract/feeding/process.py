@@ -5,14 +5,14 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, Progress, Task, VideoEnd
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VswinError
+from vswin_extract.feeding.messages import DecodedFrames, DecoderReady, Progress, Task, VideoEnd
 from vswin_extract.processes import ChildProcess, Ended, Inbox, waited
 from vswin_extract.video.fetch import SLOWEST, Cache, sweep
 from vswin_extract.video.geometry import Pixels
 from vswin_extract.video.rows import ClipRow
 
-CHILD = "vswin_extract.decoding.child"
+CHILD = "vswin_extract.feeding.child"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # processes are the parallelism
     "OPENBLAS_NUM_THREADS": "1",

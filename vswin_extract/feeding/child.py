@@ -22,10 +22,10 @@ from typing import Any
 import cv2
 
 from vswin_extract.decoding.decoders import Decoder, decoder_class, open_decoder
-from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, FromChild, Progress, Task, VideoEnd
-from vswin_extract.decoding.positions import Positions
 from vswin_extract.decoding.timeline import Shown
 from vswin_extract.errors import DecoderCrash, VideoError, VideoMissing, first_line
+from vswin_extract.feeding.messages import DecodedFrames, DecoderReady, FromChild, Progress, Task, VideoEnd
+from vswin_extract.feeding.positions import Positions
 from vswin_extract.processes import Channel
 from vswin_extract.system import limit_memory
 from vswin_extract.video.estimate import USUAL_BYTES, estimate_clips
