@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vswin_extract.checks.golden import drawn_tensor, normal_numbers, official_name
-from vswin_extract.network.inference import InferenceNetwork
+from vswin_extract.network.inference import InferenceNetwork, as_frames
 from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.variants import Variant
 
@@ -55,7 +55,8 @@ def errors(network: InferenceNetwork, name: str) -> dict[str, float]:
     """
     facts, expected = fixture(name)
     with torch.inference_mode():
-        maps = network(clip(facts["clip"], facts["shape"]).permute(0, 2, 3, 4, 1), (1, 2, 3, 4))
+        clips = clip(facts["clip"], facts["shape"]).permute(0, 2, 3, 4, 1)
+        maps = network(*as_frames(clips), (1, 2, 3, 4))
         embedding = pool_map(maps[4], "all")
         logits = network.head(embedding) if network.head is not None else None
     found = {"embedding": relative_error(embedding, expected["embedding"])}

@@ -9,7 +9,7 @@ import av
 import numbered
 import numpy as np
 import pytest
-from conftest import read_video
+from conftest import read_video, start_decoder
 from hard_videos import BROKEN, HARD, read_all
 
 from vswin_extract.decoding.decoders import DecoderName
@@ -38,7 +38,7 @@ DECORD_IS_WRONG = {
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess("pyav", timeout=60)
+    process = start_decoder("pyav", timeout=60)
     yield process
     process.close()
 

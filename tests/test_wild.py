@@ -11,7 +11,7 @@ from pathlib import Path
 import numbered
 import numpy as np
 import pytest
-from conftest import ROOT, Run, script
+from conftest import ROOT, Run, script, start_decoder
 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.errors import UsageError, VideoError, WeightsError
@@ -31,7 +31,7 @@ EXAMPLES = sorted(
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess("pyav", timeout=30)
+    process = start_decoder("pyav", timeout=30)
     yield process
     process.close()
 

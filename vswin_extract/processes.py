@@ -138,7 +138,7 @@ class ChildProcess:
     """A process that runs `main(channel)` of a module of this package. Its messages arrive in `inbox`.
 
     `name` is for the log. Whatever the process prints is logged at level debug. `environment`: variables that it gets
-    besides those of this process.
+    besides those of this process. `files`: open files that it gets too, under the same descriptors.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         send_timeout: int = SEND_TIMEOUT,
         receive_timeout: int = RECEIVE_TIMEOUT,
+        files: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.inbox = inbox
@@ -164,7 +165,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,  # native libraries print to either
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *files],
                 env={**os.environ, **(environment or {})},
                 process_group=0,  # so that Ctrl-C reaches the parent alone
             )
@@ -187,18 +188,19 @@ class ChildProcess:
         except OSError:
             log.debug("%s is over; its last message says why", self.name)
 
-    def close(self) -> None:
-        """End the process at once."""
+    def close(self) -> bool:
+        """End the process at once. Return False where it cannot be ended."""
         self._closed.set()
         self._process.kill()
         try:
             self._process.wait(KILL_TIMEOUT)
         except subprocess.TimeoutExpired:
             log.warning("process %d (%s) cannot be ended", self.pid, self.name)
-            return
+            return False
         self._reader.join()
         self._logger.join()
         self._channel.close()
+        return True
 
     def _read(self) -> None:
         """Put the child's messages into the inbox, and `Ended` after the last one."""

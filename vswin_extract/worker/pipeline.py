@@ -28,6 +28,17 @@ from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.writer import InFlightVideo, Writer
 
 
+def most_submitted(threads: int) -> int:
+    """Return for how many batches, and other work, the writer's thread may lag behind."""
+    return 2 * threads + 4
+
+
+def clips_in_use(threads: int, batch_size: int) -> int:
+    """Return how many clips, at most, a pipeline has read of its decoders and still refers to: those of submitted work,
+    of the batch that is being filled, of the one before it, and the clip read last."""
+    return (most_submitted(threads) + 3) * batch_size + 1
+
+
 class Pipeline:
     """Takes what decoder slots give through the computer to the writer.
 
@@ -48,7 +59,7 @@ class Pipeline:
         self._announced = computer.batch_size
         self._writing = ThreadPoolExecutor(1, "writing")
         self._submitted: deque[Future[list[Event]]] = deque()
-        self._most = 2 * computer.device.threads + 4
+        self._most = most_submitted(computer.device.threads)
 
     def run(self, stopping: threading.Event) -> Iterator[Event]:
         """Yield ClipsDone, VideoDone and Notice until all videos are done. A video that fails does not end the run.
