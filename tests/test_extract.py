@@ -793,6 +793,7 @@ def test_the_verdict_names_the_bottleneck(many: Path, small_weights: Path, tmp_p
     assert 0 < own <= finished.seconds
     assert 0 < profile.computed <= finished.seconds
     assert profile.decoded > 0
+    assert profile.processor > 0
     assert Profile(waited=5, computed=3).verdict(9).startswith("decode-bound")
     assert Profile(waited=1, computed=8).verdict(9).startswith("compute-bound")
     assert Profile(written=3, published=3, computed=4).verdict(9).startswith("write-bound")

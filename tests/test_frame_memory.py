@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,6 @@ from fake_decoder import FakeDecoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vswin_extract import system
 from vswin_extract.errors import DecoderCrash, VswinError
 from vswin_extract.feeding import frame_memory
 from vswin_extract.feeding.child import FRAMES_AT_ONCE, send_clips
@@ -81,7 +81,7 @@ def test_a_child_writes_what_its_parent_reads() -> None:
 
 @pytest.mark.parametrize("memfd", [True, False])
 def test_a_file_without_a_name(memfd: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if not memfd:
         monkeypatch.delattr(os, "memfd_create", raising=False)
     memory = FrameMemory(100, 1 << 20)
@@ -122,7 +122,7 @@ def test_no_more_frames_are_kept_than_it_is_said(sampling: Sampling, count: int)
     counts=st.lists(st.integers(1, 120), min_size=1, max_size=3),
     batch=st.integers(1, 5),
     in_flight=st.integers(1, 4),
-    ahead=st.integers(2 * FRAMES_AT_ONCE, 50),
+    ahead=st.integers(FRAMES_AT_ONCE + GRANTED_AT_ONCE, FRAMES_AHEAD),
     seed=st.integers(0, 1000),
 )
 def test_granted_slots_suffice(

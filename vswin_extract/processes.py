@@ -39,6 +39,8 @@ MAGIC = b"\x89VSW"
 HEADER = struct.Struct("<4sIQI")
 """MAGIC, the number of parts, their bytes together, and the CRC-32 of the three."""
 SIZE = struct.Struct("<Q")
+SMALL = 1 << 16
+"""Bytes of a message that is sent by one call of the system: each call costs more than a copy of so few bytes."""
 MOST_PARTS = 1 << 16
 MOST_BYTES = 1 << 30
 """A message has at most this many buffers, each of at most this many bytes. A header with larger numbers is
@@ -69,8 +71,12 @@ class Channel:
         buffers: list[pickle.PickleBuffer] = []
         parts = [memoryview(pickle.dumps(message, 5, buffer_callback=buffers.append))]
         parts += [buffer.raw() for buffer in buffers]
+        begin = pack_header([part.nbytes for part in parts])
+        if len(parts) == 1 and len(parts[0]) <= SMALL:
+            parts = [memoryview(begin + parts[0])]
+        else:
+            parts.insert(0, memoryview(begin))
         with self._sending:
-            self._socket.sendall(pack_header([part.nbytes for part in parts]))
             for part in parts:
                 self._socket.sendall(part)
 

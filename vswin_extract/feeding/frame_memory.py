@@ -28,8 +28,8 @@ from vswin_extract.video.rows import most_kept
 from vswin_extract.video.sampling import Sampling
 
 FRAMES_AHEAD = 128
-"""Slots that a decoder process may fill before its parent takes them. It needs at least twice FRAMES_AT_ONCE of
-child.py, so that it always has one slot left until it sends frames."""
+"""Slots that a decoder process may fill before its parent takes them. It has at least half of them
+at any time, more than FRAMES_AT_ONCE of child.py, so it always has one slot left until it sends frames."""
 MOST_BYTES = 64 << 30
 """Bytes of a memory, used or not. Only clips of thousands of frames need more."""
 

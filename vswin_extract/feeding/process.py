@@ -22,8 +22,8 @@ ENVIRONMENT = {
 }
 
 
-GRANTED_AT_ONCE = 16
-"""Slots that are granted by one message, at least."""
+GRANTED_AT_ONCE = 64
+"""Slots that are granted by one message, at least. Without them, a child needs more than FRAMES_AT_ONCE of child.py."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class DecoderProcess:
         self._memory = memory or FrameMemory(1, 1)
         self._frames_ahead = FRAMES_AHEAD if memory else 0
         self._frames: dict[int, FrameSlot] = {}  # frames of the current video that later clips may show
+        self._granted: dict[int, FrameSlot] = {}  # slots that the child may fill, or has filled in unread messages
         self._begun = False  # frames of the current video have come
         self._cache: Cache | None = None
         self._start()
@@ -172,7 +173,6 @@ class DecoderProcess:
     def _start(self) -> None:
         self._ready = False
         self._inbox: Inbox = queue.Queue(self.ahead)
-        self._granted: dict[int, FrameSlot] = {}  # slots that the child may fill, or has filled in unread messages
         memory = self._memory
         self._child = ChildProcess(CHILD, "decoder", self._inbox, ENVIRONMENT, files=[memory.file])
         self._child.send(Setup(self.decoder, memory.file, memory.slots, memory.slot_bytes))

@@ -199,7 +199,7 @@ def gathered_clips(frames: Tensor, index: Tensor, device: torch.device) -> Tenso
     """Return clips (N, T, H, W, 3) on a device: `index`, (N, T), says which of the frames (F, H, W, 3) each shows."""
     later = device.type == "cuda"
     frames, index = frames.to(device, non_blocking=later), index.to(device, non_blocking=later)
-    return frames.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return frames.index_select(0, index.flatten()).view(*index.shape, *frames.shape[1:])
 
 
 def neighbours(x: Tensor) -> Tensor:

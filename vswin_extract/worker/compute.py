@@ -74,7 +74,7 @@ class Computer:
         total: dict[str, Tensor] = {}
         crops = loaded.frames.unbind(1)
         for frames in crops:
-            for name, values in named(self._forward(frames, loaded.index)).items():
+            for name, values in named(self._forward(frames, loaded.shown)).items():
                 total[name] = total[name] + values if name in total else values
         later = self.device.asynchronous
         host = {name: (values / len(crops)).to("cpu", non_blocking=later) for name, values in total.items()}

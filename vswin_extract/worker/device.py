@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class LoadedClips(NamedTuple):
     (N, T)."""
 
     frames: Tensor
-    index: Tensor
+    shown: Tensor
 
 
 class Device(Protocol):
@@ -125,8 +126,8 @@ class MpsDevice:
         """Nothing to do."""
 
     def load(self, clips: Sequence[DecodedClip]) -> LoadedClips:
-        frames, index = shared_clips(clips)
-        numbers, places = index.unique(return_inverse=True)
+        frames, shown = shared_clips(clips)
+        numbers, places = torch.unique(shown, return_inverse=True)
         return LoadedClips(frames.index_select(0, numbers).to(self._device), places.to(self._device))
 
     def start_timer(self) -> "Stopwatch":
@@ -180,4 +181,4 @@ class _CudaClock:
 def shared_clips(clips: Sequence[DecodedClip]) -> LoadedClips:
     """Return clips as they lie in the memory that decoders share. Nothing is copied."""
     frames = torch.from_numpy(clips[0].memory.frames(clips[0].shape))
-    return LoadedClips(frames, torch.tensor([[slot.number for slot in clip.slots] for clip in clips]))
+    return LoadedClips(frames, torch.from_numpy(np.array([[slot.number for slot in clip.slots] for clip in clips])))

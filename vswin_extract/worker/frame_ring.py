@@ -1,5 +1,6 @@
 """A ring of frames on a device, to which each frame of the memory that decoders share is uploaded once."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -57,7 +58,7 @@ class FrameRing:
         self._before = {self._places[serial] for serial in slots}
         index = torch.tensor([[self._places[slot.serial] for slot in clip.slots] for clip in clips])
         shape = clips[0].shape
-        frames = self._content[:, : torch.Size(shape).numel()].unflatten(1, shape)
+        frames = self._content[:, : math.prod(shape)].view(-1, *shape)
         return frames, index.to(self._device, non_blocking=self._copies is not None)
 
     def _prepare(self, memory: FrameMemory, count: int) -> "SharedSource":
@@ -134,7 +135,7 @@ class SharedSource:
         if registered:
             torch.cuda.synchronize(self._device)
         for part in registered:
-            torch.cuda.cudart().cudaHostUnregister(self._part(part).data_ptr())
+            torch.cuda.cudart().cudaHostUnregister(self._part(part).data_ptr())  # type: ignore[no-untyped-call]
         self._pinned = {}
 
     def _part(self, part: int) -> Tensor:
@@ -142,7 +143,8 @@ class SharedSource:
 
     def _register(self, part: int) -> bool:
         rows = self._part(part)
-        if int(torch.cuda.cudart().cudaHostRegister(rows.data_ptr(), rows.nbytes, 0)) == 0:
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        if int(runtime.cudaHostRegister(rows.data_ptr(), rows.nbytes, 0)) == 0:
             return True
         self._refused = True
         with suppress(RuntimeError):  # CUDA reports the error once more, at the next kernel

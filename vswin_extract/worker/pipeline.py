@@ -64,6 +64,7 @@ class Pipeline:
     def run(self, stopping: threading.Event) -> Iterator[Event]:
         """Yield ClipsDone, VideoDone and Notice until all videos are done. A video that fails does not end the run.
         Once `stopping` is set, the pipeline ends with the videos in flight."""
+        begun = time.process_time()
         try:
             for read in self._slots.read(stopping):
                 if read is None:
@@ -76,6 +77,7 @@ class Pipeline:
             self._computer.close()
             self._writing.shutdown(cancel_futures=True)
             self.profile.waited = self._slots.waited
+            self.profile.processor = time.process_time() - begun
 
     def _take(self, video: InFlightVideo, read: DecodedClip | VideoEnd | VideoError) -> Iterator[Event]:
         match read:
