@@ -95,6 +95,10 @@ def show(part: str, rows: list[Row]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
+MOST_PER_CLIP = 3.0
+"""Processor milliseconds of a worker for each clip, with a network that costs nothing."""
+
+
 def find_problems(found: dict[str, list[Row]]) -> list[str]:
     """Return a sentence for each figure that is below half of its target, or not accurate enough."""
     from benchmarks.feed import BARE, OURS
@@ -109,7 +113,13 @@ def find_problems(found: dict[str, list[Row]]) -> list[str]:
             problems.append(f"{row['what']}: {row['x torchvision fp32']:.2f} x torchvision fp32, less than {floor}")
         if row["cosine"] < 0.9995 or row["relative L2"] > (1.5e-2 if fast else 1e-5):
             problems.append(f"{row['what']}: relative L2 {row['relative L2']:.1e}, cosine {row['cosine']:.6f}")
-    costs = {row["what"]: row["ms/frame"] for row in found.get("feed", [])}
+    feeding = found.get("feed", [])
+    costs = {row["what"]: row["ms/frame"] for row in feeding if "ms/frame" in row}
+    problems += [
+        f"{row['what']}: {row['ms/clip']:.2f} ms, more than {MOST_PER_CLIP}"
+        for row in feeding
+        if row.get("ms/clip", 0.0) > MOST_PER_CLIP
+    ]
     if costs and costs[OURS] > 2 * costs[BARE] + 0.3:
         problems.append(f"{OURS} costs {costs[OURS]:.2f} ms a frame, where {BARE} costs {costs[BARE]:.2f}")
     for row in found.get("end-to-end", []):

@@ -9,15 +9,17 @@ from tempfile import TemporaryDirectory
 import av
 import decord
 
+from benchmarks.decoders import start_decoder
 from benchmarks.machine import Row, take_turns
 from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
 from benchmarks.videos import draw
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
 SPAN = CLIP_LEN * FRAME_INTERVAL
+SAMPLING, GEOMETRY = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN // 2), Geometry(SIZE, RESIZE)
 SIZES = {"340x256": (340, 256), "720p": (1280, 720), "1080p": (1920, 1080)}
 
 
@@ -30,7 +32,7 @@ def decode(smoke: bool) -> list[Row]:
             continue
         with TemporaryDirectory() as folder:
             path = draw(Path(folder) / "video.mp4", SPAN * (2 if smoke else 5), width, height)
-            processes = [DecoderProcess("pyav", 60.0) for _ in range(cores)]
+            processes = [start_decoder(SAMPLING, GEOMETRY) for _ in range(cores)]
             calls: dict[str, tuple[int, Callable[[], object]]] = {
                 "PyAV loop": (1, partial(pyav_loop, path)),
                 "decord loop": (1, partial(decord_loop, path)),
@@ -74,9 +76,8 @@ def decord_clips(path: Path) -> None:
 
 def ours(path: Path, processes: Sequence[DecoderProcess]) -> float:
     """Decode the same video in each process, and receive its clips here. Return the CPU seconds of all processes."""
-    sampling = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN // 2)
     for process in processes:
-        process.submit(Task(str(path), "pyav", sampling, Geometry(SIZE, RESIZE)))
+        process.submit(Task(str(path), "pyav", SAMPLING, GEOMETRY))
     cpu = 0.0
     for process in processes:
         while not isinstance(arrived := process.read(), VideoEnd):

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from benchmarks import usual
-from benchmarks.decode import SPAN, ours
+from benchmarks.decode import GEOMETRY, SAMPLING, SPAN, ours
+from benchmarks.decoders import start_decoder
 from benchmarks.forward import moving_clip
 from benchmarks.machine import Row, run, synchronize
 from benchmarks.videos import draw
 from vswin_extract import extract, load_model
-from vswin_extract.decoding.process import DecoderProcess
 
 VIDEO = 5 * SPAN
 """The number of frames of a video."""
@@ -81,7 +81,7 @@ def roofline(folder: Path, weights: Path, device: torch.device, stride: int) -> 
         device=str(device), overwrite=True,
     )  # fmt: skip
     cores = len(os.sched_getaffinity(0))
-    process = DecoderProcess("pyav", 60.0)
+    process = start_decoder(SAMPLING, GEOMETRY)
     decoding = sum(ours(path, [process]) for path in sorted((folder / "videos").iterdir())) / cores
     process.close()
     computing = finished.clips / network_alone(weights, device)

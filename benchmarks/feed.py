@@ -1,4 +1,5 @@
-"""What it costs to feed a network: processor time of a decoder, for each frame of the video, beside other decoders."""
+"""What it costs to feed a network: processor time of a decoder, for each frame of the video, beside other decoders; and
+of the worker, for each clip, with a network that costs nothing."""
 
 import importlib.util
 import os
@@ -6,27 +7,45 @@ import resource
 import shutil
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
+import torch
 
+from benchmarks.decoders import start_decoder
 from benchmarks.machine import Row
 from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
 from benchmarks.videos import draw
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.backbone import Features
+from vswin_extract.feeding.frame_memory import FrameMemory
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
+from vswin_extract.job.events import ClipsDone
+from vswin_extract.journal.writer import open_writer
+from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
+from vswin_extract.video.videos import Video
+from vswin_extract.worker.compute import Computer
+from vswin_extract.worker.decoder_slots import DecoderSlots
+from vswin_extract.worker.device import CpuDevice
+from vswin_extract.worker.pipeline import Pipeline, clips_in_use
+from vswin_extract.worker.video_queue import VideoQueue
+from vswin_extract.worker.writer import Writer
 
 SPAN = CLIP_LEN * FRAME_INTERVAL
+SAMPLING, GEOMETRY = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN), Geometry(SIZE, RESIZE)
 SIZES = ((320, 240), (768, 432), (640, 480), (1920, 1080), (3840, 2160))
 FRAMES = 4 * SPAN
 BARE = "PyAV, bare loop"
 OURS = "a decoder process"
+PARENT = "the worker, a clip"
 
 
 def feed(smoke: bool) -> list[Row]:
@@ -35,7 +54,7 @@ def feed(smoke: bool) -> list[Row]:
     for width, height in SIZES[1:2] if smoke else SIZES:
         with TemporaryDirectory() as folder:
             path = draw(Path(folder) / "video.mp4", FRAMES, width, height)
-            process = DecoderProcess("pyav", 60.0)
+            process = start_decoder(SAMPLING, GEOMETRY)
             try:
                 costs = measure(path, process, 3 if smoke else 7)
             finally:
@@ -44,7 +63,42 @@ def feed(smoke: bool) -> list[Row]:
             cost = 1000 * seconds / FRAMES
             against = {f"x {other}": seconds / costs[other] for other in (BARE, "SPDL") if other in costs}
             rows.append({"size": f"{width}x{height}", "what": name, "ms/frame": cost, **against})
+    return rows + parent(smoke)
+
+
+def parent(smoke: bool) -> list[Row]:
+    """Return the processor milliseconds of a worker for each clip, of all its threads, without those of its decoders.
+    The network returns zeros. Rows are written to a journal as in a run."""
+    rows: list[Row] = []
+    for stride in (SPAN, SPAN // 4):
+        sampling = Sampling(CLIP_LEN, FRAME_INTERVAL, stride)
+        for decoders in (2,) if smoke else (1, 2):
+            with TemporaryDirectory() as folder:
+                video = draw(Path(folder) / "video.mp4", (20 if smoke else 60) * stride + SPAN, 320, 240)
+                costs = [worker_time(Path(folder), video, sampling, decoders) for _ in range(1 if smoke else 3)]
+            what = f"{PARENT}: stride {stride}, {decoders} decoders"
+            rows.append({"size": "320x240", "what": what, "ms/clip": 1000 * statistics.median(costs)})
     return rows
+
+
+def worker_time(folder: Path, path: Path, sampling: Sampling, decoders: int) -> float:
+    """Return the processor seconds of a pipeline over 2 * `decoders` videos, divided by their clips."""
+    device = CpuDevice(len(os.sched_getaffinity(0)))
+    memory = FrameMemory.for_clips(sampling, GEOMETRY, decoders, clips_in_use(device.threads, batch_size=1))
+    videos = [Video(f"{number}.mp4", path) for number in range(2 * decoders)]
+    task = Task(os.fspath(path), "pyav", sampling, GEOMETRY)
+    with (
+        TemporaryDirectory(dir=folder) as root,
+        closing(open_writer(Path(root), Arrays({"embedding": (768,)}))) as rows,
+    ):
+        slots = DecoderSlots(
+            VideoQueue(videos, closed=True), decoders, lambda: DecoderProcess("pyav", 60.0, memory), lambda _: task
+        )
+        computer = Computer(lambda _, index: Features(torch.zeros(len(index), 768), {}, None), device, 1)
+        begun = time.process_time()
+        events = Pipeline(slots, computer, Writer(rows, "fp32", "float32")).run(threading.Event())
+        clips = sum(event.clips for event in events if isinstance(event, ClipsDone))
+        return (time.process_time() - begun) / clips
 
 
 def measure(path: Path, process: DecoderProcess, rounds: int) -> dict[str, float]:
@@ -81,8 +135,7 @@ def command_time(path: Path) -> float:
 
 
 def decoder_time(path: Path, process: DecoderProcess) -> float:
-    sampling = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN)
-    process.submit(Task(os.fspath(path), "pyav", sampling, Geometry(SIZE, RESIZE)))
+    process.submit(Task(os.fspath(path), "pyav", SAMPLING, GEOMETRY))
     while not isinstance(arrived := process.read(), VideoEnd):
         pass
     return arrived.cpu

@@ -16,11 +16,11 @@ from time import perf_counter
 
 import numpy as np
 
+from benchmarks.decoders import start_decoder
 from benchmarks.machine import Row
 from benchmarks.videos import draw
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import WorkerDied
+from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.job.events import Profile, VideoDone
 from vswin_extract.run.dispatch import Dispatch, piece_key
 from vswin_extract.run.schedule import plan
@@ -217,7 +217,7 @@ def decoder_rates() -> tuple[float, float]:
     """Return the frames of 720p per second that a decoder process on this machine turns into clips, and drops."""
     with TemporaryDirectory() as name:
         path, clips = draw(Path(name) / "video.mp4", 20 * SAMPLING.step, 1280, 720), 20
-        process = DecoderProcess("pyav", 60.0)
+        process = start_decoder(SAMPLING, GEOMETRY)
 
         def seconds(clip_range: ClipRange) -> float:
             task = Task(str(path), "pyav", SAMPLING, GEOMETRY, clip_range=clip_range)

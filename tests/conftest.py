@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ from hypothesis import settings
 
 from vswin_extract.cli import vswin
 from vswin_extract.cli.extract import extract
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
+from vswin_extract.feeding.frame_memory import FrameMemory, GrantedSlots
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS
+from vswin_extract.video.geometry import Geometry
 from vswin_extract.weights.checkpoints import save_checkpoint
 from vswin_extract.weights.recipe import Recipe
 
@@ -147,6 +150,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def script(name: str) -> str:
     """Return the path of an installed console script."""
     return str(Path(sys.executable).with_name(name))
+
+
+def granted_slots(slots: int = 1000, frame_bytes: int = 64 * 64 * 3) -> tuple[FrameMemory, GrantedSlots]:
+    """Return a memory for frames, and a child's side of it that was granted all slots."""
+    memory = FrameMemory(slots, frame_bytes)
+    granted = GrantedSlots(memory.file, memory.slots, memory.slot_bytes)
+    granted.add(range(slots))
+    return memory, granted
+
+
+def start_decoder(decoder: str = "pyav", timeout: float = 20.0, geometry: Geometry | None = None) -> DecoderProcess:
+    """Return a decoder process with memory for clips that a test keeps: 2,000 frames, by default of 64 x 64."""
+    return DecoderProcess(decoder, timeout, FrameMemory(2000, math.prod((geometry or Geometry(64, 64)).shape)))
 
 
 def read_video(process: DecoderProcess, task: Task) -> tuple[list[DecodedClip], VideoEnd]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vswin_extract.checks.golden import drawn_tensor, normal_numbers, official_name
-from vswin_extract.network.inference import InferenceNetwork
+from vswin_extract.network.inference import InferenceNetwork, as_frames
 from vswin_extract.network.pooling import pool_map
 from vswin_extract.network.variants import Variant
 
@@ -60,7 +60,8 @@ def computed(network: InferenceNetwork, name: str) -> dict[str, Tensor]:
     """Return the maps, the embedding and the logits of a fixture's clip, in host memory."""
     facts, _ = fixture(name)
     with torch.inference_mode():
-        maps = network(clip(facts["clip"], facts["shape"]).permute(0, 2, 3, 4, 1), (1, 2, 3, 4))
+        clips = clip(facts["clip"], facts["shape"]).permute(0, 2, 3, 4, 1)
+        maps = network(*as_frames(clips), (1, 2, 3, 4))
         found = {f"stage{stage}": x for stage, x in maps.items()}
         found["embedding"] = pool_map(maps[4], "all")
         if network.head is not None:

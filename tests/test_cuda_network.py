@@ -18,6 +18,7 @@ from vswin_extract.network.cuda import (
     reference_token_attention,
     window_attention,
 )
+from vswin_extract.network.inference import as_frames
 from vswin_extract.network.swin3d import Size3, VideoSwin
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.network.windows import LOG2E, WindowLayout, window_layout
@@ -47,7 +48,7 @@ def test_the_network_around_the_kernel_is_the_network(
     clips = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     network = drawn(window)
     expected = network(clips.permute(0, 4, 1, 2, 3), (1, 2, 3, 4))
-    found = CudaSwin(network, CPU, dtype)(clips, (1, 2, 3, 4))
+    found = CudaSwin(network, CPU, dtype)(*as_frames(clips), (1, 2, 3, 4))
     for stage in (1, 2, 3, 4):
         assert (found[stage] - expected[stage]).norm() < tolerance * expected[stage].norm()
 
@@ -56,7 +57,7 @@ def test_compiled_smaller_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch)
     """The network is compiled for each size anew. The compiler is simulated."""
     network = CudaSwin(drawn((8, 7, 7)), CPU, torch.float32)
     clips = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    expected = network(clips, (1, 4))
+    expected = network(*as_frames(clips), (1, 4))
     batches = []
 
     def compiler(function, dynamic):  # type: ignore[no-untyped-def]
@@ -70,7 +71,7 @@ def test_compiled_smaller_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch)
     for batch, computed in ((4, 4), (3, 3), (2, 3), (0, None)):
         network.compile_for(batch)
         batches.clear()
-        found = network(clips, (1, 4))
+        found = network(*as_frames(clips), (1, 4))
         assert batches == ([] if computed is None else [computed])
         for stage in (1, 4):
             assert found[stage].shape == expected[stage].shape

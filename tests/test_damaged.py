@@ -10,11 +10,11 @@ import h5py
 import numbered
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, granted_slots
 
-from vswin_extract.decoding.child import decode_video
-from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.errors import VideoDamaged, VideoUnreadable
+from vswin_extract.feeding.child import decode_video
+from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
@@ -34,7 +34,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def decode(path: Path) -> VideoEnd:
-    return decode_video(Task(os.fspath(path), "pyav", Sampling(1, 1), Geometry(64, 64)), lambda message: None)
+    return decode_video(
+        Task(os.fspath(path), "pyav", Sampling(1, 1), Geometry(64, 64)), lambda message: None, granted_slots()[1]
+    )
 
 
 def write(path: Path, count: int = 200, **how: Any) -> Path:
@@ -282,4 +284,4 @@ def test_damage_before_a_segment_does_not_refuse_it(tmp_path: Path) -> None:
     path.write_bytes(overwrite(content, len(content) // 20, len(content) // 3))
     assert decode(path).partial
     task = Task(os.fspath(path), "pyav", Sampling(1, 1), Geometry(64, 64), start=3.0, end=3.5)
-    assert decode_video(task, lambda message: None).frames == 15
+    assert decode_video(task, lambda message: None, granted_slots()[1]).frames == 15

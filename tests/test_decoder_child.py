@@ -8,9 +8,11 @@ from typing import Any
 
 import numbered
 import pytest
+from conftest import granted_slots
 from fake_decoder import SIZE, FakeDecoder
 
-from vswin_extract.decoding.child import (
+from vswin_extract.errors import DecoderCrash, VideoMissing
+from vswin_extract.feeding.child import (
     FRAMES_AT_ONCE,
     Waiting,
     count_clips,
@@ -19,8 +21,7 @@ from vswin_extract.decoding.child import (
     run_task,
     send_clips,
 )
-from vswin_extract.decoding.messages import DecodedFrames, FromChild, Progress, Task, VideoEnd
-from vswin_extract.errors import DecoderCrash, VideoMissing
+from vswin_extract.feeding.messages import DecodedFrames, FromChild, Grant, Progress, Task, VideoEnd
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.sampling import Sampling
@@ -37,11 +38,13 @@ def task(sampling: Sampling, path: str | Path = "", decoder: str = "pyav", clip_
 def receive(decoder: FakeDecoder, what: Task) -> tuple[list[DecodedFrames], VideoEnd]:
     """Return what is sent of a video. As the parent does, keep no frames that later clips do not need."""
     messages: list[FromChild] = []
-    end = send_clips(decoder, what, messages.append)
+    memory, granted = granted_slots()
+    end = send_clips(decoder, what, messages.append, granted)
+    pixels = memory.frames(what.geometry.shape)
     sent = [message for message in messages if isinstance(message, DecodedFrames)]
     kept: dict[int, Any] = {}
     for message in sent:
-        kept |= message.pixels
+        kept |= {number: pixels[slot] for number, slot in message.slots.items()}
         if message.row is not None:
             assert [numbered.read(kept[number][0]) for number in message.row.shown] == list(message.row.shown)
         kept = {number: pixels for number, pixels in kept.items() if number >= message.oldest}
@@ -60,14 +63,14 @@ def test_frames_that_clips_show_are_converted_and_sent_once(sampling: Sampling, 
     decoder = frames(50)
     sent, end = receive(decoder, task(sampling))
     assert decoder.converted == converted  # always with the last one, which clips may repeat
-    assert [number for message in sent for number in message.pixels] in (converted, converted[:-1])
+    assert [number for message in sent for number in message.slots] in (converted, converted[:-1])
     assert [message.row.index for message in sent if message.row] == list(range(sampling.count(50)))
     assert (end.clips, end.frames, (end.width, end.height)) == (sampling.count(50), 50, SIZE)
 
 
 def test_long_clips_are_sent_in_parts() -> None:
     sent, _ = receive(frames(100), task(Sampling(60, 1)))
-    assert [len(message.pixels) for message in sent] == [FRAMES_AT_ONCE] * 3 + [13, 16, 16, 7]
+    assert [len(message.slots) for message in sent] == [FRAMES_AT_ONCE] * 3 + [13, 16, 16, 7]
 
 
 def test_a_clip_range_ends_early_and_leaves_out_the_frames_before() -> None:
@@ -87,16 +90,19 @@ def test_counting_converts_nothing() -> None:
 def test_every_task_ends_with_one_outcome(tmp_path: Path) -> None:
     path = numbered.write(tmp_path / "a.mp4", 20)
     messages: list[FromChild] = []
-    run_task(task(Sampling(5, 1), path), messages.append)
+    _, granted = granted_slots()
+    run_task(task(Sampling(5, 1), path), messages.append, granted)
     assert isinstance(messages[-1], VideoEnd)
     assert len([message for message in messages if isinstance(message, VideoEnd)]) == 1
-    run_task(task(Sampling(5, 1), tmp_path / "gone.mp4"), messages.append)
+    run_task(task(Sampling(5, 1), tmp_path / "gone.mp4"), messages.append, granted)
     assert isinstance(messages[-1], VideoMissing)
 
 
 def test_any_other_exception_is_the_failure_of_its_video(tmp_path: Path) -> None:
     messages: list[FromChild] = []
-    run_task(task(Sampling(5, 1), numbered.write(tmp_path / "a.mp4", 20), "nonsense"), messages.append)
+    run_task(
+        task(Sampling(5, 1), numbered.write(tmp_path / "a.mp4", 20), "nonsense"), messages.append, granted_slots()[1]
+    )
     assert isinstance(messages[-1], DecoderCrash)
     assert "nonsense" in str(messages[-1])
 
@@ -117,7 +123,7 @@ def test_tasks_are_queued_until_the_parent_is_gone() -> None:
     waiting: Waiting = queue.SimpleQueue()
     statuses: list[int] = []
     tasks = [task(Sampling(5, 1), name) for name in ("a", "b")]
-    receive_tasks(receive_from(tasks), waiting, statuses.append)
+    receive_tasks(receive_from([tasks[0], Grant((7,)), tasks[1]]), waiting, granted_slots()[1], statuses.append)
     assert [waiting.get(), waiting.get()] == [(each, None) for each in tasks]
     assert statuses == [0]
 
@@ -127,14 +133,14 @@ def test_a_listener_that_is_told_to_exit_ends_the_process(capsys: pytest.Capture
         sys.exit("on purpose")
 
     statuses: list[int] = []
-    receive_tasks(receive, queue.SimpleQueue(), statuses.append)
+    receive_tasks(receive, queue.SimpleQueue(), granted_slots()[1], statuses.append)
     assert statuses == [1]
     assert "on purpose" in capsys.readouterr().err
 
 
 def test_a_message_that_is_no_task_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
     statuses: list[int] = []
-    receive_tasks(receive_from(["no task"]), queue.SimpleQueue(), statuses.append)
+    receive_tasks(receive_from(["no task"]), queue.SimpleQueue(), granted_slots()[1], statuses.append)
     assert statuses == [1]
     assert "AttributeError" in capsys.readouterr().err.splitlines()[-1]
 

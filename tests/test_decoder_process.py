@@ -16,12 +16,12 @@ import av
 import numbered
 import numpy as np
 import pytest
-from conftest import read_video
+from conftest import read_video, start_decoder
 
 from vswin_extract.decoding.decoders import DecoderName
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VideoTimestamps, VideoUnreadable, VswinError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.processes import pack_header
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
@@ -34,7 +34,7 @@ VFR = [0, 40, 50, 200, 1000, 1010, 1300, 1340, 1500, 1533, 2000, 2600]
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess("pyav", timeout=20)
+    process = start_decoder("pyav", timeout=20)
     yield process
     process.close()
 
@@ -239,7 +239,7 @@ def test_the_working_directory_is_not_searched(
 ) -> None:
     (tmp_path / cause).write_text("raise SystemExit('foreign code was run')")
     monkeypatch.chdir(tmp_path)
-    process = DecoderProcess("pyav", timeout=20)
+    process = start_decoder("pyav", timeout=20)
     clips, _ = read_video(process, task(videos["mp4"], Sampling(5, 1)))
     process.close()
     assert len(clips) == 10
@@ -248,7 +248,7 @@ def test_the_working_directory_is_not_searched(
 def test_a_decoder_that_cannot_start_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "decord.py").write_text("raise ImportError('libavformat is missing')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    with closing(DecoderProcess("decord", timeout=20)) as process:
+    with closing(start_decoder("decord", timeout=20)) as process:
         process.submit(task(Path("a.mp4"), Sampling(5, 1)))
         with pytest.raises(VswinError, match=r"decord.*libavformat is missing") as caught:
             process.read()
@@ -299,7 +299,7 @@ def test_a_video_that_was_cut_off_is_not_called_whole(decoder: DecoderProcess, t
 
 
 def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path]) -> None:
-    with closing(DecoderProcess("pyav", timeout=20)) as process:
+    with closing(start_decoder("pyav", timeout=20)) as process:
         process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
         process.submit(task(videos["webm"], Sampling(5, 1)))
         process.read()
@@ -331,7 +331,7 @@ def test_whatever_a_library_raises_ends_one_video_and_not_the_process(
     code = "class DECORDError(Exception): pass\ndef VideoReader(path, num_threads): raise "
     (tmp_path / "decord.py").write_text(code + raised)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    with closing(DecoderProcess("pyav", timeout=20)) as process:
+    with closing(start_decoder("pyav", timeout=20)) as process:
         before = process.pid
         with pytest.raises(DecoderCrash, match=raised.partition("(")[0]):
             read_video(process, task(videos["mp4"], Sampling(5, 1), "decord"))
@@ -347,7 +347,7 @@ class Unreadable:
 
 
 def test_a_child_that_cannot_receive_says_why(videos: dict[str, Path]) -> None:
-    with closing(DecoderProcess("pyav", timeout=20)) as process:
+    with closing(start_decoder("pyav", timeout=20)) as process:
         whole = task(videos["mp4"], Sampling(5, 1))
         process.submit(replace(whole, address=Unreadable()))  # type: ignore[arg-type]
         process.submit(whole)
@@ -370,7 +370,7 @@ def test_a_signal_that_is_meant_for_the_run_ends_no_decoder(decoder: DecoderProc
 
 
 def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
-    with closing(DecoderProcess("pyav", timeout=20)) as process:
+    with closing(start_decoder("pyav", timeout=20)) as process:
         process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
         process.submit(task(videos["avi"], Sampling(5, 1)))
         process.read()
@@ -405,7 +405,7 @@ def test_garbled_messages_end_one_video(
     """A false decord writes to the socket of the messages, as broken native code could."""
     (tmp_path / "decord.py").write_text(FALSE_DECORD.format(sent=sent))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    with closing(DecoderProcess("pyav", timeout=20)) as process:
+    with closing(start_decoder("pyav", timeout=20)) as process:
         read_video(process, task(videos["gif-like"], Sampling(5, 1)))
         if error is DecoderTimeout:
             process.timeout = 0.5
@@ -419,12 +419,13 @@ def test_garbled_messages_end_one_video(
 
 PARENT = """
 import os, signal, sys, time
-from vswin_extract.decoding.messages import Task
-from vswin_extract.decoding.process import DecoderProcess
+from vswin_extract.feeding.frame_memory import FrameMemory
+from vswin_extract.feeding.messages import Task
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
-process = DecoderProcess("pyav", 20, ahead=1)
+process = DecoderProcess("pyav", 20, FrameMemory(500, 64 * 64 * 3), ahead=1)
 process.submit(Task(sys.argv[1], "pyav", Sampling(2, 1, 1), Geometry(64, 64)))
 process.read()
 print(process.pid, flush=True)

@@ -483,16 +483,16 @@ def test_too_large_a_batch_is_halved(
     small_weights: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory of the device is simulated. The error is the one that CUDA raises."""
-    call = Backbone.__call__
+    call = Backbone.of_frames
 
-    def limited(self: Backbone, clips: torch.Tensor, *arguments: object, **more: object) -> object:
-        if len(clips) > 3:
+    def limited(self: Backbone, frames: torch.Tensor, index: torch.Tensor, *others: object, **more: object) -> object:
+        if len(index) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return call(self, clips, *arguments, **more)  # type: ignore[arg-type]
+        return call(self, frames, index, *others, **more)  # type: ignore[arg-type]
 
     whole = tmp_path / "whole.h5"
     vswin_extract.extract(many, whole, weights=str(small_weights), batch_size=8)
-    monkeypatch.setattr(Backbone, "__call__", limited)
+    monkeypatch.setattr(Backbone, "of_frames", limited)
     notices: list[str] = []
     vswin_extract.extract(
         many, tmp_path / "out.h5", weights=str(small_weights), batch_size=8,
@@ -505,13 +505,13 @@ def test_too_large_a_batch_is_halved(
 
 FAILING_DEVICE = """
 import torch, vswin_extract.backbone as backbone
-call, calls = backbone.Backbone.__call__, []
+call, calls = backbone.Backbone.of_frames, []
 def failing(self, *arguments, **more):
     calls.append(1)
     if len(calls) > 4:
         raise RuntimeError("CUDA error: device-side assert triggered")
     return call(self, *arguments, **more)
-backbone.Backbone.__call__ = failing
+backbone.Backbone.of_frames = failing
 """
 
 
@@ -793,6 +793,7 @@ def test_the_verdict_names_the_bottleneck(many: Path, small_weights: Path, tmp_p
     assert 0 < own <= finished.seconds
     assert 0 < profile.computed <= finished.seconds
     assert profile.decoded > 0
+    assert profile.processor > 0
     assert Profile(waited=5, computed=3).verdict(9).startswith("decode-bound")
     assert Profile(waited=1, computed=8).verdict(9).startswith("compute-bound")
     assert Profile(written=3, published=3, computed=4).verdict(9).startswith("write-bound")

@@ -9,13 +9,13 @@ import av
 import numbered
 import numpy as np
 import pytest
-from conftest import read_video
+from conftest import read_video, start_decoder
 from hard_videos import BROKEN, HARD, read_all
 
 from vswin_extract.decoding.decoders import DecoderName
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import VideoError, VideoMissing, VideoUnreadable
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
@@ -38,7 +38,7 @@ DECORD_IS_WRONG = {
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess("pyav", timeout=60)
+    process = start_decoder("pyav", timeout=60)
     yield process
     process.close()
 

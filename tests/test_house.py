@@ -30,7 +30,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "network",  # the model
     "video",  # which videos, which frames of them, which pixels
-    "decoding",  # frames out of files, in processes of their own
+    "decoding",  # frames with exact times out of files
+    "feeding",  # clips of videos, decoded in processes of their own
     "weights",  # a name or a file to a checked state dict
     "backbone",  # pixels in, features out
     "store",  # rows to a file, and back
@@ -157,7 +158,7 @@ def test_no_assert_on_what_users_give_and_no_print_from_the_library(path: Path) 
 
 def test_decoders_start_without_torch_and_reading_without_either() -> None:
     for module, without in (
-        ("vswin_extract.decoding.child", ["torch", "h5py", "fsspec"]),
+        ("vswin_extract.feeding.child", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.store.features", ["torch", "av", "decord"]),
         ("vswin_extract.weights.pull", ["torch", "h5py", "fsspec"]),
         ("vswin_extract.job.events", ["torch", "h5py", "av"]),

@@ -14,7 +14,7 @@ from vswin_extract import Backbone, load_model
 from vswin_extract.errors import DeviceError
 from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.cuda import CudaSwin
-from vswin_extract.network.inference import InferenceNetwork, inference_network
+from vswin_extract.network.inference import InferenceNetwork, as_frames, inference_network
 from vswin_extract.network.pooling import Pool
 from vswin_extract.network.reference import ReferenceSwin
 from vswin_extract.network.swin3d import VideoSwin
@@ -51,7 +51,7 @@ def test_one_call_computes_every_network(make: Callable[[VideoSwin, torch.dtype]
     source, clips = drawn(), pixels(2, 6, 40, 52)
     expected = source(normalised(clips), (2, 4))
     network = make(source, torch.float32)
-    found = network(clips, (4, 2))
+    found = network(*as_frames(clips), (4, 2))
     assert sorted(found) == [2, 4]
     assert network.device == CPU
     assert network.head is not None
@@ -67,7 +67,7 @@ def test_padded_clips_are_the_same_on_the_processor(shape: tuple[int, ...]) -> N
     """Clips whose sides are no multiples of a patch; the published network pads them after normalisation."""
     source, clips = drawn(), pixels(1, *shape)
     expected = source(normalised(clips), (4,))[4]
-    found = CpuSwin(source, torch.float32, MEAN, STD)(clips, (4,))[4]
+    found = CpuSwin(source, torch.float32, MEAN, STD)(*as_frames(clips), (4,))[4]
     assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -76,7 +76,7 @@ def test_a_network_leaves_its_source_as_it_is(make: Callable[[VideoSwin, torch.d
     source, clips = drawn(), pixels(1, 4, 32, 32)
     before = {name: (value, value.clone(), value.requires_grad) for name, value in source.named_parameters()}
     expected = source(normalised(clips))[4]
-    make(source, torch.bfloat16)(clips, (4,))
+    make(source, torch.bfloat16)(*as_frames(clips), (4,))
     after = dict(source.named_parameters())
     assert after.keys() == before.keys()
     for name, (value, copy, requires_grad) in before.items():
@@ -101,7 +101,7 @@ def test_any_number_of_threads_with_clips_of_any_size(small_weights: Path, preci
     def call(clip: Tensor) -> tuple[Tensor, ...]:
         embedding = model(clip).embedding
         assert embedding is not None
-        return embedding, model.network(clip, (1,))[1]
+        return embedding, model.network(*as_frames(clip), (1,))[1]
 
     expected = [call(clip) for clip in clips]
 
@@ -185,10 +185,10 @@ class Compiling:
     def compile_for(self, batch: int) -> None:
         self.compiled.append(batch)
 
-    def __call__(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+    def __call__(self, frames: Tensor, index: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
         if self.fails:
             raise RuntimeError("no compiler")
-        return {stage: torch.zeros(len(clips), 1, 1, 1, 8) for stage in stages}
+        return {stage: torch.zeros(len(index), 1, 1, 1, 8) for stage in stages}
 
 
 def test_compiling(small_weights: Path) -> None:

@@ -38,8 +38,8 @@ class OnCpu:
     def head(self) -> nn.Linear | None:
         return self.inner.head
 
-    def __call__(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
-        return self.inner(clips, stages)
+    def __call__(self, frames: Tensor, index: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+        return self.inner(frames, index, stages)
 
 
 @pytest.fixture

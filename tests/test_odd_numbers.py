@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from journals import ARRAYS, ATTRIBUTES, SETTINGS
 
 from vswin_extract import open_features
-from vswin_extract.decoding.messages import VideoEnd
+from vswin_extract.feeding.messages import VideoEnd
 from vswin_extract.journal.journal import open_journal
 from vswin_extract.store.schema import LONGEST, MOST_FRAMES
 from vswin_extract.video.videos import Video

@@ -13,7 +13,7 @@ from parity import clip, errors, fixture, published_state, relative_error, write
 from vswin_extract.checks.golden import drawn_state, drawn_tensor
 from vswin_extract.network.cpu import CpuSwin
 from vswin_extract.network.cuda import CudaSwin
-from vswin_extract.network.inference import InferenceNetwork
+from vswin_extract.network.inference import InferenceNetwork, as_frames
 from vswin_extract.network.reference import ReferenceSwin
 from vswin_extract.network.swin3d import VideoSwin
 from vswin_extract.network.variants import VARIANTS, Variant
@@ -74,12 +74,13 @@ def test_neither_threads_nor_batches_change_a_bit(dtype: torch.dtype) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        expected = cpu_swin(clips, (4,))[4]
+        expected = cpu_swin(*as_frames(clips), (4,))[4]
         for threads in (2, 3):
             torch.set_num_threads(threads)
-            assert torch.equal(cpu_swin(clips, (4,))[4], expected)
+            assert torch.equal(cpu_swin(*as_frames(clips), (4,))[4], expected)
             assert torch.get_num_threads() == threads
-            assert torch.equal(torch.cat([cpu_swin(one, (4,))[4] for one in torch.split(clips, 1)]), expected)
+            each = [cpu_swin(*as_frames(one), (4,))[4] for one in torch.split(clips, 1)]
+            assert torch.equal(torch.cat(each), expected)
     finally:
         torch.set_num_threads(before)
 

@@ -62,7 +62,7 @@ class Cluster:
 
     def workers(self) -> list[int]:
         """Return the processes of actors and of their decoders."""
-        return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.decoding.child")
+        return self.processes(b"ray::Extractor") + self.processes(b"vswin_extract.feeding.child")
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = 120) -> None:
@@ -145,7 +145,7 @@ def test_a_raylet_is_killed_midway(
     def kill() -> None:
         assert list((tmp_path / "storage" / "out.h5.parts").glob("shard-*/*.json"))
         assert len(cluster.processes(b"ray::Extractor")) == len(pools[0].places) == 3
-        assert cluster.processes(b"vswin_extract.decoding.child")
+        assert cluster.processes(b"vswin_extract.feeding.child")
         cluster.kill(cluster.nodes.pop(0))
 
     try:

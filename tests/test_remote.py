@@ -16,7 +16,7 @@ import h5py
 import numbered
 import numpy as np
 import pytest
-from conftest import Run, read_video, script
+from conftest import Run, read_video, script, start_decoder
 from fsspec.registry import _registry
 from moto.server import ThreadedMotoServer
 from test_many import expect_equal
@@ -24,9 +24,8 @@ from web import Web, held, serve
 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.cli.extract_options import parse_bytes
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import DecoderTimeout, UsageError
+from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.job.job import Job
 from vswin_extract.journal.journal import Journal
 from vswin_extract.run.run import run as run_job
@@ -88,7 +87,7 @@ def test_a_slow_server_is_not_taken_for_a_decoder_that_hangs(web: Web, tmp_path:
     address = Address(f"{web.url}/v/00.mp4")
     task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=address, cache=Cache(str(tmp_path), 10**6))
     assert len(web.files["/v/00.mp4"]) / 300 * 0.4 > 3.6  # seconds that it takes
-    with closing(DecoderProcess("pyav", timeout=2.5)) as process:
+    with closing(start_decoder("pyav", timeout=2.5)) as process:
         clips, end = read_video(process, task)
     assert (len(clips), end.frames) == (end.clips, 40)
     assert end.file is not None
@@ -100,7 +99,7 @@ def test_a_server_that_gives_a_byte_now_and_then_does_not_hold_a_decoder(web: We
     web.always["/v/00.mp4"] = "trickle"
     cache = Cache(str(tmp_path), 10**6)
     task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=Address(f"{web.url}/v/00.mp4"), cache=cache)
-    with closing(DecoderProcess("pyav", timeout=3)) as process:
+    with closing(start_decoder("pyav", timeout=3)) as process:
         begun = time.monotonic()
         process.submit(task)
         process.submit(replace(task, address=Address(f"{web.url}/v/03.mp4")))
@@ -117,7 +116,7 @@ def test_a_decoder_that_is_stopped_leaves_nothing_in_the_cache(web: Web, tmp_pat
     web.always["/v/00.mp4"] = "drip"
     task = Task("x", "pyav", Sampling(8, 2), Geometry(32, 32), address=Address(f"{web.url}/v/00.mp4"),
                 cache=Cache(str(tmp_path), 10**6))  # fmt: skip
-    with closing(DecoderProcess("pyav", timeout=30)) as process:
+    with closing(start_decoder("pyav", timeout=30)) as process:
         process.submit(task)
         while not held(tmp_path):
             time.sleep(0.01)
@@ -128,7 +127,7 @@ def test_the_next_file_is_fetched_while_one_is_decoded(web: Web, tmp_path: Path)
     numbered.write(tmp_path / "long.mp4", 2400)
     cache = Cache(str(tmp_path / "cache"), 10**6)
     task = Task(str(tmp_path / "long.mp4"), "pyav", Sampling(8, 2), Geometry(64, 64))
-    with closing(DecoderProcess("pyav", timeout=30)) as process:
+    with closing(start_decoder("pyav", timeout=30)) as process:
         process.submit(task)  # more than socket and queue hold, so that it is not complete before it is read
         process.submit(replace(task, path="x", address=Address(f"{web.url}/v/00.mp4"), cache=cache))
         deadline = time.monotonic() + 20

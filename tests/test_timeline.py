@@ -9,10 +9,10 @@ from fake_decoder import FakeDecoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vswin_extract.decoding.messages import Task
-from vswin_extract.decoding.positions import Positions
 from vswin_extract.decoding.timeline import timeline
 from vswin_extract.errors import VideoTimestamps, VideoUnreadable
+from vswin_extract.feeding.messages import Task
+from vswin_extract.feeding.positions import Positions
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 

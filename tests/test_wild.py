@@ -11,12 +11,12 @@ from pathlib import Path
 import numbered
 import numpy as np
 import pytest
-from conftest import ROOT, Run, script
+from conftest import ROOT, Run, script, start_decoder
 
 from vswin_extract.checks.output import verify_output
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import UsageError, VideoError, WeightsError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.store.features import open_features
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
@@ -31,7 +31,7 @@ EXAMPLES = sorted(
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[DecoderProcess]:
-    process = DecoderProcess("pyav", timeout=30)
+    process = start_decoder("pyav", timeout=30)
     yield process
     process.close()
 

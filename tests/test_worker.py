@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from vswin_extract.backbone import Features
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import VideoError, VideoUnreadable
+from vswin_extract.feeding.frame_memory import FrameMemory
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
 from vswin_extract.journal.parts import Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer
@@ -47,9 +48,8 @@ class FakeDecoder:
     def read(self) -> DecodedClip | VideoEnd:
         name, _, count = Path(self.tasks[0].path).name.partition("-")
         if self.at < int(count):
-            pixels = np.full((2, 2, 3), value(name, self.at), np.uint8)
-            self.at += 1
-            return DecodedClip(self.at - 1, [[pixels, pixels]], (self.at - 1, self.at), (self.at - 1.0, self.at), 2)
+            at, self.at = self.at, self.at + 1
+            return clip_of(at, value(name, at))
         self.tasks.popleft()
         clips, self.at = self.at, 0
         if name == "bad":
@@ -58,6 +58,16 @@ class FakeDecoder:
 
     def close(self) -> None:
         self.closed = True
+
+
+FRAMES = FrameMemory(1000, 12)
+
+
+def clip_of(number: int, value: int) -> DecodedClip:
+    """A clip of one frame of 2 x 2, shown twice, all of whose pixels have this value."""
+    slot = FRAMES.take()
+    FRAMES.frames((1, 2, 2, 3))[slot.number] = value
+    return DecodedClip(number, FRAMES, (1, 2, 2, 3), (slot, slot), (number, number + 1), (number, number + 1.0), 2)
 
 
 def value(name: str, clip: int) -> int:
@@ -93,7 +103,8 @@ def build(tmp_path: Path) -> Iterator[Build]:
         batches: list[list[int]] = []
         opened: list[FakeDecoder] = []
 
-        def forward(pixels: torch.Tensor) -> Features:
+        def forward(frames: torch.Tensor, index: torch.Tensor) -> Features:
+            pixels = frames[index]
             if len(pixels) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             batches.append(pixels[:, 0, 0, 0, 0].tolist())
@@ -292,14 +303,14 @@ def test_errors_of_videos_are_read_in_order(tmp_path: Path) -> None:
 def test_a_batch_for_which_the_processor_has_no_memory_is_halved() -> None:
     sizes: list[int] = []
 
-    def forward(pixels: torch.Tensor) -> Features:
+    def forward(frames: torch.Tensor, index: torch.Tensor) -> Features:
+        pixels = frames[index]
         if len(pixels) > 2:
             torch.empty(1 << 50)  # PyTorch's allocator raises a RuntimeError
         sizes.append(len(pixels))
         return Features(pixels.float().mean((1, 2, 3)), {}, None)
 
-    frame = np.zeros((4, 4, 3), np.uint8)
     computer = Computer(forward, CpuDevice(1), 8)
-    parts = computer.submit([DecodedClip(number, [[frame] * 2], (0, 1), (0.0, 1.0), 2) for number in range(8)]).result()
+    parts = computer.submit([clip_of(number, 0) for number in range(8)]).result()
     computer.close()
     assert (sizes, len(parts), computer.batch_size) == ([2, 2, 2, 2], 4, 2)

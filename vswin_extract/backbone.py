@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vswin_extract.errors import DeviceError, UsageError, WeightsError, first_line
 from vswin_extract.formatting import name_some
 from vswin_extract.network.cpu import has_bf16
-from vswin_extract.network.inference import inference_network
+from vswin_extract.network.inference import as_frames, inference_network
 from vswin_extract.network.pooling import Pool, pool_map
 from vswin_extract.system import give_back_freed_memory, home_directory
 from vswin_extract.video.fetch import cache_directory
@@ -135,6 +135,20 @@ class Backbone:
             raise UsageError(
                 f"clips must be uint8 RGB of shape (N, T, H, W, 3), not {clips.dtype} of {tuple(clips.shape)}"
             )
+        return self.of_frames(*as_frames(clips), stages, pool, embedding, logits)
+
+    @torch.inference_mode()
+    def of_frames(
+        self,
+        frames: Tensor,
+        index: Tensor,
+        stages: Collection[int] = (),
+        pool: Pool = "none",
+        embedding: bool = True,
+        logits: bool = False,
+    ) -> Features:
+        """Do the same for clips that share frames. `frames`: (F, H, W, 3) uint8 RGB. `index`: (N, T), which of the
+        frames each clip shows."""
         if not set(stages) <= {1, 2, 3, 4}:
             raise UsageError(f"stages are 1 to 4, not {sorted(set(stages) - {1, 2, 3, 4})}")
         head = self.network.head
@@ -143,7 +157,7 @@ class Backbone:
         wanted = sorted({*stages} | ({4} if embedding or logits else set()))
         if not wanted:
             raise UsageError("nothing to compute: name a stage, or leave the embedding on")
-        maps = self.network(clips, wanted)
+        maps = self.network(frames, index, wanted)
         pooled = pool_map(maps[4], "all") if 4 in maps else None
         return Features(
             embedding=pooled if embedding else None,

@@ -39,6 +39,8 @@ MAGIC = b"\x89VSW"
 HEADER = struct.Struct("<4sIQI")
 """MAGIC, the number of parts, their bytes together, and the CRC-32 of the three."""
 SIZE = struct.Struct("<Q")
+SMALL = 1 << 16
+"""Bytes of a message that is sent by one call of the system: each call costs more than a copy of so few bytes."""
 MOST_PARTS = 1 << 16
 MOST_BYTES = 1 << 30
 """A message has at most this many buffers, each of at most this many bytes. A header with larger numbers is
@@ -69,8 +71,12 @@ class Channel:
         buffers: list[pickle.PickleBuffer] = []
         parts = [memoryview(pickle.dumps(message, 5, buffer_callback=buffers.append))]
         parts += [buffer.raw() for buffer in buffers]
+        begin = pack_header([part.nbytes for part in parts])
+        if len(parts) == 1 and len(parts[0]) <= SMALL:
+            parts = [memoryview(begin + parts[0])]
+        else:
+            parts.insert(0, memoryview(begin))
         with self._sending:
-            self._socket.sendall(pack_header([part.nbytes for part in parts]))
             for part in parts:
                 self._socket.sendall(part)
 
@@ -138,7 +144,7 @@ class ChildProcess:
     """A process that runs `main(channel)` of a module of this package. Its messages arrive in `inbox`.
 
     `name` is for the log. Whatever the process prints is logged at level debug. `environment`: variables that it gets
-    besides those of this process.
+    besides those of this process. `files`: open files that it gets too, under the same descriptors.
     """
 
     def __init__(
@@ -149,6 +155,7 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         send_timeout: int = SEND_TIMEOUT,
         receive_timeout: int = RECEIVE_TIMEOUT,
+        files: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.inbox = inbox
@@ -164,7 +171,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,  # native libraries print to either
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *files],
                 env={**os.environ, **(environment or {})},
                 process_group=0,  # so that Ctrl-C reaches the parent alone
             )
@@ -187,18 +194,19 @@ class ChildProcess:
         except OSError:
             log.debug("%s is over; its last message says why", self.name)
 
-    def close(self) -> None:
-        """End the process at once."""
+    def close(self) -> bool:
+        """End the process at once. Return False where it cannot be ended."""
         self._closed.set()
         self._process.kill()
         try:
             self._process.wait(KILL_TIMEOUT)
         except subprocess.TimeoutExpired:
             log.warning("process %d (%s) cannot be ended", self.pid, self.name)
-            return
+            return False
         self._reader.join()
         self._logger.join()
         self._channel.close()
+        return True
 
     def _read(self) -> None:
         """Put the child's messages into the inbox, and `Ended` after the last one."""

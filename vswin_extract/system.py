@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,6 +270,34 @@ def flush(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in NOT_OFFERED or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise
+
+
+def anonymous_file(name: str, size: int) -> int:
+    """Return the descriptor of a new file of this size without a path, full of zeros, for child processes to inherit.
+    It is gone once all processes have closed it, however they end. It is in memory (memfd) where the system can do
+    that; `name` is shown in /proc then. Elsewhere, as on macOS, it is a deleted file in the directory for temporary
+    files. It is never in /dev/shm, which has 64 MB in a container of Docker. Raises OSError."""
+    descriptor = _memory_file(name)
+    if descriptor is None:
+        descriptor, path = tempfile.mkstemp(prefix=name)
+        os.unlink(path)
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _memory_file(name: str) -> int | None:
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        return os.memfd_create(name)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+    return None
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 
 from vswin_extract.checks.result import Check
 from vswin_extract.decoding.decoders import DecoderName
-from vswin_extract.decoding.messages import Task
-from vswin_extract.decoding.process import DecodedClip, DecoderProcess
 from vswin_extract.errors import VswinError
+from vswin_extract.feeding.frame_memory import FrameMemory
+from vswin_extract.feeding.messages import Task
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
@@ -68,9 +69,11 @@ def grey(number: int) -> int:
 
 def find_wrong_frame(decoder: str, path: Path) -> str:
     """Decode the drawn video and return what is wrong with its frames, "" if they are right. Raises VswinError."""
-    process = DecoderProcess(decoder, timeout=TIMEOUT)
+    geometry = Geometry(SIDE // 2, SIDE // 2)
+    memory = FrameMemory.for_clips(Sampling(1, 1), geometry, 1, FRAMES)
+    process = DecoderProcess(decoder, TIMEOUT, memory)
     try:
-        process.submit(Task(str(path), decoder, Sampling(1, 1), Geometry(SIDE // 2, SIDE // 2)))
+        process.submit(Task(str(path), decoder, Sampling(1, 1), geometry))
         clips: list[DecodedClip] = []
         while isinstance(arrived := process.read(), DecodedClip):
             clips.append(arrived)

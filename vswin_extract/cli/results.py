@@ -61,6 +61,7 @@ def _time(clips: int, seconds: float) -> str:
 def show_profile(finished: "Finished | ShardDone") -> None:
     """Print where the time of a run went."""
     profile = finished.profile
+    per_clip = 1000 * profile.processor / max(1, finished.new_clips)
     rows = [
         ("loading the model", profile.loaded),
         ("waiting for decoders", profile.waited),
@@ -70,6 +71,7 @@ def show_profile(finished: "Finished | ShardDone") -> None:
         ("the network, on the device", profile.computed),
         ("writing rows, beside the rest", profile.written),
         ("decoding, processor time of all decoders", profile.decoded),
+        (f"everything else, processor time ({per_clip:.1f} ms a clip)", profile.processor),
     ]
     out = stdout()
     timed = [(name, f"{seconds:.2f} s", f"{seconds / finished.seconds:.0%}") for name, seconds in rows]

@@ -61,7 +61,8 @@ class Profile:
 
     The thread of the run `loaded` the model, `waited` for decoders, was `held` up by the device and the writer, and
     `published` the output. At the same time other threads `gathered` clips into batches, `computed` features and
-    `written` is the time of writing rows. `decoded` is the processor time of all decoders together.
+    `written` is the time of writing rows. `decoded` is the processor time of all decoders together, and
+    `processor` that of the workers, with the network where it computes on the processor.
     """
 
     loaded: float = 0.0
@@ -72,13 +73,15 @@ class Profile:
     computed: float = 0.0
     written: float = 0.0
     decoded: float = 0.0
+    processor: float = 0.0
 
     @classmethod
     def combine(cls, profiles: "Sequence[Profile]") -> "Profile":
         """Combine the profiles of workers that ran at the same time: mean of the times, sum of the processor times."""
         count = max(1, len(profiles))
         total = {field.name: sum(getattr(profile, field.name) for profile in profiles) for field in fields(cls)}
-        return cls(**{name: value if name == "decoded" else value / count for name, value in total.items()})
+        sums = ("decoded", "processor")
+        return cls(**{name: value if name in sums else value / count for name, value in total.items()})
 
     def verdict(self, seconds: float) -> str:
         """Say what most of the run's `seconds` went into, and what would make the run faster."""

@@ -74,20 +74,20 @@ class CpuSwin:
         self.norm = network.norm
         self.head = network.head
 
-    def __call__(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
-        each_clip = torch.split(clips.to(self.device), 1)
-        workers = min(usable_threads(), len(each_clip))
+    def __call__(self, frames: Tensor, index: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+        frames, clips = frames.to(self.device), index.to(self.device).unbind()
+        workers = min(usable_threads(), len(clips))
         if workers == 1:
-            maps = [self.compute(clip, stages) for clip in each_clip]
+            maps = [self.compute(frames, shown, stages) for shown in clips]
         else:
             with single_threaded_workers(workers) as pool:
-                maps = list(pool.map(self.compute, each_clip, repeat(stages)))
+                maps = list(pool.map(self.compute, repeat(frames), clips, repeat(stages)))
         return {stage: torch.cat([of_clip[stage] for of_clip in maps]) for stage in maps[0]}
 
     @torch.inference_mode()  # set here, because inference mode is a setting of each thread
-    def compute(self, clip: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
-        """Return the maps of one clip, (1, T, H, W, 3)."""
-        x = torch.stack([self.embed_frame(frame) for frame in self.normalised_patches(clip)])  # T' H' W' C
+    def compute(self, frames: Tensor, shown: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+        """Return the maps of one clip: `shown`, (T), says which of the frames (F, H, W, 3) it shows."""
+        x = torch.stack([self.embed_pair(pair) for pair in self.normalised_patches(frames, shown)])  # T' H' W' C
         out = {}
         for number, stage in enumerate(self.stages, 1):
             if number > max(stages):
@@ -97,16 +97,17 @@ class CpuSwin:
                 out[number] = (self.norm(x) if number == 4 else x)[None]
         return out
 
-    def normalised_patches(self, clip: Tensor) -> Iterator[Tensor]:
-        """Yield the patches (H', W', 2*4*4*3) of each pair of frames of a clip, (1, T, H, W, 3)."""
-        if any(side % patch for side, patch in zip(clip.shape[1:4], PATCH, strict=True)):
-            # as published, padding is 0 in normalised pixels, and not black
-            yield from patches((clip.float() - self.mean[:3]) / self.std[:3])[0]
-            return
-        for pixels in patches(clip)[0]:  # a pair of frames stays in the processor's cache
-            yield (pixels.float() - self.mean).div_(self.std)
+    def normalised_patches(self, frames: Tensor, shown: Tensor) -> Iterator[Tensor]:
+        """Yield the patches (H', W', 2*4*4*3) of each pair of frames of a clip."""
+        whole = not any(side % patch for side, patch in zip((len(shown), *frames.shape[1:3]), PATCH, strict=True))
+        for pair in torch.split(shown, PATCH[0]):  # it stays in the processor's cache
+            pixels = frames.index_select(0, pair)[None]  # 1 2 H W 3
+            if whole:
+                yield (patches(pixels)[0, 0].float() - self.mean).div_(self.std)
+            else:  # as published, padding is 0 in normalised pixels, and not black
+                yield patches((pixels.float() - self.mean[:3]) / self.std[:3])[0, 0]
 
-    def embed_frame(self, normalised: Tensor) -> Tensor:
+    def embed_pair(self, normalised: Tensor) -> Tensor:
         """Turn patches (H', W', 2*4*4*3) into tokens (H', W', C)."""
         return self.embed_norm(on_last_axis(self.embed, normalised))  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vswin_extract.errors import first_line
-from vswin_extract.network.swin3d import Block, Size3, Stage, VideoSwin, neighbours, patches
+from vswin_extract.network.swin3d import Block, Size3, Stage, VideoSwin, gathered_clips, neighbours, patches
 from vswin_extract.network.variants import PATCH
 from vswin_extract.network.windows import LOG2E, WindowLayout, block_table, window_layout
 
@@ -193,8 +193,8 @@ class CudaSwin(nn.Module):
         self._run = torch.compile(self._compute, dynamic=False) if batch else self._compute
 
     @torch.inference_mode()
-    def forward(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
-        clips = clips.to(self.device, non_blocking=True)
+    def forward(self, frames: Tensor, index: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+        clips = gathered_clips(frames, index, self.device)
         count = len(clips)
         if count < self.compiled_for:
             clips = torch.cat((clips, clips[:1].expand(self.compiled_for - count, -1, -1, -1, -1)))

@@ -34,13 +34,19 @@ class InferenceNetwork(Protocol):
         """`compile_for(batch)` makes the next call compile the network for batches of `batch` clips, and
         `compile_for(0)` goes back to computing without compiling. None if this network is not faster compiled."""
 
-    def __call__(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+    def __call__(self, frames: Tensor, index: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
         """Return the maps of the given stages, 1 to 4, and compute no later stage.
 
-        `clips`: (N, T, H, W, 3) RGB in 0 to 255, uint8 or another type, on any device. Result: stage ->
-        (N, T', H', W', C) float32 on `device`; stages 1 to 3 before patch merging and without norm, stage 4 after the
-        final norm.
+        `frames`: (F, H, W, 3) RGB in 0 to 255, uint8 or another type. `index`: (N, T), which of the frames each clip
+        shows; see `as_frames`. Both are on any device. Result: stage -> (N, T', H', W', C) float32 on `device`; stages
+        1 to 3 before patch merging and without norm, stage 4 after the final norm.
         """
+
+
+def as_frames(clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the frames of clips (N, T, H, W, 3), and the index that makes these clips of them."""
+    n, t = clips.shape[:2]
+    return clips.flatten(0, 1), torch.arange(n * t, device=clips.device).view(n, t)
 
 
 def inference_network(

@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from vswin_extract.network.swin3d import VideoSwin
+from vswin_extract.network.swin3d import VideoSwin, gathered_clips
 
 
 class ReferenceSwin:
@@ -30,8 +30,8 @@ class ReferenceSwin:
         self.device = self.mean.device  # with its number, "cuda:0" for "cuda"
 
     @torch.inference_mode()
-    def __call__(self, clips: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
-        clips = clips.to(self.device, non_blocking=self.device.type == "cuda")
+    def __call__(self, frames: Tensor, index: Tensor, stages: Collection[int]) -> dict[int, Tensor]:
+        clips = gathered_clips(frames, index, self.device)
         clips = ((clips.float() - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # N 3 T H W
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             maps = self.network(clips, stages)

@@ -195,6 +195,13 @@ def patches(x: Tensor) -> Tensor:
     return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
 
 
+def gathered_clips(frames: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """Return clips (N, T, H, W, 3) on a device: `index`, (N, T), says which of the frames (F, H, W, 3) each shows."""
+    later = device.type == "cuda"
+    frames, index = frames.to(device, non_blocking=later), index.to(device, non_blocking=later)
+    return frames.index_select(0, index.flatten()).view(*index.shape, *frames.shape[1:])
+
+
 def neighbours(x: Tensor) -> Tensor:
     """Put two by two neighbours in space side by side: (N, T, H, W, C) to (N, T, H/2, W/2, 4C)."""
     x = _pad_to_multiple(x, (1, 2, 2))

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import OutputError, VideoError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.job import Job
 from vswin_extract.journal.directory import claim, read_list, write_list
 from vswin_extract.journal.journal import Journal

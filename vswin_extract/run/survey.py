@@ -4,9 +4,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vswin_extract.backbone import find_devices
-from vswin_extract.decoding.messages import VideoEnd
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import VideoError
+from vswin_extract.feeding.messages import VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.job import Job
 from vswin_extract.store.hdf5 import check_output
 from vswin_extract.worker.settings import feature_arrays, load_backbone, make_task

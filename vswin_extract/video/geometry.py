@@ -68,16 +68,20 @@ class Geometry:
     def crops(self) -> int:
         return 1 if self.crop == "center" else 3
 
-    def apply(self, picture: Picture) -> Pixels:
-        """Return the crops (crops, size, size, 3) of a picture. Three crops go from the left or the top to the other
-        end of it."""
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the crops of a picture: (crops, size, size, 3)."""
+        return self.crops, self.size, self.size, 3
+
+    def apply(self, picture: Picture, out: Pixels | None = None) -> Pixels:
+        """Return the crops of a picture, in `out` if it is given, of `shape`. Three crops go from the left or the top
+        to the other end of the picture."""
+        out = np.empty(self.shape, np.uint8) if out is None else out
         band = self._band(picture)
-        if self.crops == 1:
-            return band[None]
         down, right = ((side - self.size) // 2 for side in band.shape[:2])
-        return np.stack(
-            [band[i * down : i * down + self.size, i * right : i * right + self.size] for i in range(self.crops)]
-        )
+        for i, crop in enumerate(out):
+            crop[:] = band[i * down : i * down + self.size, i * right : i * right + self.size]
+        return out
 
     def _band(self, picture: Picture) -> Pixels:
         """Return the part of the resized picture that the crops lie in, (h, w, 3)."""

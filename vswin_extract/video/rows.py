@@ -42,6 +42,14 @@ class _Position:
     begin: float
 
 
+def most_kept(sampling: Sampling) -> int:
+    """Return how many converted frames of a video, at most, later clips may show at a time."""
+    if sampling.tail == "shift" or sampling.align == "center":
+        return sampling.span + 2
+    overlapping = -(-sampling.span // sampling.step)
+    return min(sampling.span, overlapping * sampling.clip_len) + 2
+
+
 class ClipRows:
     """Makes the rows of the clips of a clip range, while positions arrive by `add` and then the end by `end`.
 

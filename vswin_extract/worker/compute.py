@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vswin_extract.backbone import Features
-from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import is_out_of_memory
+from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.worker.device import Device, Timer
 
-Forward = Callable[[Tensor], Features]
-"""(N, T, size, size, 3) uint8 to the features that are wanted."""
+Forward = Callable[[Tensor, Tensor], Features]
+"""Frames (F, size, size, 3) uint8, and which of them each clip shows, (N, T), to the features that are wanted."""
 
 
 @dataclass(frozen=True)
 class ComputedBatch:
     """Features of N clips, on their way to host memory. `seconds()` waits until they are there, and says how long the
-    device was busy. `gathered`: seconds that stacking the clips took."""
+    device was busy. `gathered`: seconds that it took to have their frames where the network reads them. The `clips`
+    must be there until then, because the device may still read their frames."""
 
+    clips: Sequence[DecodedClip]
     values: dict[str, Tensor]
     gathered: float
     seconds: Timer
@@ -66,16 +68,17 @@ class Computer:
     def _batch(self, clips: Sequence[DecodedClip]) -> ComputedBatch:
         """Compute one batch: the mean of the features of each clip's crops."""
         begun = time.perf_counter()
-        crops = [self.device.load([clip.views[crop] for clip in clips]) for crop in range(len(clips[0].views))]
+        loaded = self.device.load(clips)
         gathered = time.perf_counter() - begun
         stopwatch = self.device.start_timer()
         total: dict[str, Tensor] = {}
-        for pixels in crops:
-            for name, values in named(self._forward(pixels)).items():
+        crops = loaded.frames.unbind(1)
+        for frames in crops:
+            for name, values in named(self._forward(frames, loaded.shown)).items():
                 total[name] = total[name] + values if name in total else values
         later = self.device.asynchronous
         host = {name: (values / len(crops)).to("cpu", non_blocking=later) for name, values in total.items()}
-        return ComputedBatch(host, gathered, stopwatch.stop())
+        return ComputedBatch(clips, host, gathered, stopwatch.stop())
 
 
 def named(features: Features) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vswin_extract.decoding.messages import Task, VideoEnd
-from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import VideoError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import InFlightVideo

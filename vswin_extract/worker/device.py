@@ -3,22 +3,29 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, repeat
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vswin_extract.video.geometry import Pixels
+from vswin_extract.feeding.process import DecodedClip
+from vswin_extract.worker.frame_ring import FrameRing
 
 MOST_THREADS = 8
 """Batches that a CPU computes at a time. With more threads they would wait for Python's lock; more cores share a
 batch."""
 
-ClipPixels = Sequence[Pixels]
-"""T frames of (size, size, 3) uint8."""
 Timer = Callable[[], float]
 """Made by `Stopwatch.stop`. A call waits for the device and returns the measured seconds."""
+
+
+class LoadedClips(NamedTuple):
+    """N clips where the network reads them: frames (F, crops, size, size, 3) uint8, and which of them each clip shows,
+    (N, T)."""
+
+    frames: Tensor
+    shown: Tensor
 
 
 class Device(Protocol):
@@ -32,8 +39,8 @@ class Device(Protocol):
         """Called by the thread that computes a batch, before it does."""
         ...
 
-    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
-        """Stack clips to (N, T, size, size, 3) uint8 where the network takes them from."""
+    def load(self, clips: Sequence[DecodedClip]) -> LoadedClips:
+        """Bring the frames of clips of one shape, in one memory, to where the network reads them."""
         ...
 
     def start_timer(self) -> "Stopwatch": ...
@@ -66,8 +73,8 @@ class CpuDevice:
     def prepare(self) -> None:
         torch.set_num_threads(next(self._cores))
 
-    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
-        return _stack(clips, pin_memory=False)
+    def load(self, clips: Sequence[DecodedClip]) -> LoadedClips:
+        return shared_clips(clips)
 
     def start_timer(self) -> "Stopwatch":
         return _WallClock()
@@ -80,35 +87,30 @@ class CpuDevice:
 
 
 class CudaDevice:
-    """One thread queues copies and kernels. The next batch is copied while one is computed."""
+    """One thread queues copies and kernels. The frames of the next batch are copied while one is computed."""
 
     threads = 1
     asynchronous = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._ring = FrameRing(device)
 
     def prepare(self) -> None:
         """Nothing to do."""
 
-    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
-        pixels = _stack(clips, pin_memory=True)
-        with torch.cuda.stream(self._copies):
-            pixels = pixels.to(self._device, non_blocking=True)
-        now = torch.cuda.current_stream(self._device)
-        now.wait_stream(self._copies)
-        pixels.record_stream(now)
-        return pixels
+    def load(self, clips: Sequence[DecodedClip]) -> LoadedClips:
+        return LoadedClips(*self._ring.load(clips))
 
     def start_timer(self) -> "Stopwatch":
         return _CudaClock(self._device)
 
     def free_memory(self) -> None:
+        self._ring.clear()
         torch.cuda.empty_cache()
 
     def close(self) -> None:
-        """Nothing to do."""
+        self._ring.close()
 
 
 class MpsDevice:
@@ -123,8 +125,10 @@ class MpsDevice:
     def prepare(self) -> None:
         """Nothing to do."""
 
-    def load(self, clips: Sequence[ClipPixels]) -> Tensor:
-        return _stack(clips, pin_memory=False).to(self._device)
+    def load(self, clips: Sequence[DecodedClip]) -> LoadedClips:
+        frames, shown = shared_clips(clips)
+        numbers, places = torch.unique(shown, return_inverse=True)
+        return LoadedClips(frames.index_select(0, numbers).to(self._device), places.to(self._device))
 
     def start_timer(self) -> "Stopwatch":
         return _WallClock()  # the features have been copied when it is stopped
@@ -174,9 +178,7 @@ class _CudaClock:
         return mark
 
 
-def _stack(clips: Sequence[ClipPixels], pin_memory: bool) -> Tensor:
-    shape = (len(clips), len(clips[0]), *clips[0][0].shape)
-    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
-    for clip, into in zip(clips, pixels.numpy(), strict=True):
-        np.stack(clip, out=into)
-    return pixels
+def shared_clips(clips: Sequence[DecodedClip]) -> LoadedClips:
+    """Return clips as they lie in the memory that decoders share. Nothing is copied."""
+    frames = torch.from_numpy(clips[0].memory.frames(clips[0].shape))
+    return LoadedClips(frames, torch.from_numpy(np.array([[slot.number for slot in clip.slots] for clip in clips])))

@@ -19,13 +19,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vswin_extract.decoding.messages import VideoEnd
-from vswin_extract.decoding.process import DecodedClip
 from vswin_extract.errors import VideoDamaged, VideoError
+from vswin_extract.feeding.messages import VideoEnd
+from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.job.events import ClipsDone, Event, Notice, Profile
 from vswin_extract.worker.compute import ComputedBatch, Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.writer import InFlightVideo, Writer
+
+
+def most_submitted(threads: int) -> int:
+    """Return for how many batches, and other work, the writer's thread may lag behind."""
+    return 2 * threads + 4
+
+
+def clips_in_use(threads: int, batch_size: int) -> int:
+    """Return how many clips, at most, a pipeline has read of its decoders and still refers to: those of submitted work,
+    of the batch that is being filled, of the one before it, and the clip read last."""
+    return (most_submitted(threads) + 3) * batch_size + 1
 
 
 class Pipeline:
@@ -48,11 +59,12 @@ class Pipeline:
         self._announced = computer.batch_size
         self._writing = ThreadPoolExecutor(1, "writing")
         self._submitted: deque[Future[list[Event]]] = deque()
-        self._most = 2 * computer.device.threads + 4
+        self._most = most_submitted(computer.device.threads)
 
     def run(self, stopping: threading.Event) -> Iterator[Event]:
         """Yield ClipsDone, VideoDone and Notice until all videos are done. A video that fails does not end the run.
         Once `stopping` is set, the pipeline ends with the videos in flight."""
+        begun = time.process_time()
         try:
             for read in self._slots.read(stopping):
                 if read is None:
@@ -65,6 +77,7 @@ class Pipeline:
             self._computer.close()
             self._writing.shutdown(cancel_futures=True)
             self.profile.waited = self._slots.waited
+            self.profile.processor = time.process_time() - begun
 
     def _take(self, video: InFlightVideo, read: DecodedClip | VideoEnd | VideoError) -> Iterator[Event]:
         match read:

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from vswin_extract.backbone import Backbone, load_model
-from vswin_extract.decoding.messages import Task
 from vswin_extract.errors import UsageError
+from vswin_extract.feeding.messages import Task
 from vswin_extract.job.job import Job
 from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry

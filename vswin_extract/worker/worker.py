@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from vswin_extract.decoding.process import DecoderProcess
 from vswin_extract.errors import DeviceError, VswinError
+from vswin_extract.feeding.frame_memory import FrameMemory
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.job.versions import installed_versions
@@ -23,7 +24,7 @@ from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import make_device
 from vswin_extract.worker.messages import Begin, Close, Heartbeat, Message, Order, Ready, Stop, WorkerDone
-from vswin_extract.worker.pipeline import Pipeline
+from vswin_extract.worker.pipeline import Pipeline, clips_in_use
 from vswin_extract.worker.settings import describe_settings, feature_arrays, load_backbone, make_task
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import Writer
@@ -103,15 +104,20 @@ class Worker:
 
     def _pipeline(self, queue: VideoQueue, writer: Writer) -> Pipeline:
         job, backbone = self.job, self.backbone
+        device = make_device(backbone.device, self.cores)
+        clips = clips_in_use(device.threads, self.batch_size)
+        memory = FrameMemory.for_clips(self.sampling, self.geometry, self.decoders, clips)
         slots = DecoderSlots(
             queue,
             self.decoders,
-            open_decoder=lambda: DecoderProcess(job.decoder, job.timeout),
+            open_decoder=lambda: DecoderProcess(job.decoder, job.timeout, memory),
             make_task=lambda video: make_task(job, video, self.sampling, self.geometry),
         )
         computer = Computer(
-            lambda pixels: backbone(pixels, job.stages, job.pool, embedding=job.embedding, logits=job.logits),
-            make_device(backbone.device, self.cores),
+            lambda frames, index: backbone.of_frames(
+                frames, index, job.stages, job.pool, embedding=job.embedding, logits=job.logits
+            ),
+            device,
             self.batch_size,
             on_shrink=backbone.limit_batch,
         )

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.decoding.messages import VideoEnd
 from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoError, VideoTimestamps, VideoUnreadable
+from vswin_extract.feeding.messages import VideoEnd
 from vswin_extract.job.events import VideoDone
 from vswin_extract.journal.parts import Part
 from vswin_extract.journal.writer import JournalWriter

@@ -1,6 +1,6 @@
 """What a decoder process and its parent send to each other.
 
-parent to child    the decoder's name, then Task after Task
+parent to child    Setup, then Task after Task, and Grant whenever the child may fill more slots
 child to parent    DecoderReady, then for each task DecodedFrames and Progress, and at last VideoEnd or a VideoError
 """
 
@@ -9,11 +9,28 @@ from dataclasses import dataclass
 
 from vswin_extract.errors import VideoError
 from vswin_extract.video.fetch import Cache
-from vswin_extract.video.geometry import Geometry, Pixels
+from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.remote import Address
 from vswin_extract.video.rows import ClipRow
 from vswin_extract.video.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first message: the decoder's name, and the memory for frames, which is the open file `file`."""
+
+    decoder: str
+    file: int
+    slots: int
+    slot_bytes: int
+
+
+@dataclass(frozen=True)
+class Grant:
+    """The child may fill these slots of the memory."""
+
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,10 +68,11 @@ class Progress:
 class DecodedFrames:
     """New frames, and a clip once all of its frames were sent.
 
-    `pixels`: (crops, size, size, 3) by source frame number. `oldest`: later clips show no frame before this one.
+    `slots`: the slot that each frame fills, by source frame number. `oldest`: later clips show no frame before this
+    one.
     """
 
-    pixels: Mapping[int, Pixels]
+    slots: Mapping[int, int]
     row: ClipRow | None
     oldest: int
 

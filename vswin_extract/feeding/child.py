@@ -1,6 +1,7 @@
 """The decoder's process: it receives tasks, decodes them one after another, and sends frames and clips.
 
     listening thread  ──tasks──> main thread: file_of -> Decoder -> Positions -> ClipSender -> parent
+                      ├─> GrantedSlots, in which the main thread writes frames
                       └─> Fetch, which copies the next video here while one is decoded
 
 Imports no torch.
@@ -22,22 +23,32 @@ from typing import Any
 import cv2
 
 from vswin_extract.decoding.decoders import Decoder, decoder_class, open_decoder
-from vswin_extract.decoding.messages import DecodedFrames, DecoderReady, FromChild, Progress, Task, VideoEnd
-from vswin_extract.decoding.positions import Positions
 from vswin_extract.decoding.timeline import Shown
 from vswin_extract.errors import DecoderCrash, VideoError, VideoMissing, first_line
+from vswin_extract.feeding.frame_memory import GrantedSlots
+from vswin_extract.feeding.messages import (
+    DecodedFrames,
+    DecoderReady,
+    FromChild,
+    Grant,
+    Progress,
+    Setup,
+    Task,
+    VideoEnd,
+)
+from vswin_extract.feeding.positions import Positions
 from vswin_extract.processes import Channel
 from vswin_extract.system import limit_memory
 from vswin_extract.video.estimate import USUAL_BYTES, estimate_clips
 from vswin_extract.video.fetch import Fetch
-from vswin_extract.video.geometry import Pixels
 from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.rows import ClipRow, ClipRows
 
 FRAMES_AT_ONCE = 16
 """New frames are sent as soon as this many wait, even if no clip is finished."""
 MOST_MEMORY = 8 << 30
-"""Bytes of address space. If a video needs more, for example one made to exhaust memory, only that video fails."""
+"""Bytes of address space, besides the frame memory. If a video needs more, for example one made to exhaust memory, only
+that video fails."""
 PROGRESS_INTERVAL = 1.0
 """Seconds between two messages that there is progress."""
 
@@ -46,17 +57,19 @@ Waiting = queue.SimpleQueue[tuple[Task, Fetch | None]]
 
 
 class ClipSender:
-    """Takes positions one after another, converts the frames that clips show, once each, and sends frames and clips.
+    """Takes positions one after another, converts the frames that clips show, once each, into granted slots, and sends
+    frames and clips.
 
     `size`: width and height of the video, upright; (0, 0) before the first frame was converted.
     """
 
-    def __init__(self, task: Task, send: Send) -> None:
+    def __init__(self, task: Task, send: Send, granted: GrantedSlots) -> None:
         self.geometry = task.geometry
         self.send = send
         self.rows = ClipRows(task.sampling, task.clip_range)
         self.size = (0, 0)
-        self._unsent: dict[int, Pixels] = {}
+        self._granted = granted
+        self._unsent: dict[int, int] = {}  # slots of frames
         self._converted = -1  # the source frame that was converted last
 
     def add(self, frame: Shown, begin: float) -> None:
@@ -74,13 +87,18 @@ class ClipSender:
         for row in self.rows.end(frames, seconds):
             self._send(row)
 
+    def close(self) -> None:
+        """Keep the slots of frames that were not sent, for the next video."""
+        self._granted.add(self._unsent.values())
+        self._unsent = {}
+
     def _convert(self, frame: Shown) -> None:
         if frame.index == self._converted:  # the previous position shows the same frame
             return
         picture = frame.picture()
         if self._converted < 0:
             self.size = picture.width, picture.height
-        self._unsent[frame.index] = self.geometry.apply(picture)
+        self._unsent[frame.index] = self._granted.write(picture, self.geometry)
         self._converted = frame.index
 
     def _send(self, row: ClipRow | None) -> None:
@@ -88,7 +106,7 @@ class ClipSender:
         self._unsent = {}
 
 
-def decode_video(task: Task, send: Send, fetch: Fetch | None = None) -> VideoEnd:
+def decode_video(task: Task, send: Send, granted: GrantedSlots, fetch: Fetch | None = None) -> VideoEnd:
     """Decode one video and send all of it, except its end, which is returned. Raises VideoError."""
     before = time.process_time()
     on_progress = progress_sender(send)
@@ -101,7 +119,7 @@ def decode_video(task: Task, send: Send, fetch: Fetch | None = None) -> VideoEnd
         elif task.count:
             end = count_clips(decoder, task)
         else:
-            end = send_clips(decoder, task, send)
+            end = send_clips(decoder, task, send, granted)
     file = (fetch.found.size, fetch.found.mtime, fetch.found.etag) if fetch else None
     return replace(end, cpu=time.process_time() - before, file=file)
 
@@ -113,14 +131,15 @@ def count_clips(decoder: Decoder, task: Task) -> VideoEnd:
     return positions.video_end(task.sampling.count(positions.seen), size=(0, 0), complete=False)
 
 
-def send_clips(decoder: Decoder, task: Task, send: Send) -> VideoEnd:
-    positions, sender = Positions(decoder, task), ClipSender(task, send)
-    for frame, begin in positions:
-        sender.add(frame, begin)
-        if sender.rows.complete:
-            return positions.video_end(sender.rows.clips, sender.size, complete=True)
-    sender.end(positions.frames, positions.seconds)
-    return positions.video_end(sender.rows.clips, sender.size, complete=False)
+def send_clips(decoder: Decoder, task: Task, send: Send, granted: GrantedSlots) -> VideoEnd:
+    positions = Positions(decoder, task)
+    with contextlib.closing(ClipSender(task, send, granted)) as sender:
+        for frame, begin in positions:
+            sender.add(frame, begin)
+            if sender.rows.complete:
+                return positions.video_end(sender.rows.clips, sender.size, complete=True)
+        sender.end(positions.frames, positions.seconds)
+        return positions.video_end(sender.rows.clips, sender.size, complete=False)
 
 
 @contextlib.contextmanager
@@ -155,12 +174,12 @@ def progress_sender(send: Send, interval: float = PROGRESS_INTERVAL) -> Callable
     return on_progress
 
 
-def run_task(task: Task, send: Send, fetch: Fetch | None = None) -> None:
+def run_task(task: Task, send: Send, granted: GrantedSlots, fetch: Fetch | None = None) -> None:
     """Decode one video and send all of it, then its end or its error. Every exception fails only this video, also the
     SystemExit or KeyboardInterrupt of a library: no signal of the user's raises one here."""
     outcome: VideoEnd | VideoError
     try:
-        outcome = decode_video(task, send, fetch)
+        outcome = decode_video(task, send, granted, fetch)
     except VideoError as error:
         outcome = error
     except BaseException as error:  # a bug here or in a library; the next video may still work
@@ -170,12 +189,19 @@ def run_task(task: Task, send: Send, fetch: Fetch | None = None) -> None:
     send(outcome)
 
 
-def receive_tasks(receive: Callable[[], Any], waiting: Waiting, leave: Callable[[int], object] = os._exit) -> None:
-    """Receive tasks and begin to fetch their files. Ends the process when the parent is gone, whatever it is doing."""
+def receive_tasks(
+    receive: Callable[[], Any], waiting: Waiting, granted: GrantedSlots, leave: Callable[[int], object] = os._exit
+) -> None:
+    """Receive granted slots, and tasks, whose files are fetched from now on. Ends the process when the parent is gone,
+    whatever it is doing."""
     last: Fetch | None = None
     try:
         while True:
-            task: Task = receive()
+            message: Task | Grant = receive()
+            if isinstance(message, Grant):
+                granted.add(message.slots)
+                continue
+            task = message
             fetch = None
             if task.address is not None and task.cache is not None:
                 fetch = last = Fetch(task.address, task.cache, exact=task.clip_range != WHOLE, after=last)
@@ -191,12 +217,14 @@ def receive_tasks(receive: Callable[[], Any], waiting: Waiting, leave: Callable[
 
 def main(channel: Channel) -> None:
     """Serve tasks for the decoder that the first message names."""
-    limit_memory(MOST_MEMORY)
+    setup: Setup = channel.receive()
+    limit_memory(MOST_MEMORY + setup.slots * setup.slot_bytes)
     cv2.setNumThreads(1)  # processes are the parallelism
-    decoder_class(channel.receive()).set_up_process()
+    decoder_class(setup.decoder).set_up_process()
+    granted = GrantedSlots(setup.file, setup.slots, setup.slot_bytes)
     channel.send(DecoderReady())
     waiting: Waiting = queue.SimpleQueue()
-    threading.Thread(target=receive_tasks, args=(channel.receive, waiting), daemon=True).start()
+    threading.Thread(target=receive_tasks, args=(channel.receive, waiting, granted), daemon=True).start()
     while True:
         task, fetch = waiting.get()
-        run_task(task, channel.send, fetch)
+        run_task(task, channel.send, granted, fetch)

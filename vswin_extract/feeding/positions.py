@@ -5,9 +5,9 @@ from fractions import Fraction
 from itertools import repeat
 
 from vswin_extract.decoding.decoders import Decoder, Frame
-from vswin_extract.decoding.messages import Task, VideoEnd
 from vswin_extract.decoding.timeline import Shown, timeline
 from vswin_extract.errors import VideoDamaged, VideoTimestamps, VideoUnreadable
+from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.video.sampling import Resampler
 
 LONGEST_STILL = 600.0

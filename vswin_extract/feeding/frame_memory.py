@@ -1,0 +1,132 @@
+"""Memory for frames, which decoder processes and their parent share. A decoder writes each frame there once.
+
+    parent                                                 child
+    FrameMemory.take -> FrameSlot ───numbers, granted───>  GrantedSlots.write
+    DecodedClip refers to slots   <──numbers, filled─────  DecodedFrames
+
+It is a file without a name, see `system.anonymous_file`, so nothing of it is left when its processes are gone, however
+they end. Pages of the file take memory from when they are first written. The lowest free slot is taken first, so the
+memory follows what is used at a time.
+"""
+
+import heapq
+import math
+import mmap
+import os
+import queue
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from itertools import count
+
+import numpy as np
+
+from vswin_extract.errors import VswinError
+from vswin_extract.system import anonymous_file
+from vswin_extract.video.geometry import Geometry, Picture, Pixels
+from vswin_extract.video.rows import most_kept
+from vswin_extract.video.sampling import Sampling
+
+FRAMES_AHEAD = 128
+"""Slots that a decoder process may fill before its parent takes them. It has at least half of them
+at any time, more than FRAMES_AT_ONCE of child.py, so it always has one slot left until it sends frames."""
+MOST_BYTES = 64 << 30
+"""Bytes of a memory, used or not. Only clips of thousands of frames need more."""
+
+_SERIALS = count()
+
+
+class FrameSlot:
+    """The slot of one frame, in the parent. It is free for another frame once nothing refers to this object.
+
+    `serial`: no other frame in this process has this number.
+    """
+
+    __slots__ = ("_freed", "number", "serial")
+
+    def __init__(self, number: int, freed: deque[int]) -> None:
+        self.number = number
+        self.serial = next(_SERIALS)
+        self._freed = freed
+
+    def __del__(self) -> None:
+        self._freed.append(self.number)  # without a lock: this may run in any thread, at any time
+
+
+class FrameMemory:
+    """The parent's side: `slots` slots, each for a frame of up to `frame_bytes` bytes. One thread may call `take`."""
+
+    def __init__(self, slots: int, frame_bytes: int) -> None:
+        self.slot_bytes = -(-frame_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.slots = max(1, min(slots, MOST_BYTES // self.slot_bytes))
+        self.file = anonymous_file("vswin-frames", self.slots * self.slot_bytes)
+        weakref.finalize(self, os.close, self.file)
+        self.content = map_slots(self.file, self.slots, self.slot_bytes)
+        self._begun = 0  # slots from here on were never taken
+        self._free: list[int] = []  # a heap
+        self._freed: deque[int] = deque()  # free too, but not in the heap yet
+        self._lost: list[FrameSlot] = []
+
+    @classmethod
+    def for_clips(cls, sampling: Sampling, geometry: Geometry, decoders: int, clips: int) -> "FrameMemory":
+        """Return a memory that is large enough for so many decoder processes, and for `clips` clips that were read and
+        are still in use."""
+        slots = decoders * (FRAMES_AHEAD + most_kept(sampling)) + clips * sampling.clip_len
+        return cls(slots, math.prod(geometry.shape))
+
+    def take(self) -> FrameSlot:
+        """Return the lowest free slot. Raises VswinError where none is free."""
+        while self._freed:
+            heapq.heappush(self._free, self._freed.popleft())
+        if self._free:
+            return FrameSlot(heapq.heappop(self._free), self._freed)
+        if self._begun == self.slots:
+            raise VswinError(
+                f"all {self.slots} frames of the memory that decoders share are in use; "
+                "use a smaller --batch-size or --clip-len"
+            )
+        self._begun += 1
+        return FrameSlot(self._begun - 1, self._freed)
+
+    def lose(self, slots: Iterable[FrameSlot]) -> None:
+        """Never use these slots again: a process that cannot be ended may still write to them."""
+        self._lost += slots
+
+    def frames(self, shape: tuple[int, ...]) -> Pixels:
+        """Return all slots as frames of this shape, (slots, *shape), without a copy."""
+        return frames_of(self.content, shape)
+
+
+class GrantedSlots:
+    """The child's side: the slots that the parent has granted to this process and that no frame fills yet."""
+
+    def __init__(self, file: int, slots: int, slot_bytes: int) -> None:
+        self._content = map_slots(file, slots, slot_bytes)
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def add(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._free.put(number)
+
+    def write(self, picture: Picture, geometry: Geometry) -> int:
+        """Write the crops of a picture into a slot, and return its number. Waits until there is a slot."""
+        number = self._free.get()
+        try:
+            geometry.apply(picture, out=frames_of(self._content, geometry.shape)[number])
+        except BaseException:
+            self._free.put(number)
+            raise
+        return number
+
+
+def map_slots(file: int, slots: int, slot_bytes: int) -> Pixels:
+    """Map the file of a frame memory: (slots, slot_bytes)."""
+    return np.frombuffer(mmap.mmap(file, slots * slot_bytes), np.uint8).reshape(slots, slot_bytes)
+
+
+def frames_of(content: Pixels, shape: tuple[int, ...]) -> Pixels:
+    """Return the first bytes of each slot as a frame of this shape, without a copy."""
+    row, *strides = np.empty((1, *shape), np.uint8).strides
+    if row > content.shape[1]:
+        raise ValueError(f"a frame of {row} bytes does not fit into a slot of {content.shape[1]} bytes")
+    return np.lib.stride_tricks.as_strided(content, (len(content), *shape), (content.strides[0], *strides))
