@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from vswin_extract.weights.recipe import Recipe
 REQUIRE_GPU = os.environ.get("VSWIN_REQUIRE_GPU") == "1"
 for variable in [name for name in os.environ if name.startswith(("SLURM_", "VSWIN_"))]:
     del os.environ[variable]  # of a job that runs the tests, which would be shards of it; and options of the user's
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background starts the tests with it ignored
 
 settings.register_profile("vswin", deadline=None, derandomize=True)  # the same on a busy machine, and each time
 settings.load_profile("vswin")

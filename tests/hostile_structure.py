@@ -236,7 +236,7 @@ def wide_rows(place: Place) -> str:
 @cache
 def zeros(size: int) -> bytes:
     """Return so many zeros as gzip packs them."""
-    return zlib.compress(bytes(size), 1)
+    return zlib.compress(bytes(size), 4)  # a lower level needs 300 kB for 64 MB: 1000 chunks would be too large a file
 
 
 @change("layouts")

@@ -472,7 +472,6 @@ def mirror(web: Web) -> str:
 @pytest.fixture
 def start(web: Web, store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """`start("pull", NAME)`: start `vswin weights pull` in a process of its own."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
     started = []
 
     def starting(*arguments: object, before: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":

@@ -114,7 +114,7 @@ def test_localization(output: Path, tmp_path: Path, format: Format) -> None:
     assert (tmp_path / "made/missing_files.txt").read_text() == "lost.mp4\n"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 9),
     st.integers(1, 4),

@@ -539,6 +539,40 @@ def test_views_are_not_read_before_it_is_known_what_they_show(
         assert (done.returncode, "/videos/a/1.mp4" in done.stdout, SECRET in done.stdout) == (4, True, False)
 
 
+@pytest.mark.parametrize("place", ["u", "a/u", "deep/er/u", "bad.mp4", "a/1.mp4/u"])
+@pytest.mark.parametrize("what", ["output", "index", "linked"])
+def test_links_below_videos_that_no_video_needs_are_problems(
+    what: str, place: str, sound: Path, secret: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(sound, tmp_path / "out.h5"))
+    index = merge(tmp_path / "index.h5", [path], layout="linked").output
+    with h5py.File(path, "r+") as file:
+        file["videos/circle/again"] = file["videos"]
+        file["videos/a/mine"] = np.zeros(3)  # as other members that this version does not know
+    assert verify_output(index).problems == verify_output(path).problems == ()
+    with h5py.File(index if what == "index" else path, "r+") as file:
+        if what == "index" and place == "a/1.mp4/u":
+            del file["videos/a/1.mp4"]  # the group of a video is a link itself
+        file[f"videos/{place}"] = h5py.ExternalLink(os.fspath(secret / "secret.h5"), "/")
+    checked = verify_output(path if what == "output" else index)
+    prefix = "out.h5" if what == "linked" else ""
+    assert f"{prefix}/videos/{place}" in [problem.where for problem in checked.problems]
+    assert "secret.h5" not in str(checked.problems)
+
+
+def test_a_video_of_an_index_is_linked_to_its_own_file_only(run: Run, sound: Path, tmp_path: Path) -> None:
+    """The linked file has no groups, so no group of the index is needed."""
+    path = Path(shutil.copy(sound, tmp_path / "out.h5"))
+    with h5py.File(path, "r+") as file:
+        del file["videos"]
+        file.create_group("videos")
+    index = merge(tmp_path / "index.h5", [path], layout="linked").output
+    with h5py.File(index, "r+") as file:
+        file["videos/a/1.mp4"] = h5py.ExternalLink("/etc/passwd", "/videos/a/1.mp4")
+    done = run("vswin", "check", index)
+    assert (done.returncode, "/videos/a/1.mp4" in done.stdout) == (4, True)
+
+
 def test_few_rows_are_read_to_check_a_view_that_was_copied(sound: Path, tmp_path: Path) -> None:
     """A row between the first and the last one of the video cannot be read, so that reading it is an error."""
     path = Path(shutil.copy(sound, tmp_path / "out.h5"))

@@ -112,7 +112,7 @@ with journals.begin(Path(sys.argv[1])) as journal, open_writer(journal.root, jou
 """
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
     """Of a process that commits, packs and publishes as fast as it can."""
     output, count = tmp_path / "out.h5", 60 * kills

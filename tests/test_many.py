@@ -196,6 +196,7 @@ def test_shards_are_merged_to_what_a_single_run_writes(
     assert (late.returncode, "nothing to do" in late.stdout) == (0, True)
 
 
+@pytest.mark.slow
 def test_outputs_are_merged_in_the_order_of_ids(
     run: Run, videos: Path, options: list[str], single: Path, tmp_path: Path
 ) -> None:

@@ -97,7 +97,7 @@ def test_segments_begin_where_scenes_do() -> None:
     assert boundaries(self_similarity(scenes(4990, 5010))) == [similarity.SHOWN // 2 - 1]
 
 
-@pytest.mark.parametrize("clips", [1, 2, 60, 1500])
+@pytest.mark.parametrize("clips", [1, 2, 60, pytest.param(1500, marks=pytest.mark.slow)])
 def test_plot_draws_a_picture(tmp_path: Path, clips: int) -> None:
     name = "$a_b$\n<x>日本.mp4"
     half = clips // 2

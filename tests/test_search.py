@@ -27,7 +27,7 @@ from vswin_extract.store.features import open_features
 VIDEOS = ROOT / "examples" / "videos"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 99),
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=6),

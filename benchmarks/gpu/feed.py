@@ -1,5 +1,6 @@
 """Whether a GPU is fed: the way of pixels to it, decoding, and complete runs beside the usual script."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -13,12 +14,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks.decoders import start_decoder
 from benchmarks.gpu.forward import clips_of, embedding
 from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import Section
 from benchmarks.gpu.timing import seconds_of
 from vswin_extract import extract, load_model
+from vswin_extract.feeding.frame_memory import FrameMemory
+from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.worker.device import make_device
 
@@ -69,17 +74,31 @@ def copies(section: Section) -> None:
         rate = {"GB/s": clips.nbytes / seconds / 1e9, "clips/s": len(clips) / seconds}
         section.add("host to device", {"what": name, **rate})
     device = make_device(section.device, 1)
-    rows = [list(clip.numpy()) for clip in clips]  # a clip is a sequence of frames
-    device.load(rows)
-    begun, rounds = time.perf_counter(), 10
-    for _ in range(rounds):
-        device.load(rows)
+    memory = FrameMemory(4 * clips.shape[0] * clips.shape[1], math.prod(clips.shape[2:]))
+    batches = [in_shared_memory(clips, memory) for _ in range(4)]
+    device.load(batches[-1])
+    begun, rounds = time.perf_counter(), 3
+    for batch in batches[:rounds]:  # frames that the device has not seen
+        device.load(batch)
     if section.device.type == "cuda":
         torch.cuda.synchronize(section.device)
     seconds = (time.perf_counter() - begun) / rounds
     device.close()
     rate = {"GB/s": clips.nbytes / seconds / 1e9, "clips/s": len(clips) / seconds}
-    section.add("host to device", {"what": "gathered frame by frame and copied, as a run does it", **rate})
+    section.add("host to device", {"what": "from the memory that decoders share, as a run does it", **rate})
+
+
+def in_shared_memory(clips: Tensor, memory: FrameMemory) -> list[DecodedClip]:
+    """Return clips, (N, T, H, W, 3), as decoder processes give them."""
+    _, frames, height, width, channels = clips.shape
+    shape = (1, height, width, channels)
+    found = []
+    for clip in clips.numpy():
+        slots = tuple(memory.take() for _ in clip)
+        for slot, pixels in zip(slots, clip, strict=True):
+            memory.frames(shape)[slot.number] = pixels
+        found.append(DecodedClip(len(found), memory, shape, slots, (0, frames), (0.0, 1.0), frames))
+    return found
 
 
 def end_to_end(section: Section, video: Path, weights: Path) -> None:
@@ -135,8 +154,7 @@ def network_alone(section: Section, weights: Path) -> float:
 
 def decode_rate(section: Section, folder: Path, stride: int, cores: int) -> tuple[float, float]:
     """Decode all videos with a decoder on each core. Return clips per second, and processor seconds a clip."""
-    from vswin_extract.decoding.messages import Task, VideoEnd
-    from vswin_extract.decoding.process import DecoderProcess
+    from vswin_extract.feeding.messages import Task, VideoEnd
     from vswin_extract.video.geometry import Geometry
     from vswin_extract.video.sampling import Sampling
 
@@ -154,7 +172,7 @@ def decode_rate(section: Section, folder: Path, stride: int, cores: int) -> tupl
             cpu += arrived.cpu
         return clips, cpu
 
-    processes = [DecoderProcess("pyav", 60.0) for _ in range(cores)]
+    processes = [start_decoder(sampling, geometry) for _ in range(cores)]
     try:
         decode(processes[0], videos[:1])
         with ThreadPoolExecutor(cores) as pool:

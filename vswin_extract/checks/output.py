@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vswin_extract.checks.views import check_index, check_views
+from vswin_extract.checks.views import check_group_links, check_index, check_views
 from vswin_extract.errors import UsageError, first_line
 from vswin_extract.journal.directory import journal_directory, read_job, read_list
 from vswin_extract.journal.entries import assemble, entry_files, read_entry_file
@@ -72,6 +72,7 @@ def _verify_finished(output: Path, directory: Path, against: Sequence[Video], fo
             if not problems:
                 problems += check_links(features) if features.linked else check_values(features)
                 problems += check_views(features) if not features.linked else ()
+                problems += check_group_links(features)
             files = features.fingerprints
             counts = len(features), features.clips, len(features.failures)
     except UnsoundOutput as error:  # nothing more of it can be read
@@ -172,7 +173,7 @@ def check_links(index: FeatureFile) -> Iterator[Problem]:
         try:
             with open_features(path) as features:
                 problems = [*check_completeness(features)] or [*check_values(features)]
-                problems += check_views(features)
+                problems += [*check_views(features), *check_group_links(features)]
                 if features.info.get("run") != run:
                     problems.append(Problem("", "is not the file that was linked to; another was written since"))
                 elif not problems:

@@ -9,13 +9,16 @@ import os
 from collections.abc import Iterator
 
 import h5py
-from h5py import h5d, h5g, h5l, h5p
+from h5py import h5d, h5g, h5l, h5o, h5p
 
 from vswin_extract.errors import first_line
 from vswin_extract.store.features import FeatureFile
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.schema import GROUPED, VIEWED
 from vswin_extract.store.structure import Found, Unsound, check_dataset, look_into, open_group, open_member
+
+MOST_FOLDERS = 4096
+"""Groups that a group below /videos is in, at most."""
 
 
 def check_views(features: FeatureFile) -> Iterator[Problem]:
@@ -40,6 +43,41 @@ def check_views(features: FeatureFile) -> Iterator[Problem]:
                 yield Problem(f"/videos/{video_id}/{name}", first_line(error))
 
 
+def check_group_links(features: FeatureFile) -> Iterator[Problem]:
+    """Yield the links below /videos that no video needs, also in groups that are no video's. No link is followed.
+    Whether the group of each video is what it must be is known to `check_views`, and of an index to `check_index`."""
+    ids, links = {"/".join(_parts(video_id)) for video_id in features}, {*map(os.fsencode, features.linked_as)}
+    views = len(_viewed(features))
+    root, found = features.file["videos"].id, look_into(features.file.id)
+    waiting, seen = [("", root)], {h5o.get_info(root).addr}
+    while waiting:
+        path, group = waiting.pop()
+        try:
+            if path in ids and group.get_num_objs() == views:  # check_views has looked at each
+                continue
+            for key in group:
+                place = f"{path}/{os.fsdecode(key)}".lstrip("/")
+                link = group.links.get_info(key)
+                if link.type != h5l.TYPE_HARD:
+                    if place not in ids or (links and not _is_declared(group, key, place, links)):
+                        yield Problem(f"/videos/{place}", "is a link")
+                elif link.u not in seen and h5o.get_info(group, key).type == h5o.TYPE_GROUP:
+                    seen.add(link.u)
+                    if place.count("/") > MOST_FOLDERS:
+                        raise Unsound(f"has groups within more than {MOST_FOLDERS} others")
+                    waiting.append((place, open_group(group, os.fsdecode(key), found)))
+        except (Unsound, *READ_ERRORS) as error:
+            yield Problem(f"/videos/{path}", first_line(error))
+
+
+def _is_declared(group: h5g.GroupID, key: bytes, place: str, links: set[bytes]) -> bool:
+    """True if a link of an index leads to the group of the same name in a linked file."""
+    if group.links.get_info(key).type != h5l.TYPE_EXTERNAL:
+        return False
+    file, shown = group.links.get_val(key)
+    return file in links and _parts(os.fsdecode(shown)) == ["videos", *_parts(place)]
+
+
 def _viewed(features: FeatureFile) -> dict[str, str]:
     """Return the datasets that the group of a video shows, and what they are called there."""
     return {**{name: name for name in features.names}, **{f"clips/{name}": name for name in VIEWED}}
@@ -47,7 +85,7 @@ def _viewed(features: FeatureFile) -> dict[str, str]:
 
 def _open_folder(folders: dict[str, h5g.GroupID], path: str, found: Found) -> h5g.GroupID:
     """Return a group below /videos, and remember the groups that it is in. Raises Unsound for a link on the way."""
-    parts = [part for part in path.split("/") if part not in ("", ".")]
+    parts = _parts(path)
     group, place = folders[""], ""
     for number, part in enumerate(parts, 1):
         place = f"{place}/{part}"
@@ -58,6 +96,11 @@ def _open_folder(folders: dict[str, h5g.GroupID], path: str, found: Found) -> h5
         if number < len(parts):
             folders[place] = group
     return group
+
+
+def _parts(path: str) -> list[str]:
+    """Return the names of a path, as HDF5 reads it."""
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _check_view(view: object, source: str, features: FeatureFile, rows: slice, found: Found) -> None:

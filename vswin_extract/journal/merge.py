@@ -105,9 +105,6 @@ def merge(
         if ours:
             claim.check_journals()
             remove_journal(own)
-    linked = linked_files(output)
-    if outside := find_outside(output, linked):
-        on_note(f"{outside[0]} is outside the directory of {output.name}, so commands read it with --follow only")
     return describe(output, len(sources), time.monotonic() - begun)
 
 
@@ -126,12 +123,6 @@ def describe(output: Path, sources: int, seconds: float) -> Merged:
     with open_features(output, follow=True) as features:  # its tables only
         nbytes = sum(path.stat().st_size for path in (output, *features.linked))
         return Merged(output, sources, len(features), features.clips, len(features.failures), nbytes, seconds)
-
-
-def find_outside(output: Path, linked: Sequence[Path]) -> list[Path]:
-    """Return the linked files that are outside the directory of an index."""
-    base = Path(os.path.realpath(output)).parent
-    return [file for file in linked if not Path(os.path.realpath(file)).is_relative_to(base)]
 
 
 def check_apart(output: Path, links: Sequence[tuple[Path, Sequence[Path]]]) -> None:

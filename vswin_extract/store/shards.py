@@ -88,7 +88,7 @@ class Attempt:
         self._mark(self.id).unlink(missing_ok=True)
         self._remove(path for path in shard_files(self.output) if os.path.realpath(path) in self.replaced)
         remove_if_empty(self.directory)
-        self.notes += spare_shards(self.output)
+        self.notes += [*spare_shards(self.output), *outside_note(self.output)]
 
     def _mark(self, attempt: str) -> Path:
         """Return the file that says that an attempt of this run has not ended, or was killed."""
@@ -121,6 +121,14 @@ def replacing(output: Path, unfinished: Path, run: str = "", sources: Collection
         attempt.finish()
     except OSError as error:  # the output is in place
         attempt.notes.append(f"shards of the output before stay in {attempt.directory}: {error.strerror}")
+
+
+def outside_note(output: Path) -> list[str]:
+    """Return a note on a file outside the directory of an index that it links to; none if there is no such file."""
+    base = os.path.dirname(os.path.realpath(output))
+    outside = sorted(file for file in links(output) or () if not Path(file).is_relative_to(base))
+    text = f"is outside the directory of {output.name}, so commands read it with --follow only"
+    return [f"{file} {text}" for file in outside[:1]]
 
 
 def spare_shards(output: Path) -> list[str]:
