@@ -72,19 +72,20 @@ def parent(smoke: bool) -> list[Row]:
     rows: list[Row] = []
     for stride in (SPAN, SPAN // 4):
         sampling = Sampling(CLIP_LEN, FRAME_INTERVAL, stride)
-        for decoders in (2,) if smoke else (1, 2):
-            with TemporaryDirectory() as folder:
-                video = draw(Path(folder) / "video.mp4", (20 if smoke else 60) * stride + SPAN, 320, 240)
-                costs = [worker_time(Path(folder), video, sampling, decoders) for _ in range(1 if smoke else 3)]
-            what = f"{PARENT}: stride {stride}, {decoders} decoders"
-            rows.append({"size": "320x240", "what": what, "ms/clip": 1000 * statistics.median(costs)})
+        with TemporaryDirectory() as folder:
+            video = draw(Path(folder) / "video.mp4", (24 if smoke else 64) * stride + SPAN, 320, 240)
+            for batch in (8,) if smoke else (1, 8):
+                rounds = 1 if smoke else 3
+                costs = [worker_time(Path(folder), video, sampling, 2, batch) for _ in range(rounds)]
+                what = f"{PARENT}: stride {stride}, batches of {batch}"
+                rows.append({"size": "320x240", "what": what, "ms/clip": 1000 * statistics.median(costs)})
     return rows
 
 
-def worker_time(folder: Path, path: Path, sampling: Sampling, decoders: int) -> float:
+def worker_time(folder: Path, path: Path, sampling: Sampling, decoders: int, batch: int) -> float:
     """Return the processor seconds of a pipeline over 2 * `decoders` videos, divided by their clips."""
     device = CpuDevice(len(os.sched_getaffinity(0)))
-    memory = FrameMemory.for_clips(sampling, GEOMETRY, decoders, clips_in_use(device.threads, batch_size=1))
+    memory = FrameMemory.for_clips(sampling, GEOMETRY, decoders, clips_in_use(device.threads, batch))
     videos = [Video(f"{number}.mp4", path) for number in range(2 * decoders)]
     task = Task(os.fspath(path), "pyav", sampling, GEOMETRY)
     with (
@@ -94,7 +95,7 @@ def worker_time(folder: Path, path: Path, sampling: Sampling, decoders: int) -> 
         slots = DecoderSlots(
             VideoQueue(videos, closed=True), decoders, lambda: DecoderProcess("pyav", 60.0, memory), lambda _: task
         )
-        computer = Computer(lambda _, index: Features(torch.zeros(len(index), 768), {}, None), device, 1)
+        computer = Computer(lambda _, index: Features(torch.zeros(len(index), 768), {}, None), device, batch)
         begun = time.process_time()
         events = Pipeline(slots, computer, Writer(rows, "fp32", "float32")).run(threading.Event())
         clips = sum(event.clips for event in events if isinstance(event, ClipsDone))

@@ -137,7 +137,7 @@ numbers = dict.fromkeys(("windows", "length", "offsets", "blocks", "centre", "he
 tensors = dict(qkv="*bf16", out="*bf16", **dict.fromkeys(("rows", "regions", "codes", "groups", "cut"), "*i32"))
 shapes = dict(DIM=32, MASKED=True)
 for kernel, table, fixed in (
-    (tokens_kernel, "*fp32", dict(shapes, HEADS=3, IEEE=False, TOKENS=784, TILE=TILE)),
+    (tokens_kernel, "*fp32", dict(shapes, IEEE=False, TOKENS=784, TILE=TILE)),
     (groups_kernel, "*fp16", dict(shapes, PLACES=49, SPLIT=1)),
 ):
     types = {**numbers, **tensors, "table": table, **dict.fromkeys(fixed, "constexpr")}

@@ -92,7 +92,7 @@ def in_shared_memory(clips: Tensor, memory: FrameMemory) -> list[DecodedClip]:
     """Return clips, (N, T, H, W, 3), as decoder processes give them."""
     _, frames, height, width, channels = clips.shape
     shape = (1, height, width, channels)
-    found = []
+    found: list[DecodedClip] = []
     for clip in clips.numpy():
         slots = tuple(memory.take() for _ in clip)
         for slot, pixels in zip(slots, clip, strict=True):

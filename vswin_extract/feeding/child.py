@@ -44,7 +44,7 @@ from vswin_extract.video.fetch import Fetch
 from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.rows import ClipRow, ClipRows
 
-FRAMES_AT_ONCE = 16
+FRAMES_AT_ONCE = 32
 """New frames are sent as soon as this many wait, even if no clip is finished."""
 MOST_MEMORY = 8 << 30
 """Bytes of address space, besides the frame memory. If a video needs more, for example one made to exhaust memory, only

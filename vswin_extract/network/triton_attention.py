@@ -25,11 +25,10 @@ REGISTERS = 128
 without a limit."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["windows", "offsets", "centre"])  # type: ignore[untyped-decorator]
 def tokens_kernel(  # type: ignore[no-untyped-def]
-    qkv, table, rows, regions, codes, out, windows, length, offsets, centre,
-    TOKENS: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
-    MASKED: tl.constexpr, IEEE: tl.constexpr, TILE: tl.constexpr,
+    qkv, table, rows, regions, codes, out, windows, length, channels, offsets, centre,
+    TOKENS: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr, IEEE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(TOKENS, TILE)
     program, head = tl.program_id(0), tl.program_id(1)
@@ -39,14 +38,14 @@ def tokens_kernel(  # type: ignore[no-untyped-def]
     rows += window * TOKENS
     regions += window * TOKENS
     table += head * offsets
-    qkv += clip * length * (3 * HEADS * DIM) + head * DIM
-    out += clip * length * (HEADS * DIM) + head * DIM
+    qkv += clip * length * (3 * channels) + head * DIM
+    out += clip * length * channels + head * DIM
 
     dims = tl.arange(0, DIM)
     queries = block * TILE + tl.arange(0, TILE)
     is_query = queries < TOKENS
     query_row = tl.load(rows + queries, is_query, 0)
-    q = tl.load(qkv + query_row[:, None] * (3 * HEADS * DIM) + dims[None, :], is_query[:, None], 0.0)
+    q = tl.load(qkv + query_row[:, None] * (3 * channels) + dims[None, :], is_query[:, None], 0.0)
     query_code = tl.load(codes + queries, is_query, 0) + centre
     query_region = tl.load(regions + queries, is_query, 0)
 
@@ -56,9 +55,9 @@ def tokens_kernel(  # type: ignore[no-untyped-def]
     for start in tl.range(0, TOKENS, TILE, num_stages=1):
         keys = start + tl.arange(0, TILE)
         is_key = keys < TOKENS
-        key_pointer = qkv + tl.load(rows + keys, is_key, 0)[:, None] * (3 * HEADS * DIM) + dims[None, :]
-        k = tl.load(key_pointer + HEADS * DIM, is_key[:, None], 0.0)
-        v = tl.load(key_pointer + 2 * HEADS * DIM, is_key[:, None], 0.0)
+        key_pointer = qkv + tl.load(rows + keys, is_key, 0)[:, None] * (3 * channels) + dims[None, :]
+        k = tl.load(key_pointer + channels, is_key[:, None], 0.0)
+        v = tl.load(key_pointer + 2 * channels, is_key[:, None], 0.0)
         # a place of the table for every pair: codes of missing tokens are 0, so it needs no mask
         bias = tl.load(table + query_code[:, None] - tl.load(codes + keys, is_key, 0)[None, :])
         scores = tl.dot(q, tl.trans(k), bias.to(tl.float32), input_precision="ieee" if IEEE else "tf32")
@@ -73,7 +72,7 @@ def tokens_kernel(  # type: ignore[no-untyped-def]
         sums = tl.dot(weights.to(v.dtype), v, sums * correction[:, None], input_precision="ieee" if IEEE else "tf32")
         highest = new_highest
     y = sums / total[:, None]
-    tl.store(out + query_row[:, None] * (HEADS * DIM) + dims[None, :], y.to(out.dtype.element_ty), is_query[:, None])
+    tl.store(out + query_row[:, None] * channels + dims[None, :], y.to(out.dtype.element_ty), is_query[:, None])
 
 
 @triton.jit
@@ -213,8 +212,8 @@ def attend_by_tokens(
     grid = (triton.cdiv(tokens, TILE) * windows * clips, heads)
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton runs on the current device
         tokens_kernel[grid](
-            qkv, table, rows, regions, codes, out, windows, length, table.shape[1], centre,
-            TOKENS=tokens, HEADS=heads, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, TILE=TILE,
+            qkv, table, rows, regions, codes, out, windows, length, heads * dim, table.shape[1], centre,
+            TOKENS=tokens, DIM=dim, MASKED=masked, IEEE=qkv.dtype is torch.float32, TILE=TILE,
         )  # fmt: skip
     return out
 
