@@ -28,6 +28,7 @@ PARTS = (
     "simulation",
     "scale",
     "model",
+    "cores",
     "gpu",
 )
 
@@ -70,7 +71,7 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool, 
 
 def measure_of(part: str) -> Callable[..., list[Row]]:
     """Return the function that measures a part. Its module is loaded now: some need packages that others do not."""
-    module = import_module("benchmarks." + {"start": "end_to_end"}.get(part, part.replace("-", "_")))
+    module = import_module("benchmarks." + {"start": "end_to_end", "cores": "model"}.get(part, part.replace("-", "_")))
     measure: Callable[..., list[Row]] = getattr(module, part.replace("-", "_"))
     return measure
 

@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from benchmarks.forward import GFLOP
 from benchmarks.machine import Row
 from benchmarks.simulation import FPS, SAMPLING, lengths
 from vswin_extract.store.layouts import SHARD_LIMIT
 
 DECODER = 590
 """Frames of 720p per second that one decoder process on one core turns into clips: `python -m benchmarks decode`."""
-ASSUMED = 0.4 * 312_000
-"""GFLOP/s: 40 % of an A100's published bf16 peak. Assumed, not measured: no GPU was available."""
+DEVICE = {"T": 1000 / 1.08, "B": 1000 / 2.17}
+"""Clips per second of the compiled network in bf16 on an H100; see docs/speed.md."""
+FRAME = {"320x240": 0.72, "640x480": 1.31, "768x432": 1.45, "1920x1080": 5.80, "3840x2160": 22.8}
+"""Processor milliseconds of a decoder process for a frame of the video: `python -m benchmarks feed`."""
 PROCESSOR = {"T": 1.97, "B": 0.76}
 """Clips per second on two cores that have bf16 instructions: `python -m benchmarks forward`."""
 ROW = {"embedding": 768 * 4 + 44, "stage4, space": 16 * 768 * 4, "stage4": 16 * 7 * 7 * 768 * 4}
@@ -34,7 +35,7 @@ def model() -> list[Row]:
             "GPUs, of 16 cores each": devices,
         }
         for variant, rate in PROCESSOR.items():
-            seconds = videos * clips * GFLOP[variant.lower()] / ASSUMED
+            seconds = videos * clips / DEVICE[variant]
             row[f"GPU-hours, {variant}"] = seconds / 3600
             row[f"cores a GPU, {variant}"] = frames / DECODER / seconds
             row[f"hours on 2 cores, {variant}"] = videos * clips / rate / 3600
@@ -46,3 +47,13 @@ def model() -> list[Row]:
         row["shards"] = -(-videos // SHARD_LIMIT.videos)
         rows.append(row)
     return [{"what": what, **{row["videos"]: row[what] for row in rows}} for what in list(rows[0])[1:]]
+
+
+def cores() -> list[Row]:
+    """Return how many cores that only decode keep one GPU busy, by resolution and stride."""
+    return [
+        {"what": f"{variant}, stride {stride}"}
+        | {size: rate * stride * milliseconds / 1000 for size, milliseconds in FRAME.items()}
+        for variant, rate in DEVICE.items()
+        for stride in (SAMPLING.span, SAMPLING.span // 2, SAMPLING.span // 4)
+    ]
