@@ -187,7 +187,7 @@ input_options = together(
         show_default=True,
         metavar="auto|N",
         callback=lambda context, parameter, text: parse_workers(text),
-        help="Decoder processes of each device; auto: a quarter of its share of the cores, at least 2, or up to 8 "
+        help="Decoder processes of each device; auto: a quarter of its share of the cores, at least 2, or up to 32 "
         "beside a GPU.",
     ),
     option(

@@ -36,12 +36,21 @@ from vswin_extract.pools.silence import Silence
 from vswin_extract.processes import waited
 from vswin_extract.video.videos import Video
 from vswin_extract.weights.registry import BUNDLED
-from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Begin, Heartbeat, Message, Order, Ready, WorkerLost
+from vswin_extract.worker.messages import (
+    DECODERS_BESIDE_GPU,
+    VIDEOS_PER_DECODER,
+    Begin,
+    Heartbeat,
+    Message,
+    Order,
+    Ready,
+    WorkerLost,
+)
 
 log = logging.getLogger(__name__)
 
-MOST_CORES = {"cpu": 8, "cuda": 9}
-"""Processor cores of an actor: as many as the batches that are computed at a time; beside a GPU, eight decoders and
+MOST_CORES = {"cpu": 8, "cuda": DECODERS_BESIDE_GPU + 1}
+"""Processor cores of an actor: as many as the batches that are computed at a time; beside a GPU, its decoders and
 one."""
 IDLE_CORES = 0.1
 """Share of the cluster's cores that may stay unused so that all actors have the same size."""

@@ -19,6 +19,10 @@ from vswin_extract.video.videos import Video
 VIDEOS_PER_DECODER = 4
 """Videos that a worker has at a time, for each of its decoders: with fewer, short videos would leave it waiting."""
 
+DECODERS_BESIDE_GPU = 32
+"""Decoder processes of a GPU, at most, unless --workers says otherwise. A fast GPU can need more (docs/scale.md), but
+each takes about 100 MB."""
+
 
 @dataclass(frozen=True)
 class Ready:

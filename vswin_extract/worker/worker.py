@@ -23,7 +23,17 @@ from vswin_extract.video.videos import Video
 from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import make_device
-from vswin_extract.worker.messages import Begin, Close, Heartbeat, Message, Order, Ready, Stop, WorkerDone
+from vswin_extract.worker.messages import (
+    DECODERS_BESIDE_GPU,
+    Begin,
+    Close,
+    Heartbeat,
+    Message,
+    Order,
+    Ready,
+    Stop,
+    WorkerDone,
+)
 from vswin_extract.worker.pipeline import Pipeline, clips_in_use
 from vswin_extract.worker.settings import describe_settings, feature_arrays, load_backbone, make_task
 from vswin_extract.worker.video_queue import VideoQueue
@@ -52,7 +62,8 @@ class Worker:
         self.batch_size = job.batch_size or (8 if kind == "cuda" else 1)
         # On a CPU the network needs the cores, and two decoders keep up with it. Beside a GPU, decoding needs the
         # cores.
-        usual = max(1, min(cores, max(2, cores // 4))) if kind == "cpu" else max(1, min(8, cores - 1))
+        beside_gpu = max(1, min(DECODERS_BESIDE_GPU, cores - 1))
+        usual = max(1, min(cores, max(2, cores // 4))) if kind == "cpu" else beside_gpu
         self.decoders = job.workers or usual
         require_address_space(FOR_VIDEOS + cores * FOR_CORE, "extracting with these weights")
         self.loaded = time.monotonic() - begun
