@@ -790,6 +790,8 @@ def test_profile_prints_where_the_time_went(run: Run, videos: Path, small_weight
     done = run("vswin-extract", videos, tmp_path / "out.h5", "--weights", small_weights, "--profile")
     assert done.returncode == 0, done.stderr
     assert "waiting for decoders" in done.stdout
+    assert "idle for" in done.stdout
+    assert "ms a clip" in done.stdout
     assert "-bound" in done.stdout or "start-up" in done.stdout
 
 

@@ -62,13 +62,14 @@ def show_profile(finished: "Finished | ShardDone") -> None:
     """Print where the time of a run went."""
     profile = finished.profile
     per_clip = 1000 * profile.processor / max(1, finished.new_clips)
+    idle = 1 - min(1.0, profile.computed / max(1e-9, finished.seconds - profile.loaded))
     rows = [
         ("loading the model", profile.loaded),
         ("waiting for decoders", profile.waited),
         ("making batches", profile.gathered),
         ("waiting for the network and the writer", profile.held),
         ("making the output", profile.published),
-        ("the network, on the device", profile.computed),
+        (f"the network, on the device (idle for {idle:.0%} since it was loaded)", profile.computed),
         ("writing rows, beside the rest", profile.written),
         ("decoding, processor time of all decoders", profile.decoded),
         (f"everything else, processor time ({per_clip:.1f} ms a clip)", profile.processor),
