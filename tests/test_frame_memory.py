@@ -1,9 +1,11 @@
 """The memory that decoder processes share with their parent: it suffices, it is reused, and nothing of it is left."""
 
 import contextlib
+import errno
 import gc
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -55,7 +57,7 @@ def test_the_lowest_free_slot_is_taken() -> None:
     memory = FrameMemory(5, 10)
     slots = [memory.take() for _ in range(5)]
     assert [slot.number for slot in slots] == [0, 1, 2, 3, 4]
-    with pytest.raises(VswinError, match="batch-size"):
+    with pytest.raises(VswinError, match="in use"):
         memory.take()
     serials = {slot.serial for slot in slots}
     del slots[3], slots[1]
@@ -335,3 +337,46 @@ def test_nothing_is_left_of_a_parent_that_is_killed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == -9
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_cannot_be_ended_leave_enough_slots() -> None:
+    """Their slots are never used again, since they may still write to them."""
+    sampling, geometry = Sampling(8, 1), Geometry(32, 32)
+    memory = FrameMemory.for_clips(sampling, geometry, decoders=1, clips=1)
+    for _ in range(8):
+        memory.lose([memory.take() for _ in range(FRAMES_AHEAD)])
+    needed = [memory.take() for _ in range(FRAMES_AHEAD + most_kept(sampling) + sampling.clip_len)]
+    assert len({slot.number for slot in needed}) == len(needed)
+
+
+def test_a_memory_that_is_too_large_is_refused_before_a_process_starts() -> None:
+    with pytest.raises(VswinError, match="--workers"):
+        FrameMemory.for_clips(Sampling(32, 2), Geometry(4096, 4096, "three"), decoders=16, clips=4)
+
+
+def test_a_limit_of_file_sizes_is_named() -> None:
+    code = "from vswin_extract.feeding.frame_memory import FrameMemory; FrameMemory(100, 100_000)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "VswinError" in done.stderr
+    assert "ulimit -f" in done.stderr
+
+
+@pytest.mark.parametrize("refused", [errno.EPERM, errno.EACCES, errno.ENOSYS])
+def test_without_memfd_a_deleted_file_is_used(refused: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers and kernels refuse it in several ways."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(refused, "refused")
+
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
+    memory = FrameMemory(2, 100)
+    slot = memory.take()
+    memory.frames((10, 10))[slot.number] = 7
+    assert (memory.frames((10, 10))[slot.number] == 7).all()
+    assert os.fstat(memory.file).st_nlink == 0

@@ -23,6 +23,8 @@ UNKNOWN = "?"
 """When a process began, on a system that does not tell."""
 MOST_OPEN_FILES = 10240
 """Open files that macOS allows a process although it calls their number unlimited (OPEN_MAX)."""
+MFD_CLOEXEC, MFD_NOEXEC_SEAL = 1, 8
+"""Flags of memfd_create, of Linux; Python names only the first."""
 NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of file systems that lack an operation."""
 
@@ -282,6 +284,9 @@ def anonymous_file(name: str, size: int) -> int:
         descriptor, path = tempfile.mkstemp(prefix=name)
         os.unlink(path)
     try:
+        if descriptor < 3:  # in a child, this number would be another file: its standard input or output
+            descriptor, low = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3), descriptor
+            os.close(low)
         os.ftruncate(descriptor, size)
     except OSError:
         os.close(descriptor)
@@ -292,11 +297,12 @@ def anonymous_file(name: str, size: int) -> int:
 def _memory_file(name: str) -> int | None:
     if not hasattr(os, "memfd_create"):
         return None
-    try:
-        return os.memfd_create(name)
-    except OSError as error:
-        if error.errno not in NOT_OFFERED:
-            raise
+    for flags in (MFD_CLOEXEC | MFD_NOEXEC_SEAL, MFD_CLOEXEC):  # a system may refuse a file that could be executed
+        try:
+            return os.memfd_create(name, flags)
+        except OSError as error:
+            if error.errno not in (*NOT_OFFERED, errno.EACCES, errno.EPERM):
+                raise
     return None
 
 

@@ -9,6 +9,7 @@ they end. Pages of the file take memory from when they are first written. The lo
 memory follows what is used at a time.
 """
 
+import errno
 import heapq
 import math
 import mmap
@@ -22,6 +23,7 @@ from itertools import count
 import numpy as np
 
 from vswin_extract.errors import VswinError
+from vswin_extract.formatting import human_bytes
 from vswin_extract.system import anonymous_file
 from vswin_extract.video.geometry import Geometry, Picture, Pixels
 from vswin_extract.video.rows import most_kept
@@ -30,8 +32,10 @@ from vswin_extract.video.sampling import Sampling
 FRAMES_AHEAD = 128
 """Slots that a decoder process may fill before its parent takes them. It has at least half of them
 at any time, more than FRAMES_AT_ONCE of child.py, so it always has one slot left until it sends frames."""
+LOST = 8 * FRAMES_AHEAD
+"""Slots in reserve for those of processes that cannot be ended, as when their file system hangs."""
 MOST_BYTES = 64 << 30
-"""Bytes of a memory, used or not. Only clips of thousands of frames need more."""
+"""Bytes of a memory, used or not. Only very large frames, or clips of thousands of them, need more."""
 
 _SERIALS = count()
 
@@ -58,8 +62,15 @@ class FrameMemory:
 
     def __init__(self, slots: int, frame_bytes: int) -> None:
         self.slot_bytes = -(-frame_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.slots = max(1, min(slots, MOST_BYTES // self.slot_bytes))
-        self.file = anonymous_file("vswin-frames", self.slots * self.slot_bytes)
+        self.slots = slots
+        size = self.slots * self.slot_bytes
+        try:
+            self.file = anonymous_file("vswin-frames", size)
+        except OSError as error:
+            limit = "the limit of file sizes (ulimit -f) is too low: " if error.errno == errno.EFBIG else ""
+            raise VswinError(
+                f"there are no {human_bytes(size)} of memory for frames: {limit}{error.strerror}"
+            ) from error
         weakref.finalize(self, os.close, self.file)
         self.content = map_slots(self.file, self.slots, self.slot_bytes)
         self._begun = 0  # slots from here on were never taken
@@ -71,8 +82,14 @@ class FrameMemory:
     def for_clips(cls, sampling: Sampling, geometry: Geometry, decoders: int, clips: int) -> "FrameMemory":
         """Return a memory that is large enough for so many decoder processes, and for `clips` clips that were read and
         are still in use."""
-        slots = decoders * (FRAMES_AHEAD + most_kept(sampling)) + clips * sampling.clip_len
-        return cls(slots, math.prod(geometry.shape))
+        slots = decoders * (FRAMES_AHEAD + most_kept(sampling)) + clips * sampling.clip_len + LOST
+        frame_bytes = math.prod(geometry.shape)
+        if (needed := slots * frame_bytes) > MOST_BYTES:
+            raise VswinError(
+                f"{decoders} decoders with {human_bytes(frame_bytes)} a frame need {human_bytes(needed)} of memory for "
+                "frames; use a smaller --size, --batch-size or --clip-len, or fewer --workers"
+            )
+        return cls(slots, frame_bytes)
 
     def take(self) -> FrameSlot:
         """Return the lowest free slot. Raises VswinError where none is free."""
@@ -82,8 +99,8 @@ class FrameMemory:
             return FrameSlot(heapq.heappop(self._free), self._freed)
         if self._begun == self.slots:
             raise VswinError(
-                f"all {self.slots} frames of the memory that decoders share are in use; "
-                "use a smaller --batch-size or --clip-len"
+                f"all {self.slots} frames of the memory that decoders share are in use, {len(self._lost)} of them by "
+                "processes that cannot be ended"
             )
         self._begun += 1
         return FrameSlot(self._begun - 1, self._freed)

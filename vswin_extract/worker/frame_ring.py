@@ -10,8 +10,9 @@ from torch import Tensor
 from vswin_extract.feeding.frame_memory import FrameMemory
 from vswin_extract.feeding.process import DecodedClip
 
-SPARE = 512
-"""Frames that the ring holds besides those of two batches: frames that clips of later batches show, too."""
+SPARE, SPARE_BYTES = 512, 256 << 20
+"""Frames that the ring holds besides those of two batches, and their bytes, at most: frames that clips of later batches
+show, too."""
 REGISTERED_AT_ONCE = 64
 """Slots of the memory that CUDA is told of at a time, and so the most that are copied at a time."""
 
@@ -69,7 +70,7 @@ class FrameRing:
             self._source = SharedSource(memory, self._device)
         if len(self._content) < 2 * count:
             self.clear()
-            size = 2 * count + SPARE
+            size = 2 * count + min(SPARE, SPARE_BYTES // memory.slot_bytes)
             self._content = torch.empty((size, memory.slot_bytes), dtype=torch.uint8, device=self._device)
             self._serials = [None] * size
             if self._copies is not None:  # what was in this memory before may still be in use
@@ -106,9 +107,11 @@ class FrameRing:
             self._copies.wait_event(self._read)
         self._read = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._read.record(now)
-        with torch.cuda.stream(self._copies):
-            yield
-        now.wait_stream(self._copies)
+        try:
+            with torch.cuda.stream(self._copies):
+                yield
+        finally:  # also where some copies were queued, and the next one failed
+            now.wait_stream(self._copies)
 
 
 class SharedSource:
@@ -132,11 +135,13 @@ class SharedSource:
     def close(self) -> None:
         """Take back what CUDA was told."""
         registered = [part for part, done in self._pinned.items() if done]
-        if registered:
-            torch.cuda.synchronize(self._device)
-        for part in registered:
-            torch.cuda.cudart().cudaHostUnregister(self._part(part).data_ptr())  # type: ignore[no-untyped-call]
         self._pinned = {}
+        if not registered:
+            return
+        with torch.cuda.device(self._device):  # the thread that closes may have another
+            torch.cuda.synchronize()
+            for part in registered:
+                torch.cuda.cudart().cudaHostUnregister(self._part(part).data_ptr())  # type: ignore[no-untyped-call]
 
     def _part(self, part: int) -> Tensor:
         return self._rows[part * REGISTERED_AT_ONCE : (part + 1) * REGISTERED_AT_ONCE]

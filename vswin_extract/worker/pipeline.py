@@ -73,9 +73,11 @@ class Pipeline:
                     yield from self._take(*read)
             yield from self._flush()
         finally:
-            self._slots.close()
-            self._computer.close()
-            self._writing.shutdown(cancel_futures=True)
+            try:
+                self._slots.close()
+            finally:  # also if the user presses Ctrl-C again
+                self._computer.close()
+                self._writing.shutdown(cancel_futures=True)
             self.profile.waited = self._slots.waited
             self.profile.processor = time.process_time() - begun
 
