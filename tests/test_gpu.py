@@ -37,9 +37,10 @@ def test_the_kernel_agrees_with_float64_on_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", parity.FIXTURES)
-def test_networks_give_the_published_numbers_on_a_gpu(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", parity.DTYPES)
+def test_networks_give_the_published_numbers_on_a_gpu(name: str, precision: str, tmp_path: Path) -> None:
     found: dict[str, list[Row]] = {}
-    parity.published(section("parity", torch.device("cuda"), found, tmp_path), name)
+    parity.published(section("parity", torch.device("cuda"), found, tmp_path), name, precision)
     assert "failed" not in found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.commands import command, distance, features, require, run
-from benchmarks.gpu.feed import has_av
+from benchmarks.gpu.feed import has
 from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import Section
 from vswin_extract.network.variants import VARIANTS
@@ -67,7 +67,7 @@ class Bench:
 
 
 def faults(section: Section) -> None:
-    if not has_av():
+    if not has("av"):
         section.skip("all faults", "PyAV is missing, and videos are drawn and decoded by it")
         return
     bench = Bench(section)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from benchmarks.gpu.forward import clips_of, embedding
 from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import Section
 from benchmarks.gpu.timing import seconds_of
+from benchmarks.machine import Row
 from vswin_extract import extract, load_model
 from vswin_extract.feeding.frame_memory import FrameMemory
 from vswin_extract.feeding.process import DecodedClip, DecoderProcess
@@ -34,7 +36,7 @@ SPAN = 64
 def feed(section: Section) -> None:
     with section.guarded("copies"):
         copies(section)
-    if not has_av():
+    if not has("av"):
         section.skip("end to end", "PyAV is missing, and videos are drawn and decoded by it")
         return
     from benchmarks.videos import draw
@@ -47,9 +49,9 @@ def feed(section: Section) -> None:
         end_to_end(section, video, weights)
 
 
-def has_av() -> bool:
+def has(package: str) -> bool:
     try:
-        import av  # noqa: F401
+        import_module(package)
     except ImportError:
         return False
     return True
@@ -115,7 +117,12 @@ def end_to_end(section: Section, video: Path, weights: Path) -> None:
         if not section.allows(f"end to end, overlap {overlap}", 25):
             continue
         stride = SPAN // overlap
-        theirs = usual_rate(section, weights, stride, video)
+        usual: Row = {}
+        if has("torchvision"):
+            script_rate, theirs = usual_rate(section, weights, stride, video)
+            usual = {"the usual script, clips/s": script_rate}
+        else:
+            section.skip("the usual script", "torchvision is missing")
         out = section.folder / f"ours-{overlap}.h5"
         decoding, cpu = decode_rate(section, folder, stride, cores)
         finished = extract(
@@ -130,15 +137,15 @@ def end_to_end(section: Section, video: Path, weights: Path) -> None:
                 "overlap": overlap,
                 "clips": finished.clips,
                 "clips/s": rate,
-                "the usual script, clips/s": theirs[0],
-                "ratio": rate / theirs[0],
+                **usual,
+                **({"ratio": rate / script_rate} if usual else {}),
                 "decoding alone, clips/s": decoding,
                 "network alone, clips/s": alone,
                 "of the slower one": rate / min(decoding, alone),
                 "busy share of the device": finished.profile.computed / seconds,
                 "cores that decoded": finished.profile.decoded / seconds,
                 "cores to feed the network": alone * cpu,
-                **({} if small else {"relative L2": distance(theirs[1], out)}),
+                **({"relative L2": distance(theirs, out)} if usual and not small else {}),
             },
         )
 

@@ -124,28 +124,32 @@ def attention_table(table: Tensor, full: Size3, layout: WindowLayout, dtype: tor
     )
 
 
-def kernel_problem(device: torch.device, dtype: torch.dtype) -> str:
-    """Return in one line why the kernels cannot be used on `device`, or "" if they agree with their reference."""
+def kernel_problem(device: torch.device, dtype: torch.dtype, groups: bool) -> str:
+    """Return in one line why a kernel, that of groups or that of tokens, cannot be used on `device`, or "" if it agrees
+    with its reference."""
     if find_spec("triton") is None:
         return "Triton is not installed"
+    full, heads = (8, 7, 7), 8  # so many that a program takes several tiles of queries
+    layout = window_layout((16, 14, 14), full, True, device)
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(1, 8 * 14 * 14, 3, 2, 32, generator=generator).to(device, dtype)
-    for full in ((8, 7, 7), (4, 7, 7)):  # a kernel each
-        layout = window_layout((8, 14, 14), full, True, device)
-        table = torch.randn(2, (2 * full[0] - 1) * 13 * 13, generator=generator).to(device)
-        try:
-            found = window_attention(qkv, attention_table(table, full, layout, dtype), layout).float()
-        except Exception as error:  # compilers and drivers raise many kinds
-            return first_line(error)
-        expected = reference_token_attention(qkv.float(), table * LOG2E, *layout[:5])
-        apart = float((found - expected).norm() / expected.norm())
-        if not apart < 2e-2:
-            return f"its results are off by {apart:.1e}"
-    return ""
+    qkv = torch.randn(1, 16 * 14 * 14, 3, heads, 32, generator=generator).to(device, dtype)
+    table = torch.randn(heads, 15 * 13 * 13, generator=generator).to(device)
+    expected = reference_token_attention(qkv.float(), table * LOG2E, *layout[:5])
+    if not groups:
+        layout = layout._replace(groups=None)
+    try:
+        found = window_attention(qkv, attention_table(table, full, layout, dtype), layout).float()
+    except Exception as error:  # compilers and drivers raise many kinds
+        return f"{type(error).__name__}: {first_line(error)}"
+    apart = float((found - expected).norm() / expected.norm())
+    return "" if apart < 2e-2 else f"its results are off by {apart:.1e}"
 
 
 class CudaSwin(nn.Module):
-    """An `InferenceNetwork` for CUDA: matrix products in `dtype`, norms and residuals in float32."""
+    """An `InferenceNetwork` for CUDA: matrix products in `dtype`, norms and residuals in float32.
+
+    `groups`: attend by groups where windows fit them. In float32, groups take too much shared memory.
+    """
 
     mean: Tensor
     std: Tensor
@@ -159,10 +163,12 @@ class CudaSwin(nn.Module):
         dtype: torch.dtype,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        groups: bool = True,
     ) -> None:
         super().__init__()
         embed = network.patch_embed
         self.dtype = dtype
+        self.groups = groups and dtype is not torch.float32
         self.window = network.variant.window
         for name, value in (
             ("mean", torch.tensor(mean, device=device)),
@@ -202,6 +208,8 @@ class CudaSwin(nn.Module):
         attention = []
         for stage in self.stages:
             layouts = [window_layout((t, h, w), self.window, shifted, self.device) for shifted in (False, True)]
+            if not self.groups:
+                layouts = [layout._replace(groups=None) for layout in layouts]
             blocks = (block for block in stage.modules() if isinstance(block, CudaBlock))
             attention.append([block.attention(layouts[number % 2]) for number, block in enumerate(blocks)])
             h, w = -(-h // 2), -(-w // 2)
@@ -265,8 +273,6 @@ class CudaBlock(nn.Module):
 
     def attention(self, layout: WindowLayout) -> Attention:
         """Return what `forward` needs for maps of this layout."""
-        if self.dtype is torch.float32:  # takes twice the shared memory
-            layout = layout._replace(groups=None)
         key = (layout.groups is not None, layout.frames, layout.shift)
         if key not in self._tables:
             self._tables[key] = attention_table(self.table, self.window, layout, self.dtype)

@@ -62,8 +62,10 @@ def inference_network(
     if device.type == "mps":
         notes = (UNMEASURED,)
     elif dtype is not torch.float32:
-        problem = kernel_problem(device, dtype)
+        problem = kernel_problem(device, dtype, groups=False)
         if not problem:
-            return CudaSwin(network, device, dtype, mean, std), ()
-        notes = (f"attention is computed by PyTorch, which is slower than our kernel: {problem}",)
+            slower = kernel_problem(device, dtype, groups=True)
+            notes = (f"attention is computed by the slower of our kernels: {slower}",) if slower else ()
+            return CudaSwin(network, device, dtype, mean, std, groups=not slower), notes
+        notes = (f"attention is computed by PyTorch, which is slower than our kernels: {problem}",)
     return ReferenceSwin(network, device, dtype, mean, std), notes

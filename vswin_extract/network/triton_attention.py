@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vswin_extract.errors import DeviceError
 from vswin_extract.network.windows import GROUP, TILE
 
 PROGRAMS = 256
@@ -140,10 +141,10 @@ def last_tile_of_blocks(rows):  # type: ignore[no-untyped-def]
     return tl.reshape(tl.permute(rows, (1, 0, 2, 4, 3, 5)), (64, 16))
 
 
-@triton.jit(do_not_specialize=["windows", "heads", "blocks", "centre"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["windows", "heads", "blocks", "centre", "split"])  # type: ignore[untyped-decorator]
 def groups_kernel(  # type: ignore[no-untyped-def]
-    qkv, table, rows, groups, cut, out, windows, length, heads, channels, blocks, centre,
-    PLACES: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr, SPLIT: tl.constexpr,
+    qkv, table, rows, groups, cut, out, windows, length, heads, channels, blocks, centre, split,
+    PLACES: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     tiles: tl.constexpr = PLACES // 8
     query_tiles: tl.constexpr = (PLACES + 7) // 8  # tiles of queries
@@ -178,8 +179,8 @@ def groups_kernel(  # type: ignore[no-untyped-def]
         last_k, last_v = keys_and_values(qkv, at, dims, channels)
         last_query_group, last_key_group, last_inside = last_tile_rows()
 
-    for turn in tl.range(0, (query_tiles + SPLIT - 1) // SPLIT, num_stages=1):
-        block = tl.minimum(part + turn * SPLIT, query_tiles - 1)
+    for turn in tl.range(0, tl.cdiv(query_tiles, split), num_stages=1):
+        block = tl.minimum(part + turn * split, query_tiles - 1)
         row = tl.load(rows + block * 64 + tl.arange(0, 64))
         q = tl.load(qkv + tl.maximum(row, 0)[:, None] * (3 * channels) + dims[None, :])
         # Triton keeps in registers what is computed, and in shared memory what is only loaded. Queries in shared memory
@@ -202,10 +203,20 @@ def groups_kernel(  # type: ignore[no-untyped-def]
         tl.store(out + row[:, None] * channels + dims[None, :], y.to(out.dtype.element_ty), row[:, None] >= 0)
 
 
+def require_short(qkv: Tensor) -> None:
+    """Raise DeviceError for clips within which 32 bits do not count."""
+    if qkv[0].numel() >= 2**31:
+        raise DeviceError(
+            f"clips of {qkv.shape[1]} tokens are too long for the attention kernel; use a smaller --clip-len or "
+            "--size, or --precision fp32"
+        )
+
+
 def attend_by_tokens(
     qkv: Tensor, table: Tensor, rows: Tensor, regions: Tensor, codes: Tensor, centre: int, masked: bool
 ) -> Tensor:
     """Return what `cuda.reference_token_attention` returns, computed by the kernel."""
+    require_short(qkv)
     clips, length, _, heads, dim = qkv.shape
     windows, tokens = rows.shape
     out = torch.empty(clips, length, heads * dim, dtype=qkv.dtype, device=qkv.device)
@@ -222,15 +233,17 @@ def attend_by_groups(
     qkv: Tensor, table: Tensor, rows: Tensor, groups: Tensor, cut: Tensor, centre: int, places: int, masked: bool
 ) -> Tensor:
     """Return what `cuda.reference_group_attention` returns, computed by the kernel."""
+    require_short(qkv)
     clips, length, _, heads, dim = qkv.shape
     windows = len(rows)
     out = torch.empty(clips, length, heads * dim, dtype=qkv.dtype, device=qkv.device)
     # with few windows, several programs share one: each has its keys, and some of its queries
     queries = triton.cdiv(places * GROUP, TILE)
     split = min(queries, max(1, PROGRAMS // (windows * clips * heads)))
+    limits = {} if torch.version.hip else {"maxnreg": REGISTERS}  # an option of NVIDIA's compiler
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton runs on the current device
         groups_kernel[(windows * clips, heads, split)](
-            qkv, table, rows, groups, cut, out, windows, length, heads, heads * dim, table.shape[2], centre,
-            PLACES=places, DIM=dim, MASKED=masked, SPLIT=split, maxnreg=REGISTERS,
+            qkv, table, rows, groups, cut, out, windows, length, heads, heads * dim, table.shape[2], centre, split,
+            PLACES=places, DIM=dim, MASKED=masked, **limits,
         )  # fmt: skip
     return out
