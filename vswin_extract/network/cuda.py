@@ -210,7 +210,7 @@ class CudaSwin(nn.Module):
             layouts = [window_layout((t, h, w), self.window, shifted, self.device) for shifted in (False, True)]
             if not self.groups:
                 layouts = [layout._replace(groups=None) for layout in layouts]
-            blocks = (block for block in stage.modules() if isinstance(block, CudaBlock))
+            blocks = (block for block in stage.get_submodule("blocks").children() if isinstance(block, CudaBlock))
             attention.append([block.attention(layouts[number % 2]) for number, block in enumerate(blocks)])
             h, w = -(-h // 2), -(-w // 2)
         maps = self._run(clips, stages, attention)
