@@ -16,6 +16,7 @@ from benchmarks import usual
 from benchmarks.decode import GEOMETRY, SAMPLING, SPAN, ours
 from benchmarks.decoders import start_decoder
 from benchmarks.forward import moving_clip
+from benchmarks.gpu.commands import command
 from benchmarks.machine import Row, run, synchronize
 from benchmarks.videos import draw
 from vswin_extract import extract, load_model
@@ -38,9 +39,8 @@ def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
             theirs, mine = folder / f"usual-{overlap}.h5", folder / f"ours-{overlap}.h5"
             script = [sys.executable, "-m", "benchmarks.usual", str(weights), str(theirs), str(stride), str(device)]
             usually = run([*script, *map(str, videos)])
-            command = [sys.executable, "-c", "from vswin_extract.cli.extract import extract; extract()"]
             options = ["--weights", str(weights), "--stride", str(stride), "--tail", "drop", "--device", str(device)]
-            tool = run([*command, str(folder / "videos"), str(mine), *options])
+            tool = run(command([folder / "videos", mine, *options]))
             with h5py.File(theirs) as one, h5py.File(mine) as other:
                 a = np.concatenate([one[str(k)][:] for k in range(len(videos))])
                 b = other["embedding"][:]
@@ -65,9 +65,8 @@ def start(device: torch.device) -> list[Row]:
         video = draw(folder / "video.mp4", SPAN)
         weights = folder / "weights.pth"
         torch.save(usual.torchvision_model("t").state_dict(), weights)
-        command = [sys.executable, "-c", "from vswin_extract.cli.extract import extract; extract()", str(video)]
         options = ["--weights", str(weights), "--device", str(device), "--overwrite"]
-        seconds = [run([*command, str(folder / "out.h5"), *options]).seconds for _ in range(5)]
+        seconds = [run(command([video, folder / "out.h5", *options])).seconds for _ in range(5)]
     return [{"what": "one clip by T, the whole command", "seconds": sorted(seconds)[2]}]
 
 

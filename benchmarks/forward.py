@@ -67,15 +67,11 @@ def candidates(
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             return embed(model, floats).float()
 
-    def ours(backbone: Backbone) -> Tensor:
-        embedding = backbone(clips).embedding
-        return torch.empty(0) if embedding is None else embedding
-
     return {
         "torchvision fp32": partial(theirs, False, usual.embed),
         **({"torchvision bf16 autocast": partial(theirs, True, usual.embed)} if bf16 else {}),
-        "ours fp32": partial(ours, exact),
-        f"ours {default.precision} (default)": partial(ours, default),
+        "ours fp32": partial(embedding, exact, clips),
+        f"ours {default.precision} (default)": partial(embedding, default, clips),
         **({"torchvision bf16 compiled": partial(theirs, True, torch.compile(usual.embed))} if compiled else {}),
     }
 
@@ -86,10 +82,15 @@ def finish(call: Callable[[], Tensor], device: torch.device) -> None:
     synchronize(device)
 
 
-def moving_clip(count: int) -> Tensor:
-    """Return clips of smooth colours that move, (N, 32, 224, 224, 3) uint8."""
-    generator = torch.Generator().manual_seed(0)
+def embedding(backbone: Backbone, clips: Tensor) -> Tensor:
+    found = backbone(clips).embedding
+    return torch.empty(0) if found is None else found
+
+
+def moving_clip(count: int, shape: tuple[int, int, int] = (32, 224, 224), seed: int = 0) -> Tensor:
+    """Return clips of smooth colours that move, with noise, (N, T, H, W, 3) uint8. `shape`: T, H, W."""
+    generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 14, 14, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (32, 224, 224), mode="trilinear", align_corners=False)
+    smooth = torch.nn.functional.interpolate(coarse, shape, mode="trilinear", align_corners=False)
     noise = 0.05 * torch.randn(smooth.shape, generator=generator)
     return ((smooth + noise).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()

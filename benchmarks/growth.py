@@ -1,11 +1,11 @@
 """Time and memory as a job grows: more videos, longer videos, more overlap, more workers. `nano`, small frames."""
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
+from benchmarks.gpu.commands import command
 from benchmarks.machine import Row, run
 from benchmarks.videos import draw
 
@@ -24,7 +24,6 @@ def growth(device: torch.device) -> list[Row]:
                 for k in range(job["videos"]):
                     draw(folder / f"{k}.mp4", job["frames"])
             options = ["--size", "112", "--stride", str(64 // job["overlap"]), "--workers", str(job["workers"])]
-            command = [sys.executable, "-c", "from vswin_extract.cli.extract import extract; extract()"]
-            ran = run([*command, str(folder), f"{name}/out.h5", "--overwrite", "--device", str(device), *options])
+            ran = run(command([folder, f"{name}/out.h5", "--overwrite", "--device", device, *options]))
             rows.append({**job, "seconds": ran.seconds, "memory, MB": ran.memory / 1e6})
     return rows

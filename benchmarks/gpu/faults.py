@@ -126,12 +126,14 @@ def killed_decoder(bench: Bench) -> None:
     """A child of the run is killed; the run records the video, or starts another decoder, and ends."""
     out = bench.output("decoder")
     process = start(bench, out)
-    killed = kill_a_child(process)
+    child = find_decoder(process)
+    if child is not None:
+        os.kill(child, signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     problem = (
         ""
-        if killed and process.returncode in (0, 3)
-        else f"killed {killed}, exit {process.returncode}: {errors[-200:]}"
+        if child is not None and process.returncode in (0, 3)
+        else f"killed {child}, exit {process.returncode}: {errors[-200:]}"
     )
     bench.section.check(TABLE, "a run outlives a killed decoder", problem, f"exit {process.returncode}")
 
@@ -139,10 +141,7 @@ def killed_decoder(bench: Bench) -> None:
 def killed_run(bench: Bench) -> None:
     """The process on the device is killed in the middle; the same command finishes the output."""
     out = bench.output("killed")
-    process = start(bench, out)
-    kill_a_child(process, only_wait=True)
-    process.kill()
-    process.communicate(timeout=60)
+    begin_and_kill(bench, out)
     require(run([bench.videos, out, *bench.options]))
     problem, found = bench.same("killed"), "identical"
     if problem and bench.section.device.type == "cuda":  # a resumed run makes other batches
@@ -157,18 +156,24 @@ def start(bench: Bench, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def kill_a_child(process: subprocess.Popen[str], only_wait: bool = False) -> bool:
-    """Wait until a decoder of a run has opened a video, and kill it. Return False if the run ended before."""
+def begin_and_kill(bench: Bench, out: Path) -> None:
+    """Begin a run, and kill its process once a decoder has opened a video."""
+    process = start(bench, out)
+    find_decoder(process)
+    process.kill()
+    process.communicate(timeout=60)
+
+
+def find_decoder(process: subprocess.Popen[str]) -> int | None:
+    """Wait until a decoder of a run has opened a video. Return its process id, or None if the run ended before."""
     while process.poll() is None:
         with contextlib.suppress(OSError):  # processes and files come and go meanwhile
             listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             for child in map(int, listed):
                 if any(os.readlink(each).endswith(".mp4") for each in Path(f"/proc/{child}/fd").iterdir()):
-                    if not only_wait:
-                        os.kill(child, signal.SIGKILL)
-                    return True
+                    return child
         time.sleep(0.002)
-    return False
+    return None
 
 
 def named_twice(bench: Bench) -> None:
@@ -194,10 +199,7 @@ def two_at_once(bench: Bench) -> None:
 def other_precision(bench: Bench) -> None:
     """An output that was begun in one precision is not finished in another."""
     out = bench.output("precision")
-    process = start(bench, out)
-    kill_a_child(process, only_wait=True)
-    process.kill()
-    process.communicate(timeout=60)
+    begin_and_kill(bench, out)
     precision = "bf16" if bench.section.small else "fp32"
     done = run([bench.videos, out, *bench.options, "--precision", precision])
     problem = "" if done.returncode and "precision" in done.stderr else f"exit {done.returncode}: {done.stderr[-300:]}"

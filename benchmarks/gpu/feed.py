@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.decoders import start_decoder
-from benchmarks.gpu.forward import clips_of, embedding
+from benchmarks.forward import embedding
+from benchmarks.gpu.forward import clips_of
 from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import Section
 from benchmarks.gpu.timing import seconds_of

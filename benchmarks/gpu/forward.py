@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import usual
+from benchmarks.forward import embedding, moving_clip
 from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import Section, say
-from benchmarks.gpu.timing import is_out_of_memory, peak, seconds_of
+from benchmarks.gpu.timing import peak, seconds_of
 from vswin_extract import Backbone, load_model
+from vswin_extract.errors import is_out_of_memory
 from vswin_extract.network.variants import VARIANTS, Variant
 
 BATCHES = (8, 16, 32)
@@ -114,11 +116,6 @@ def peer_way(
     return Way(name, call, autocast or torch.float32, batches)
 
 
-def embedding(backbone: Backbone, clips: Tensor) -> Tensor:
-    found = backbone(clips).embedding
-    return torch.empty(0) if found is None else found
-
-
 def measure(
     section: Section, row: dict[str, str], way: Way, inputs: list[Tensor], expected: Tensor, variant: Variant,
     peaks: dict[torch.dtype, float],
@@ -175,10 +172,4 @@ def flop(variant: Variant, clip: tuple[int, int, int]) -> float:
 
 
 def clips_of(count: int, small: bool, seed: int) -> Tensor:
-    """Return clips of smooth colours that move, with noise, (N, T, H, W, 3) uint8."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = SMALL_CLIP if small else CLIP
-    coarse = torch.rand(count, 3, 4, 14, 14, generator=generator)
-    smooth = nn.functional.interpolate(coarse, shape, mode="trilinear", align_corners=False)
-    smooth += 0.05 * torch.randn(smooth.shape, generator=generator)
-    return (smooth.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
+    return moving_clip(count, SMALL_CLIP if small else CLIP, seed)

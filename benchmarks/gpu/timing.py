@@ -52,7 +52,3 @@ def peak(device: torch.device, dtype: torch.dtype, small: bool) -> float:
     pairs = [[torch.randn(side, side, device=device).to(dtype) for _ in range(2)] for _ in range(2)]
     calls = [lambda a=a, b=b: torch.mm(a, b) for a, b in pairs]
     return 2.0 * side**3 / seconds_of(calls, device)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError)
