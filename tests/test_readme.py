@@ -1,8 +1,10 @@
 """Commands and code of the README and docs/ run, and what they say agrees with the code."""
 
+import math
 import os
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
@@ -19,7 +21,9 @@ from vswin_extract.errors import VIDEO_ERRORS
 from vswin_extract.network.variants import VARIANTS
 
 README = (ROOT / "README.md").read_text()
-PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+INDEX = "docs/README.md"
+PAGES = {page.name: page.read_text() for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "README.md"}
+PAGES |= {"README.md": README, INDEX: (ROOT / INDEX).read_text()}
 PROSE = "\n".join(text for name, text in PAGES.items() if name != "cli.md")
 
 
@@ -52,7 +56,7 @@ def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", blocks("python") + blocks("python", PAGES["file.md"]))
 def test_python_examples_run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     exec(compile(code, "README.md", "exec"), {})
@@ -112,11 +116,59 @@ def test_the_drawings_of_clips_are_those_of_the_code() -> None:
     ]
 
 
-def test_links_lead_somewhere() -> None:
-    for name, text in PAGES.items():
-        here = (ROOT if name == "README.md" else ROOT / "docs").resolve()
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-            assert os.path.exists(here / target), (name, target)
+def anchors(text: str) -> set[str]:
+    """What links to headings of a page are called, as GitHub makes it."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+LINKED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "weights/README.md"]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert os.path.exists(there), target
+        assert not anchor or anchor in anchors(there.read_text()), f"{target}#{anchor}"
+
+
+def test_the_index_has_every_page() -> None:
+    named = set(re.findall(r"^- \[[^]]+\]\(([\w.]+)\): \S", PAGES[INDEX], re.MULTILINE))
+    assert named == PAGES.keys() - {"README.md", INDEX}
+
+
+def test_the_readme_is_short_and_begins_with_the_two_commands() -> None:
+    assert len(README.split()) <= 1200
+    assert [block.partition(" ")[0] for block in blocks("sh")] == ["pip", "pip"]
+
+
+def test_badges_say_what_the_project_file_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    says = {
+        path.stem: (re.search("<title>(.*)</title>", path.read_text()) or ["", ""])[1]
+        for path in (ROOT / "docs/badges").glob("*.svg")
+    }
+    (torch,) = (each for each in project["dependencies"] if each.startswith("torch>="))
+    first, before = re.findall(r"2\.(\d+)", torch)
+    assert says == {
+        "python": f"Python: {project['requires-python'].removeprefix('>=')}+",
+        "pytorch": f"PyTorch: 2.{first} – 2.{int(before) - 1}",
+        "licence": f"licence: {project['license']}",
+    }
+
+
+def test_costs_of_an_hour_of_video() -> None:
+    """The last table of docs/choosing.md, for T and clips of 32 frames."""
+    rows = re.findall(r"^\| (\d+) \| ([\d,]+) \| (.+) \| (.+) \| (.+) \|$", PAGES["choosing.md"], re.MULTILINE)
+    assert [row[0] for row in rows] == ["64", "32", "16", "8", "4"]
+    embedding = 4 * VARIANTS["t"].channels(4)
+    for stride, clips, *cells in rows:
+        count = math.ceil(3600 * 30 / int(stride))
+        assert number(clips) == count
+        for cell, size in zip(cells, (embedding, 16 * embedding, 16 * 49 * embedding), strict=True):
+            assert number(cell) == pytest.approx(count * size, rel=0.01), (stride, cell)
 
 
 def test_options_that_are_named_exist() -> None:
@@ -125,7 +177,7 @@ def test_options_that_are_named_exist() -> None:
 
 
 def test_exit_codes_are_those_of_the_code() -> None:
-    table = dict(re.findall(r"^\| (\d{1,3}) \| (.*) \|$", PROSE, re.MULTILINE))
+    table = dict(re.findall(r"^\| (\d{1,3}) \| (.*) \|$", PAGES["operations.md"], re.MULTILINE))
     assert table == {str(code): meaning for code, meaning in EXIT_CODES.items()}
 
 
@@ -150,6 +202,7 @@ def test_weights_commands(run: Run, small_weights: Path, tmp_path: Path) -> None
     listed = run("vswin", "weights", "list")
     assert listed.returncode == 0
     assert {"t-k400", "nano"} <= set(listed.stdout.split())
+    assert max(map(len, listed.stdout.partition("\n\n")[0].splitlines())) <= 80  # Something-Something is not wrapped
     converted = run("vswin", "weights", "convert", small_weights, tmp_path / "mine.safetensors")
     assert converted.returncode == 0, converted.stderr
     for value in ("nano", "4x7x7", "3 classes"):
@@ -191,5 +244,5 @@ def test_the_model_of_a_run_is_what_the_benchmark_says() -> None:
 def number(cell: str) -> float:
     """1,230; 2.5 TB; 0.3 M; 28 on 512."""
     digits, _, unit = cell.partition(" ")
-    factor = {"M": 1e6, "G": 1e9, "GB": 1e9, "TB": 1e12, "PB": 1e15}.get(unit, 1.0)
+    factor = {"M": 1e6, "G": 1e9, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}.get(unit, 1.0)
     return float(digits.replace(",", "")) * factor
