@@ -128,7 +128,9 @@ LINKED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "wei
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+    text = page.read_text()
+    pictures = [(source, "") for source in re.findall(r'<img src="([^":]+)"', text)]
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", text) + pictures:
         there = page.parent / target if target else page
         assert os.path.exists(there), target
         assert not anchor or anchor in anchors(there.read_text()), f"{target}#{anchor}"
