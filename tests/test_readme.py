@@ -19,6 +19,7 @@ from vswin_extract.cli.extract import extract
 from vswin_extract.decoding.pyav import FORMATS
 from vswin_extract.errors import VIDEO_ERRORS
 from vswin_extract.network.variants import VARIANTS
+from vswin_extract.weights.registry import manifest
 
 README = (ROOT / "README.md").read_text()
 INDEX = "docs/README.md"
@@ -159,6 +160,21 @@ def test_badges_say_what_the_project_file_says() -> None:
         "pytorch": f"PyTorch: 2.{first} – 2.{int(before) - 1}",
         "licence": f"licence: {project['license']}",
     }
+
+
+def test_settings_by_task_can_be_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    rows = re.findall(r"^\| [^|]+ \| [^|]+ \| `(--[^|`]+)`[^|]* \| ([^|]+) \|$", PAGES["choosing.md"], re.MULTILINE)
+    assert len(rows) == 8
+    for clips, features in rows:
+        options = re.findall(r"[^\s`]+", f"{clips} {features}".removesuffix("embedding"))
+        parsed("vswin-extract", "videos", "new.h5", *options)
+
+
+def test_weights_that_are_advised_exist() -> None:
+    named = set(re.findall(r"`([tsbl]-[a-z0-9-]+)`", PAGES["choosing.md"]))
+    assert len(named) > 5
+    assert named <= manifest().keys()
 
 
 def test_costs_of_an_hour_of_video() -> None:
