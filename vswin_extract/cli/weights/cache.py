@@ -25,17 +25,19 @@ def list_command() -> None:
     from vswin_extract.weights.registry import BUNDLED, manifest
 
     bundled = human_bytes(bundled_file().stat().st_size)
-    rows = [(BUNDLED, "drawn clips", "", bundled, "Apache-2.0", "yes")]
+    rows = [(BUNDLED, "drawn clips", "", "", bundled, "Apache-2.0", "yes")]
     for row in manifest().values():
         size = human_bytes(row.megabytes * 1e6) if row.megabytes else "?"
         done, total = download_progress(row)
         here = "yes" if is_cached(row) else f"{done / total:.0%}" if total else ""
-        rows.append((row.name, row.dataset, f"{row.accuracy[0]:.1f}", size, row.license, here))
+        top1, top5 = (f"{percent:.1f}" for percent in row.accuracy)
+        trained_on = row.dataset.replace("Something-Something v2", "SSv2")  # 80 columns are enough then
+        rows.append((row.name, trained_on, top1, top5, size, row.license, here))
     out = stdout()
-    titles = ("name", "trained on", "top-1", "size", "licence", "here")  # 80 columns hold these
-    out.print(table(rows, titles, right=("top-1", "size")))
+    titles = ("name", "trained on", "top-1", "top-5", "size", "licence", "here")
+    out.print(table(rows, titles, right=("top-1", "top-5", "size")))
     views = next(iter(manifest().values())).views
-    out.print(f"\nTop-1 in percent as published, mostly over {views}. Names begin with the variant.")
+    out.print(f"\nTop-1 and top-5 in percent as published, mostly over {views}. Names begin with the variant.")
     for directory in cache_dirs():
         click.echo(f"Cache: {printable(str(directory))}")
     if not cache_dirs():
