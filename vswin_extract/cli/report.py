@@ -4,7 +4,15 @@ import click
 
 from vswin_extract.cli.console import stderr
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, follow_option, output_option, target_option, videos_option
+from vswin_extract.cli.options import (
+    HELP,
+    file_argument,
+    follow_option,
+    output_option,
+    play_option,
+    target_option,
+    videos_option,
+)
 from vswin_extract.formatting import human_bytes, plural, printable
 
 LIMIT, SPOTS = 50, 1000
@@ -22,7 +30,7 @@ LIMIT, SPOTS = 50, 1000
     default=LIMIT,
     show_default=True,
     metavar="N",
-    help="Videos that are shown in detail, at most; about 150 kB each.",
+    help="Videos that are shown in detail, at most, those with problems and the most varied first; about 150 kB each.",
 )
 @click.option("--within", default="*", metavar="PATTERN", help="In detail, only videos whose ids match, as 'clips/*'.")
 @click.option(
@@ -34,10 +42,19 @@ LIMIT, SPOTS = 50, 1000
     metavar="N",
     help="Clips on the map, at most; about 6 kB each.",
 )
+@play_option("Link")
 @follow_option
 @reports_errors
 def report(
-    file: str, output: str, overwrite: bool, videos: str | None, limit: int, within: str, spots: int, follow: bool
+    file: str,
+    output: str,
+    overwrite: bool,
+    videos: str | None,
+    limit: int,
+    within: str,
+    spots: int,
+    play: bool | None,
+    follow: bool,
 ) -> None:
     """Write one page to look at, with all in it, that opens from disk: the run and its failures, a map of all clips,
     and videos in detail, with their frames, segments, classes and the clips of others that are like theirs. Needs the
@@ -62,6 +79,7 @@ def report(
             limit=limit,
             spots=spots,
             within=within,
+            play=play,
             overwrite=overwrite,
             on_video=lambda done, total: bar.update(task, completed=done, total=total),
         )
