@@ -150,7 +150,7 @@ def _list_videos(features: FeatureFile, most: int, varied: Sequence[float]) -> I
     table = features.file["videos_table"]
     texts = [table[name].asstr()[:most] for name in ("id", "status", "message")]
     numbers = [table[name][:most].tolist() for name in ("clips", "duration", "fps", "width", "height")]
-    shown = varied[:most] or [None] * min(most, len(features))
+    shown: Sequence[float | None] = varied[:most] or [None] * min(most, len(features))
     for name, status, message, *values in zip(*texts, *numbers, shown, strict=True):
         yield name, *values, f"{status}: {message}" if message else status
 
