@@ -442,7 +442,44 @@ def test_the_map_shows_the_frame_under_the_pointer(folder: Path, browse: Callabl
         assert elements == 1
         assert re.search(r"\d:\d\d\.\d$", label.strip())
         assert label.splitlines()[0] == name
+    pointer = ActionBuilder(browser)
+    pointer.pointer_action.click()
+    pointer.perform()
+    time.sleep(0.5)
+    is_open, source, *_ = browser.execute_script(PLAYING)
+    assert is_open
+    assert re.fullmatch(r".*/videos/astronaut-pan.mp4#t=0.00,\d.\d\d", source)
     assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
+
+
+@pytest.mark.slow
+def test_a_click_on_the_map_shows_the_video_if_the_page_does_not_link_it(
+    folder: Path, tmp_path: Path, browse: Callable[..., "Chrome"]
+) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    with open_features(folder / "out.h5") as features:
+        write_report(features, tmp_path / "out.html", limit=1)
+        names = list(features)
+        (chosen,) = choose_videos(features, names, variety(features).tolist(), 1)
+    browser = browse()
+    look(browser, tmp_path / "out.html", 1200, "light")
+    other = next(name for name in names if name != chosen)
+    shown = []
+    for name in (chosen, other):
+        for _ in range(20):  # until it is drawn
+            browser.execute_script("location.hash = ''")
+            browser.execute_script(POINT, name, "scroll")
+            x, y = browser.execute_script(POINT, name)
+            pointer = ActionBuilder(browser)
+            pointer.pointer_action.move_to_location(round(x), round(y)).click()
+            pointer.perform()
+            time.sleep(0.2)
+            if place := browser.execute_script("return location.hash"):
+                break
+        shown.append(place)
+    assert shown == [f"#v{names.index(chosen)}", f"#r{names.index(other)}"]
+    assert browser.execute_script("return document.querySelector('dialog')") is None
 
 
 @pytest.mark.slow
