@@ -23,7 +23,7 @@ from vswin_extract.explore.query import find_query
 from vswin_extract.explore.search import nearest
 from vswin_extract.explore.similarity import boundaries, novelty, self_similarity
 from vswin_extract.explore.thumbnails import PictureProcess
-from vswin_extract.feeding.pictures import take_pictures
+from vswin_extract.feeding.pictures import pictures_at
 from vswin_extract.store.features import open_features
 
 VIDEOS = ROOT / "examples" / "videos"
@@ -79,8 +79,8 @@ def test_a_thumbnail_is_the_frame_on_screen(tmp_path: Path) -> None:
         container.mux(stream.encode())
     moments = {0.0: 0, 0.3: 3, 0.55: 5, 0.56: 5, 3.05: 30, 4.0: 40, 99.0: 49}
     for ahead in (0.2, 1.0, 5.0):  # by seeking, and by decoding on
-        made = take_pictures(path, list(moments), (320, 180), ahead=ahead)
-        assert list(made) == [*chain(*(take_pictures(path, [seconds], (320, 180)) for seconds in moments))]
+        made = pictures_at(path, list(moments), (320, 180), ahead=ahead)
+        assert list(made) == [*chain(*(pictures_at(path, [seconds], (320, 180)) for seconds in moments))]
         for content, number in zip(made, moments.values(), strict=True):
             with Image.open(io.BytesIO(content)) as picture:
                 assert (picture.format, picture.size) == ("JPEG", (320, 160))

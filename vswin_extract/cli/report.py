@@ -1,5 +1,8 @@
 """`vswin report`: a page about a file of features."""
 
+import os
+from typing import TYPE_CHECKING
+
 import click
 
 from vswin_extract.cli.console import stderr
@@ -14,6 +17,9 @@ from vswin_extract.cli.options import (
     videos_option,
 )
 from vswin_extract.formatting import human_bytes, plural, printable
+
+if TYPE_CHECKING:
+    from vswin_extract.store.features import FeatureFile
 
 LIMIT, SPOTS = 50, 1000
 """The defaults of `write_report`. Importing them would make --help slow."""
@@ -63,7 +69,6 @@ def report(
 
     from rich.progress import Progress
 
-    from vswin_extract.cli.inspect import run_facts
     from vswin_extract.explore.report import write_report
     from vswin_extract.store.features import open_features
 
@@ -75,7 +80,7 @@ def report(
             features,
             Path(output),
             Path(videos) if videos else None,
-            facts=run_facts(features, file),
+            facts=shared_facts(features, file),
             limit=limit,
             spots=spots,
             within=within,
@@ -87,3 +92,11 @@ def report(
     if lost := len(pictures.missing):
         written += f"; no pictures of {plural(lost, 'video')}, the page says why"
     click.echo(printable(written))
+
+
+def shared_facts(features: "FeatureFile", file: str) -> list[tuple[str, str]]:
+    """Return the facts of a run for a page, which others may see: without the folder of the file."""
+    from vswin_extract.cli.inspect import run_facts
+
+    facts = run_facts(features, file)
+    return [(name, text.replace(file, os.path.basename(file), 1) if name == "file" else text) for name, text in facts]

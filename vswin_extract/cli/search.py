@@ -107,10 +107,10 @@ def search(
         folder = Path(videos) if videos else None
         page = page_target(features, html, overwrite, folder, query, options["weights"]) if html else None
         found = find_copies(features, **options) if query is None else find_results(features, query, **options)
-        if page is not None and html is not None:
+        if page is not None:
             from vswin_extract.explore.page import Links, write_page
 
-            write_page(page, [found.page(features, folder, Links(Path(html), play))])
+            write_page(page, [found.page(features, folder, Links(page.given, play))])
             say(console, f"note: wrote {html}")
     if as_json:
         facts = {"file": file, "index": options["index"], **found.facts()}

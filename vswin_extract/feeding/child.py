@@ -127,11 +127,11 @@ def decode_video(task: Task, send: Send, granted: GrantedSlots, fetch: Fetch | N
 
 
 def decode_pictures(task: Task, send: Send) -> VideoEnd:
-    from vswin_extract.feeding.pictures import take_pictures  # only pages need it
+    from vswin_extract.feeding.pictures import pictures_at  # only pages need it
 
     on_progress = progress_sender(send)
     with file_of(task, on_progress, None) as path:
-        return VideoEnd(pictures=take_pictures(path, task.moments, task.picture_size, on_progress))
+        return VideoEnd(pictures=pictures_at(path, task.moments, task.picture_size, on_progress))
 
 
 def count_clips(decoder: Decoder, task: Task) -> VideoEnd:

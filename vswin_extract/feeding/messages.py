@@ -39,7 +39,7 @@ class Task:
     """A video to decode, or its segment from `start` to `end` seconds; and which of its clips, by `clip_range`.
 
     `count`: only count its clips, by its packets. `guess`: only estimate how many there are, by its header.
-    `moments`: only take pictures of at most `picture_size` at these seconds, see `pictures.take_pictures`. `address`:
+    `moments`: only take pictures of at most `picture_size` at these seconds, see `pictures.pictures_at`. `address`:
     it has to be fetched first, into the cache.
     """
 

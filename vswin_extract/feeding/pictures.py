@@ -18,7 +18,7 @@ AHEAD = 5.0
 """The next picture is reached by decoding on if it is at most this many seconds ahead, otherwise by seeking."""
 
 
-def take_pictures(
+def pictures_at(
     path: Path,
     moments: Sequence[float],
     size: tuple[int, int],
