@@ -2,7 +2,9 @@
 
 import base64
 import io
+import os
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -12,14 +14,16 @@ from conftest import ROOT
 from outputs import make_embedded, random_embeddings, scenes
 from PIL import Image
 
-from vswin_extract.explore import similarity
+from vswin_extract.errors import VideoMissing, VideoUnreadable
+from vswin_extract.explore import similarity, thumbnails
 from vswin_extract.explore.near_copies import near_copies
-from vswin_extract.explore.page import page_of_copies, page_of_results
+from vswin_extract.explore.page import Links, breakable, page_of_copies, page_of_results
 from vswin_extract.explore.plot import plot_similarity
 from vswin_extract.explore.query import find_query
 from vswin_extract.explore.search import nearest
 from vswin_extract.explore.similarity import boundaries, novelty, self_similarity
-from vswin_extract.explore.thumbnails import thumbnail, thumbnails
+from vswin_extract.explore.thumbnails import PictureProcess
+from vswin_extract.feeding.pictures import pictures_at
 from vswin_extract.store.features import open_features
 
 VIDEOS = ROOT / "examples" / "videos"
@@ -51,8 +55,8 @@ def test_a_page_holds_its_pictures_and_names_are_text(tmp_path: Path) -> None:
     with open_features(make_embedded(tmp_path / "out.h5", {evil: rows, other: rows, "gone.mp4": rows})) as features:
         query = find_query(features, other)
         pages = [
-            page_of_results(features, query, nearest(features, query), tmp_path),
-            page_of_copies(features, near_copies(features), tmp_path),
+            page_of_results(features, query, nearest(features, query), tmp_path, Links(tmp_path / "pages" / "x.html")),
+            page_of_copies(features, near_copies(features), tmp_path, Links(tmp_path / "x.html", play=False)),
         ]
     for page in map(Page, pages):
         assert "script" not in page.tags
@@ -75,15 +79,107 @@ def test_a_thumbnail_is_the_frame_on_screen(tmp_path: Path) -> None:
         container.mux(stream.encode())
     moments = {0.0: 0, 0.3: 3, 0.55: 5, 0.56: 5, 3.05: 30, 4.0: 40, 99.0: 49}
     for ahead in (0.2, 1.0, 5.0):  # by seeking, and by decoding on
-        made = thumbnails(path, list(moments), ahead=ahead)
-        assert made == [thumbnail(path, seconds) for seconds in moments]
-        for uri, number in zip(made, moments.values(), strict=True):
-            with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        made = pictures_at(path, list(moments), (320, 180), ahead=ahead)
+        assert list(made) == [*chain(*(pictures_at(path, [seconds], (320, 180)) for seconds in moments))]
+        for content, number in zip(made, moments.values(), strict=True):
+            with Image.open(io.BytesIO(content)) as picture:
                 assert (picture.format, picture.size) == ("JPEG", (320, 160))
                 assert np.asarray(picture).mean() == pytest.approx(20 + 4 * number, abs=1.9), (ahead, number)
-    assert thumbnail(tmp_path / "none.mp4", 1) is None
     (tmp_path / "text.mp4").write_text("no video")
-    assert thumbnail(tmp_path / "text.mp4", 1) is None
+    with PictureProcess((320, 180)) as process:
+        for name, error in {"none.mp4": VideoMissing, "text.mp4": VideoUnreadable}.items():
+            with pytest.raises(error):
+                process.take(tmp_path / name, [1.0])
+        (uri,) = process.take(path, [0.55])  # after a video that failed
+    assert base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")) == made[2]
+
+
+FAILS_ONCE = """
+import os, sys, time
+
+mark = {mark!r}
+if not os.path.exists(mark):
+    open(mark, "w").close()
+    {fails}
+sys.path.remove({folder!r})
+del sys.modules["PIL"]
+import PIL
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "why"),
+    [("os._exit(7)", "exit status 7"), pytest.param("time.sleep(60)", "8 s", marks=pytest.mark.slow)],
+)
+def test_a_video_that_hangs_or_ends_its_decoder_has_no_picture_and_the_next_one_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, why: str
+) -> None:
+    false, mark = tmp_path / "false", tmp_path / "mark"
+    (false / "PIL").mkdir(parents=True)
+    (false / "PIL" / "__init__.py").write_text(FAILS_ONCE.format(mark=str(mark), folder=str(false), fails=fails))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(false), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(thumbnails, "TIMEOUT", 8.0)  # the next process has to start in this time
+    rows = random_embeddings(1, 2)["v/0.mp4"]
+    for name in ("a.mkv", "b.mkv"):
+        (tmp_path / name).symlink_to(VIDEOS / "shapes.mkv")
+    with open_features(make_embedded(tmp_path / "out.h5", {"a.mkv": rows, "b.mkv": rows})) as features:
+        pictures = thumbnails.take_pictures(
+            features, tmp_path, {"a.mkv": {1.0}, "b.mkv": {1.0}}, (160, 120), lambda done, total: None
+        )
+    assert mark.exists()
+    assert list(pictures.made) == [("b.mkv", 1.0)]
+    assert list(pictures.missing) == ["a.mkv"]
+    assert why in pictures.missing["a.mkv"]
+
+
+def test_a_page_links_videos_below_its_folder_and_others_if_asked(tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "x.html"
+    beside, elsewhere = page.parent / "a b" / '100%#?"<.mkv', tmp_path / "home" / "é.mkv"
+    assert Links(page).find(beside, 1.0, 2.5) == "a%20b/100%25%23%3F%22%3C.mkv#t=1.00,2.50"
+    assert Links(page).find(page.parent / "javascript:alert(1)", 1.0) == "javascript%3Aalert%281%29#t=1.00"
+    assert Links(page).find(elsewhere, 1.0) is None
+    assert Links(page, play=True).find(elsewhere, 1.0) == "../home/%C3%A9.mkv#t=1.00"
+    for way in (Links(page, play=False).find(beside, 1.0), Links(page, play=True).find(None, 1.0)):
+        assert way is None
+
+
+def test_a_page_that_plays_has_its_links_and_one_that_does_not_has_no_path(tmp_path: Path) -> None:
+    both = scenes(2, 2)
+    videos = {
+        name: np.concatenate([both[:2], scenes(6, seed=seed), both[2:]])
+        for seed, name in enumerate(("secret-a.mkv", "secret-b.mkv"), 1)
+    }
+    for name in videos:
+        (tmp_path / name).symlink_to(VIDEOS / "shapes.mkv")
+    with open_features(make_embedded(tmp_path / "out.h5", videos)) as features:
+        copies = near_copies(features)
+        plays, plain = (
+            page_of_copies(features, copies, tmp_path, Links(page))
+            for page in (tmp_path / "x.html", tmp_path / "pages" / "x.html")
+        )
+    assert len({(pair.one.video, pair.other.video) for pair in copies}) == 1
+    assert len(copies) > 1
+    for text in (plays, plain):
+        assert Page(text).tags.count("details") == 1  # of both videos, with all that they share
+        assert Page(text).tags.count("li") == len(copies)
+    links = [source for source in Page(plays).sources if not source.startswith("data:")]
+    assert links == [f"{m.video}#t={m.start:.2f},{m.end:.2f}" for pair in copies for m in (pair.one, pair.other)]
+    assert "media-src 'self' file:" in plays
+    assert "script" not in Page(plain).tags
+    assert "media-src" not in plain
+    assert str(tmp_path) not in plays + plain
+
+
+def test_names_break_between_words_and_stay_the_same_text() -> None:
+    marked = {
+        "clips/cut-off_shapes.avi": "clips/<wbr>cut-<wbr>off_<wbr>shapes.avi",
+        "dQw4w9WgXcQ.mp4": "dQw4w9WgXcQ.mp4",
+        "a\n<b>  c": "a\n<wbr>&lt;b&gt;  <wbr>c",
+        f"{'x' * 64}/日本.avi": f'<span class="long">{"x" * 64}/</span><wbr>日本.avi',
+        "--": "--",
+        "": "",
+    }
+    assert {name: str(breakable(name)) for name in marked} == marked
 
 
 def test_segments_begin_where_scenes_do() -> None:

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import h5py
 import numpy as np
@@ -25,7 +26,9 @@ from vswin_extract.cli import report as command
 from vswin_extract.errors import UsageError
 from vswin_extract.explore import report
 from vswin_extract.explore.clip_map import make_map, principal
-from vswin_extract.explore.report import histogram, write_report
+from vswin_extract.explore.page import Links
+from vswin_extract.explore.report import choose_videos, histogram, write_report
+from vswin_extract.explore.similarity import variety
 from vswin_extract.explore.thumbnails import Pictures
 from vswin_extract.store.features import open_features
 from vswin_extract.video.sampling import Sampling
@@ -103,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, run: Run, small_weights: Pa
 def test_a_page_holds_everything_and_names_are_text(folder: Path) -> None:
     page = Page((folder / "out.html").read_text())
     with open_features(folder / "out.h5") as features:
-        videos, failures = page.tables
+        failures, videos = page.tables
         assert [row[0] for row in videos[1:]] == list(features)
         assert [row[1] for row in videos[1:]] == [str(len(video)) for video in features.values()]
         assert failures[1:] == [[f["id"], f["error"], f["message"]] for f in features.failures]
@@ -128,25 +131,33 @@ def test_nothing_comes_from_elsewhere(folder: Path) -> None:
     page = Page((folder / "out.html").read_text())
     assert "link" not in page.tags
     assert "iframe" not in page.tags
-    own = re.compile(r"#\w+|data:image/(jpeg|png);base64,[A-Za-z0-9+/=]+")
+    own = re.compile(r"#\w+|data:image/(jpeg|png);base64,[A-Za-z0-9+/=]+|(?P<video>videos/[\w%./()-]+)#t=[\d.,]+")
     assert [source for source in page.sources if not own.fullmatch(source)] == []
+    linked = {unquote(found["video"]) for source in page.sources if (found := own.fullmatch(source)) and found["video"]}
+    assert linked == {f"videos/{name}" for name in NAMES if name not in ("gone.mkv", NAMES[-1])}
     text = (folder / "out.html").read_text()
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'" in text
+    policy = re.findall(r'Content-Security-Policy" content="(.*?)"', text)
+    assert policy[0].split("; ") == [
+        "default-src 'none'", "img-src data:", "media-src 'self' file:", "style-src 'unsafe-inline'",
+        "script-src 'unsafe-inline'",
+    ]  # fmt: skip
+    assert str(folder) not in text
     assert "url(" not in re.findall(r"<style>.*?</style>", text, re.DOTALL)[0]
 
 
 def test_pictures_are_the_frames(folder: Path) -> None:
     text = (folder / "out.html").read_text()
     strips = re.findall(r'<div class="strip".*?</div>', text, re.DOTALL)
-    assert [strip.count("<img") for strip in strips] == [10, 10, 16, 10]  # by id; two have none
-    uris = re.findall(r'src="data:image/jpeg;base64,([^"]+)', strips[1])
+    assert sorted(strip.count("<img") for strip in strips) == [10, 10, 10, 16]  # two have none
+    (strip,) = [strip for strip in strips if "astronaut" in strip]
+    uris = re.findall(r'src="data:image/jpeg;base64,([^"]+)', strip)
     means = []
     for uri in uris:
         with Image.open(io.BytesIO(base64.b64decode(uri))) as picture:
             assert picture.width == 160
             means.append(np.asarray(picture, np.float64))
     assert max(np.abs(a - b).mean() for a, b in pairwise(means)) > 1  # which follow one another
-    assert re.search(r'alt="0:00\.2".*alt="0:03\.8"', strips[1], re.DOTALL)
+    assert re.search(r'#t=0\.20".*alt="0:00\.2".*#t=3\.80".*alt="0:03\.8"', strip, re.DOTALL)
 
 
 def test_size_is_limited_and_the_page_says_what_is_left_out(tmp_path: Path) -> None:
@@ -157,15 +168,16 @@ def test_size_is_limited_and_the_page_says_what_is_left_out(tmp_path: Path) -> N
         rows = features.clips
     page = Page((tmp_path / "out.html").read_text())
     assert (tmp_path / "out.html").stat().st_size < 2.2e6
-    assert [row[0] for row in page.tables[0][1:]] == [name for name, *_ in videos]
-    assert len(page.tables[1]) == 31
+    assert [row[0] for row in page.tables[1][1:]] == [name for name, *_ in videos]
+    assert len(page.tables[0]) == 31
+    assert "media-src" not in (tmp_path / "out.html").read_text()  # there are no videos
     assert "30 VideoUnreadable" in page.text
     assert "5 of 200 videos" in page.text
     assert f"100 of {rows:,} clips" in page.text
     with open_features(path) as features:
         write_report(features, tmp_path / "out.html", limit=1, spots=0, within="*99.mp4", table_rows=100)
     page = Page((tmp_path / "out.html").read_text())
-    assert len(page.tables[0]) == 101
+    assert len(page.tables[1]) == 101
     assert "first 100 of 200 videos" in page.text
     assert "1 of 200 videos, of 2 whose ids match *99.mp4" in page.text
     assert "section" in page.tags
@@ -192,7 +204,8 @@ def test_the_map_is_that_of_all_clips_at_once(tmp_path: Path) -> None:
     _, values, directions = np.linalg.svd(centred, full_matrices=False)
     with open_features(make_embedded(tmp_path / "out.h5", videos)) as features:
         by_blocks = [principal(features, block) for block in (3, 7, 100)]
-        drawn_map = make_map(features, range(0, 72, 2), Pictures({}, {}))
+        files = {"b/6.mp4": tmp_path / "b" / "6.mp4"}
+        drawn_map = make_map(features, range(0, 72, 2), Pictures({}, {}, files), Links(tmp_path / "x.html"))
     for mean, axes, shares in by_blocks:
         assert np.allclose(mean, everything.mean(0), atol=1e-6)
         assert np.allclose(np.abs(axes.T @ directions[:2].T), np.eye(2), atol=1e-5)
@@ -200,6 +213,51 @@ def test_the_map_is_that_of_all_clips_at_once(tmp_path: Path) -> None:
     assert list(drawn_map["groups"]) == ["a", "b"]  # 18 videos are too many to tell apart
     x = json.dumps(drawn_map["item"])
     assert x.count("6.mp4") >= 2
+    assert x.count("b/6.mp4#t=") == 2
+    assert '"match_aspect": true' in x
+
+
+def test_variety_is_that_of_all_pairs_of_clips(tmp_path: Path) -> None:
+    videos = random_embeddings(7, 1, 4, 9, 2)
+    expected = [1 - float((unit(rows) @ unit(rows).T).mean()) for rows in videos.values()]
+    with open_features(make_embedded(tmp_path / "out.h5", videos)) as features:
+        for block in (1, 3, 5, 100):
+            assert np.allclose(variety(features, block), expected, atol=1e-6)
+
+
+def test_videos_with_problems_and_varied_ones_come_first(tmp_path: Path) -> None:
+    path = make_embedded(tmp_path / "out.h5", random_embeddings(1, *[1] * 6))
+    with h5py.File(path, "r+") as file:
+        for row in (0, 3, 4):
+            file["videos_table/status"][row] = "partial"
+    varied = [0.1, 0.5, 0.2, 0.3, 0.4, 0.6]
+    with open_features(path) as features:
+        ids = list(features)
+        chosen = [choose_videos(features, ids, varied, limit) for limit in range(8)]
+        unordered = choose_videos(features, ids, [], 6)
+    assert [[ids.index(name) for name in names] for names in chosen] == [
+        [], [4], [4, 5], [4, 3, 5], [4, 3, 5, 1], [4, 3, 0, 5, 1], [4, 3, 0, 5, 1, 2], [4, 3, 0, 5, 1, 2],
+    ]  # fmt: skip
+    assert [ids.index(name) for name in unordered] == [0, 3, 4, 1, 2, 5]
+
+
+def test_a_colour_is_the_same_cosine_in_all_videos(tmp_path: Path) -> None:
+    videos = {
+        "a.mp4": np.array([[1, 0], [0.6, 0.8], [1, 0]], np.float32),  # cosines 0.6 and 1
+        "b.mp4": np.array([[1, 0], [0.6, 0.8], [-0.28, 0.96]], np.float32),  # 0.6, -0.28 and 1
+    }
+    with open_features(make_embedded(tmp_path / "out.h5", videos)) as features:
+        write_report(features, tmp_path / "out.html", spots=0)
+    text = (tmp_path / "out.html").read_text()
+    pictures = []
+    for uri in re.findall(r'<figure class="matrix"><img src="data:image/png;base64,([^"]+)', text):
+        with Image.open(io.BytesIO(base64.b64decode(uri))) as picture:
+            pictures.append(np.asarray(picture))
+    high, wide = (slice(110, 130), slice(0, 60)), (slice(0, 20), slice(220, 240))
+    b, a = pictures  # b is more varied
+    assert len({*a[high].flat, *b[high].flat}) == 1
+    assert b[wide].max() < a[high].min() < a[wide].min() == 255
+    assert text.count("cosine -0.3") == 2
 
 
 def test_an_index_of_shards_reads_the_same(tmp_path: Path) -> None:
@@ -332,7 +390,7 @@ def test_it_opens_in_chromium_at_any_width_in_light_and_dark(folder: Path, brows
             assert errors == []
             broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
             assert browser.execute_script(broken) == 0
-            assert browser.execute_script("return document.scripts.length") == 5  # ours and Bokeh's
+            assert browser.execute_script("return document.scripts.length") == 6  # ours and Bokeh's
     assert len(grounds) == 2
     sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
     asked = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
@@ -382,9 +440,46 @@ def test_the_map_shows_the_frame_under_the_pointer(folder: Path, browse: Callabl
         wide, label, elements = tip
         assert wide == 160
         assert elements == 1
-        assert re.search(r"\d\.\d\d s$", label.strip())
+        assert re.search(r"\d:\d\d\.\d$", label.strip())
         assert label.splitlines()[0] == name
+    pointer = ActionBuilder(browser)
+    pointer.pointer_action.click()
+    pointer.perform()
+    time.sleep(0.5)
+    is_open, source, *_ = browser.execute_script(PLAYING)
+    assert is_open
+    assert re.fullmatch(r".*/videos/astronaut-pan.mp4#t=0.00,\d.\d\d", source)
     assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
+
+
+@pytest.mark.slow
+def test_a_click_on_the_map_shows_the_video_if_the_page_does_not_link_it(
+    folder: Path, tmp_path: Path, browse: Callable[..., "Chrome"]
+) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    with open_features(folder / "out.h5") as features:
+        write_report(features, tmp_path / "out.html", limit=1)
+        names = list(features)
+        (chosen,) = choose_videos(features, names, variety(features).tolist(), 1)
+    browser = browse()
+    look(browser, tmp_path / "out.html", 1200, "light")
+    other = next(name for name in names if name != chosen)
+    shown = []
+    for name in (chosen, other):
+        for _ in range(20):  # until it is drawn
+            browser.execute_script("location.hash = ''")
+            browser.execute_script(POINT, name, "scroll")
+            x, y = browser.execute_script(POINT, name)
+            pointer = ActionBuilder(browser)
+            pointer.pointer_action.move_to_location(round(x), round(y)).click()
+            pointer.perform()
+            time.sleep(0.2)
+            if place := browser.execute_script("return location.hash"):
+                break
+        shown.append(place)
+    assert shown == [f"#v{names.index(chosen)}", f"#r{names.index(other)}"]
+    assert browser.execute_script("return document.querySelector('dialog')") is None
 
 
 @pytest.mark.slow
@@ -398,19 +493,17 @@ def test_tables_sort_and_are_there_without_scripts(folder: Path, browse: Callabl
     look(browser, folder / "out.html", 1600, "light")
 
     def column(number: int) -> list[str]:
-        return [
-            cell.text for cell in browser.find_elements(By.CSS_SELECTOR, f"table:first-of-type td:nth-child({number})")
-        ]
+        return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, f"#videos + .card td:nth-child({number})")]
 
     count = len(names)
     assert column(1)[:count] == names
-    title = browser.find_elements(By.CSS_SELECTOR, "th button")[2]
+    title = browser.find_elements(By.CSS_SELECTOR, "#videos + .card th button")[2]
     title.click()
     assert column(3)[:count] == sorted(seconds, key=float)
     title.click()
     assert column(3)[:count] == sorted(seconds, key=float, reverse=True)
-    assert browser.find_elements(By.CSS_SELECTOR, "th")[2].get_attribute("aria-sort") == "descending"
-    browser.find_elements(By.CSS_SELECTOR, "th button")[0].click()
+    assert browser.find_elements(By.CSS_SELECTOR, "#videos + .card th")[2].get_attribute("aria-sort") == "descending"
+    browser.find_elements(By.CSS_SELECTOR, "#videos + .card th button")[0].click()
     assert sorted(column(1)[:count]) == sorted(names)
 
     browser = browse(scripts=False)
@@ -418,3 +511,58 @@ def test_tables_sort_and_are_there_without_scripts(folder: Path, browse: Callabl
     assert not browser.find_elements(By.CSS_SELECTOR, "th button")
     assert column(1)[:count] == names
     assert "The map needs JavaScript" in browser.find_element(By.ID, "map").text
+
+
+PLAYING = """
+const video = document.querySelector("dialog video")
+return [document.querySelector("dialog").open, decodeURIComponent(video.src), video.currentTime, video.error?.message]
+"""
+
+
+@pytest.mark.slow
+def test_a_click_plays_the_clip(folder: Path, browse: Callable[..., "Chrome"]) -> None:
+    from selenium.webdriver.common.by import By
+
+    browser = browse()
+    look(browser, folder / "out.html", 400, "light")
+    links = [
+        link
+        for link in browser.find_elements(By.CSS_SELECTOR, ".strip a.play")
+        if unquote(str(link.get_attribute("href"))).endswith(f"{EVIL}#t=1.80")
+    ]
+    browser.execute_script("arguments[0].click()", links[0])
+    for _ in range(50):
+        is_open, source, seconds, error = browser.execute_script(PLAYING)
+        if seconds >= 1.8 or error:
+            break
+        time.sleep(0.1)
+    assert (is_open, error) == (True, None)
+    assert source == f"file://{folder}/videos/{EVIL}#t=1.80"
+    assert seconds >= 1.8
+    assert browser.find_element(By.CSS_SELECTOR, "dialog a").text == EVIL.rpartition("/")[2]
+    browser.find_element(By.CSS_SELECTOR, "dialog button").click()
+    assert browser.execute_script(PLAYING)[0] is False
+    assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
+
+
+@pytest.mark.slow
+def test_the_filter_hides_other_videos_and_links_unfold_theirs(folder: Path, browse: Callable[..., "Chrome"]) -> None:
+    from selenium.webdriver.common.by import By
+
+    browser = browse()
+    look(browser, folder / "out.html", 400, "dark")
+    browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = false")
+    with open_features(folder / "out.h5") as features:
+        row = list(features).index("chelsea-portrait.mp4")
+    browser.execute_script("location.hash = arguments[0]", f"v{row}")
+    time.sleep(0.2)
+    opened = [each.text for each in browser.find_elements(By.CSS_SELECTOR, "section > details[open] h3")]
+    assert opened == ["chelsea-portrait.mp4"]
+    box = browser.find_element(By.CSS_SELECTOR, "nav input")
+    box.send_keys("CHELSEA")
+    shown = browser.find_elements(By.CSS_SELECTOR, "section:not([hidden]) h3")
+    assert [each.text for each in shown] == ["chelsea-portrait.mp4"]
+    assert browser.find_element(By.CSS_SELECTOR, "nav output").text == "1 found"
+    box.clear()
+    box.send_keys(" ", "\b")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "section:not([hidden])")) == len(NAMES)

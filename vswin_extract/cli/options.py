@@ -182,6 +182,16 @@ def videos_option(help: str) -> Decorator:
     return click.option("--videos", type=path, metavar="DIR", help=help)
 
 
+def play_option(page: str) -> Decorator:
+    """The option --play, of commands that write a page."""
+    return click.option(
+        "--play/--no-play",
+        default=None,
+        help=f"{page} videos by their paths from the page, so that a click plays a clip.  [default: only videos in or "
+        "below the folder of the page]",
+    )
+
+
 def version_option() -> Decorator:
     return click.option(
         "--version",

@@ -1,11 +1,25 @@
 """`vswin report`: a page about a file of features."""
 
+import os
+from typing import TYPE_CHECKING
+
 import click
 
 from vswin_extract.cli.console import stderr
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, follow_option, output_option, target_option, videos_option
+from vswin_extract.cli.options import (
+    HELP,
+    file_argument,
+    follow_option,
+    output_option,
+    play_option,
+    target_option,
+    videos_option,
+)
 from vswin_extract.formatting import human_bytes, plural, printable
+
+if TYPE_CHECKING:
+    from vswin_extract.store.features import FeatureFile
 
 LIMIT, SPOTS = 50, 1000
 """The defaults of `write_report`. Importing them would make --help slow."""
@@ -22,7 +36,7 @@ LIMIT, SPOTS = 50, 1000
     default=LIMIT,
     show_default=True,
     metavar="N",
-    help="Videos that are shown in detail, at most; about 150 kB each.",
+    help="Videos that are shown in detail, at most, those with problems and the most varied first; about 150 kB each.",
 )
 @click.option("--within", default="*", metavar="PATTERN", help="In detail, only videos whose ids match, as 'clips/*'.")
 @click.option(
@@ -34,10 +48,19 @@ LIMIT, SPOTS = 50, 1000
     metavar="N",
     help="Clips on the map, at most; about 6 kB each.",
 )
+@play_option("Link")
 @follow_option
 @reports_errors
 def report(
-    file: str, output: str, overwrite: bool, videos: str | None, limit: int, within: str, spots: int, follow: bool
+    file: str,
+    output: str,
+    overwrite: bool,
+    videos: str | None,
+    limit: int,
+    within: str,
+    spots: int,
+    play: bool | None,
+    follow: bool,
 ) -> None:
     """Write one page to look at, with all in it, that opens from disk: the run and its failures, a map of all clips,
     and videos in detail, with their frames, segments, classes and the clips of others that are like theirs. Needs the
@@ -46,7 +69,6 @@ def report(
 
     from rich.progress import Progress
 
-    from vswin_extract.cli.inspect import run_facts
     from vswin_extract.explore.report import write_report
     from vswin_extract.store.features import open_features
 
@@ -58,10 +80,11 @@ def report(
             features,
             Path(output),
             Path(videos) if videos else None,
-            facts=run_facts(features, file),
+            facts=shared_facts(features, file),
             limit=limit,
             spots=spots,
             within=within,
+            play=play,
             overwrite=overwrite,
             on_video=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -69,3 +92,11 @@ def report(
     if lost := len(pictures.missing):
         written += f"; no pictures of {plural(lost, 'video')}, the page says why"
     click.echo(printable(written))
+
+
+def shared_facts(features: "FeatureFile", file: str) -> list[tuple[str, str]]:
+    """Return the facts of a run for a page, which others may see: without the folder of the file."""
+    from vswin_extract.cli.inspect import run_facts
+
+    facts = run_facts(features, file)
+    return [(name, text.replace(file, os.path.basename(file), 1) if name == "file" else text) for name, text in facts]

@@ -18,6 +18,7 @@ from vswin_extract.cli.options import (
     file_argument,
     follow_option,
     json_option,
+    play_option,
     target_option,
     together,
     videos_option,
@@ -28,6 +29,7 @@ from vswin_extract.formatting import plural
 if TYPE_CHECKING:
     from vswin_extract.explore.approximate import Index
     from vswin_extract.explore.near_copies import NearCopy
+    from vswin_extract.explore.page import Links
     from vswin_extract.explore.query import Moment, Query
     from vswin_extract.explore.search import SearchResult
     from vswin_extract.files import Target
@@ -64,6 +66,7 @@ search_options = together(
     target_option("the FILE of --html"),
     follow_option,
     videos_option("With --html: where the videos are, if no longer where they were extracted."),
+    play_option("With --html: link"),
     weights_option(
         "For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
         "cache."
@@ -85,6 +88,7 @@ def search(
     html: str | None,
     overwrite: bool,
     videos: str | None,
+    play: bool | None,
     follow: bool,
     **options: Any,
 ) -> None:
@@ -104,9 +108,9 @@ def search(
         page = page_target(features, html, overwrite, folder, query, options["weights"]) if html else None
         found = find_copies(features, **options) if query is None else find_results(features, query, **options)
         if page is not None:
-            from vswin_extract.explore.page import write_page
+            from vswin_extract.explore.page import Links, write_page
 
-            write_page(page, [found.page(features, folder)])
+            write_page(page, [found.page(features, folder, Links(page.given, play))])
             say(console, f"note: wrote {html}")
     if as_json:
         facts = {"file": file, "index": options["index"], **found.facts()}
@@ -142,10 +146,10 @@ class FoundClips:
             "results": [asdict(result) for result in self.results],
         }
 
-    def page(self, features: "FeatureFile", videos: Path | None) -> str:
+    def page(self, features: "FeatureFile", videos: Path | None, links: "Links") -> str:
         from vswin_extract.explore.page import page_of_results
 
-        return page_of_results(features, self.query, self.results, videos)
+        return page_of_results(features, self.query, self.results, videos, links)
 
     def show(self) -> None:
         several = len(self.query.moments) > 1
@@ -176,10 +180,10 @@ class FoundCopies:
         shown = [asdict(pair) for pair in self.copies[: self.top]]
         return {"threshold": self.threshold, "found": len(self.copies), "duplicates": shown}
 
-    def page(self, features: "FeatureFile", videos: Path | None) -> str:
+    def page(self, features: "FeatureFile", videos: Path | None, links: "Links") -> str:
         from vswin_extract.explore.page import page_of_copies
 
-        return page_of_copies(features, self.copies[: self.top], videos)
+        return page_of_copies(features, self.copies[: self.top], videos, links)
 
     def show(self) -> None:
         out = stdout()

@@ -1,30 +1,38 @@
-"""HTML pages that open anywhere: pictures inside, nothing loaded from elsewhere. How templates are opened, and the page
-of a search, which needs no scripts."""
+"""HTML pages that open anywhere: pictures inside, nothing loaded from elsewhere, but videos that are asked for by a
+click. How templates are opened, and the page of a search, which has no scripts unless it links videos."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from vswin_extract.errors import needs
+from vswin_extract.errors import VideoError, needs
 from vswin_extract.explore.approximate import index_path
 from vswin_extract.explore.near_copies import NearCopy
 from vswin_extract.explore.query import Moment, Query
 from vswin_extract.explore.search import SearchResult
-from vswin_extract.explore.thumbnails import find_video, thumbnail
+from vswin_extract.explore.thumbnails import PictureProcess, find_video
 from vswin_extract.files import FileKind, Target
 from vswin_extract.store.features import FeatureFile
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 TEMPLATE = Path(__file__).with_name("search.html")
+PLAYER = Path(__file__).with_name("player.html")
+"""What plays videos in a page, on a click on a link of the class `play`."""
 PAGE = FileKind(
     "a page of vswin-extract",
     (b'<meta name="generator" content="vswin-extract">', b"default-src 'none'; img-src data:; style-src"),
 )
 """Pages of searches and reports. Those that were written before the first mark was have the second."""
+LONGEST_WORD = 24
+"""Characters of a word in a name; only a longer one is broken where a line ends."""
 
 
 def files_read(features: FeatureFile, videos: Path | None = None) -> Iterator[str | os.PathLike[str]]:
@@ -40,19 +48,65 @@ def files_read(features: FeatureFile, videos: Path | None = None) -> Iterator[st
 
 
 @dataclass(frozen=True)
+class Links:
+    """How a page links videos, by their paths from the folder of the page. `play`: whether it does; None: only videos
+    in or below that folder, so that the page tells nothing of other folders."""
+
+    page: Path
+    play: bool | None = None
+
+    def find(self, path: Path | None, start: float, end: float | None = None) -> str | None:
+        """Return the link of a video, to be played from one second to another one, None if there is none."""
+        if path is None or self.play is False:
+            return None
+        try:
+            way = os.path.relpath(os.path.abspath(path), os.path.dirname(os.path.abspath(self.page)))
+        except ValueError:  # on another drive
+            return None
+        if self.play is None and way.split(os.sep)[0] == os.pardir:
+            return None
+        moments = f"{start:.2f}" if end is None else f"{start:.2f},{end:.2f}"
+        return f"{quote(os.fsencode(Path(way).as_posix()))}#t={moments}"
+
+
+@dataclass(frozen=True)
 class Card:
-    """Seconds [start, end) of a video, and its picture `at` a second."""
+    """Seconds [start, end) of a video, and its picture `at` a second. `link`: plays it, None if the page does not link
+    the video."""
 
     video: str
     start: float
     end: float
     at: float
     picture: str | None
+    link: str | None
     score: float | None = None
 
 
+class CardMaker:
+    """Makes the cards of a page of results. `videos`: videos are looked for where they were extracted, or by their ids
+    below this folder."""
+
+    def __init__(self, features: FeatureFile, videos: Path | None, links: Links, process: PictureProcess) -> None:
+        self.features = features
+        self.videos = videos
+        self.links = links
+        self.process = process
+
+    def make(self, run: Moment, best: Moment, score: float | None = None, path: Path | None = None) -> Card:
+        """Return the card of a run of clips with the picture of the best one. `path`: of a video that is not of the
+        file."""
+        path = path or find_video(self.features, run.video, self.videos)
+        middle = (best.start + best.end) / 2
+        try:
+            (picture,) = self.process.take(path, [middle])
+        except VideoError:  # the page says that there is no picture
+            return Card(run.video, run.start, run.end, middle, None, None, score)
+        return Card(run.video, run.start, run.end, middle, picture, self.links.find(path, run.start, run.end), score)
+
+
 def page_of_results(
-    features: FeatureFile, query: Query, results: Sequence[SearchResult], videos: Path | None = None
+    features: FeatureFile, query: Query, results: Sequence[SearchResult], videos: Path | None, links: Links
 ) -> str:
     """Return the page of the results of a query: a picture of the query, and of the best clip of each result.
 
@@ -61,30 +115,49 @@ def page_of_results(
     """
     asked = query.moments[0] if not results else results[0].like
     whole = Moment(asked.video, query.moments[0].start, query.moments[-1].end)
-    path = Path(query.path) if query.video is None else find_video(features, query.video, videos)
-    first = _card(whole, asked, path)
-    found = [_card(each.run, each.best, find_video(features, each.best.video, videos), each.score) for each in results]
-    return _render(features, f"Nearest to {asked.video}", [[first]], [[each] for each in found])
+    with PictureProcess() as process:
+        cards = CardMaker(features, videos, links, process)
+        first = cards.make(whole, asked, path=Path(query.path) if query.video is None else None)
+        found = [[cards.make(each.run, each.best, each.score)] for each in results]
+    return _render(features, f"Nearest to {asked.video}", first, found, [])
 
 
-def page_of_copies(features: FeatureFile, copies: Iterable[NearCopy], videos: Path | None = None) -> str:
-    """Return the page of near-copies, with pictures of the middles of both videos. Raises UsageError as above."""
-    pairs = [
-        [_card(side, side, find_video(features, side.video, videos), pair.score) for side in (pair.one, pair.other)]
-        for pair in copies
-    ]
-    return _render(features, "Near-copies", [], pairs)
+def page_of_copies(features: FeatureFile, copies: Iterable[NearCopy], videos: Path | None, links: Links) -> str:
+    """Return the page of near-copies: for each two videos, the seconds in which they agree, with pictures of the
+    middles of both; the two that agree best are first. Raises UsageError as above."""
+    best: dict[tuple[str, str], int] = {}
+    listed = list(copies)
+    for number, pair in enumerate(listed):
+        best.setdefault((pair.one.video, pair.other.video), number)
+    listed.sort(key=lambda pair: best[pair.one.video, pair.other.video])
+    groups: list[tuple[tuple[str, str], list[list[Card]]]] = []
+    with PictureProcess() as process:
+        cards = CardMaker(features, videos, links, process)
+        for names, pairs in groupby(listed, lambda pair: (pair.one.video, pair.other.video)):
+            rows = [[cards.make(side, side, pair.score) for side in (pair.one, pair.other)] for pair in pairs]
+            groups.append((names, rows))
+    return _render(features, "Near-copies", None, [], groups)
 
 
-def _card(run: Moment, best: Moment, path: Path | None, score: float | None = None) -> Card:
-    middle = (best.start + best.end) / 2
-    return Card(run.video, run.start, run.end, middle, thumbnail(path, middle), score)
-
-
-def _render(features: FeatureFile, title: str, asked: list[list[Card]], found: list[list[Card]]) -> str:
+def _render(
+    features: FeatureFile,
+    title: str,
+    asked: Card | None,
+    results: list[list[Card]],
+    groups: list[tuple[tuple[str, str], list[list[Card]]]],
+) -> str:
     template = open_template(TEMPLATE, "--html needs Jinja")
-    name = os.path.basename(features.file.filename)
-    return template.render(title=title, file=name, info=features.info, features=features, asked=asked, found=found)
+    shown = [asked, *chain(*results), *chain.from_iterable(chain(*rows) for _, rows in groups)]
+    return template.render(
+        title=title,
+        file=os.path.basename(features.file.filename),
+        info=features.info,
+        features=features,
+        asked=asked,
+        results=results,
+        groups=groups,
+        plays=any(card is not None and card.link for card in shown),
+    )
 
 
 def write_page(target: Target, parts: Iterable[str]) -> None:
@@ -98,9 +171,11 @@ def open_template(path: Path, who: str) -> "Template":
     if it is not installed."""
     with needs("jinja2", "report", who):
         from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {}  # Bokeh's models must be described before they are named: unsorted
-    environment.filters.update(clock=clock, duration=duration)
+    environment.filters.update(clock=clock, duration=duration, breakable=breakable)
+    environment.globals["player"] = Markup(PLAYER.read_text("utf-8"))
     return environment.from_string(path.read_text("utf-8"))
 
 
@@ -118,3 +193,13 @@ def duration(seconds: float) -> str:
         if seconds < most:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds / 3600:,.1f} h"
+
+
+def breakable(text: str) -> "Markup":
+    """Return a text as HTML that lines may break after spaces and punctuation, not inside a word, unless it is longer
+    than LONGEST_WORD."""
+    from markupsafe import Markup, escape
+
+    words = re.findall(r".+?(?:[/_\-,;:@+=)\]\s]+|$)", text, re.DOTALL)
+    marked = (Markup('<span class="long">{}</span>').format(w) if len(w) > LONGEST_WORD else escape(w) for w in words)
+    return Markup("<wbr>").join(marked)

@@ -1,9 +1,9 @@
 """An output as one HTML page that opens anywhere: what was extracted, how its clips are alike, videos in detail.
 
 Everything is in the page: pictures as JPEG, matrices as PNG, curves as SVG, and BokehJS, which draws the map. Bokeh
-shows pictures under the pointer without further code, and its script (1.3 MB) is a quarter of plotly's. The size of a
-page is limited, so that a browser opens the page of any output: `limit` videos in detail, `spots` clips on the map,
-`table_rows` rows of tables.
+shows pictures under the pointer with little further code, and its script (1.3 MB) is a quarter of plotly's. The size of
+a page is limited, so that a browser opens the page of any output: `limit` videos in detail, `spots` clips on the map,
+`table_rows` rows of tables. The most telling videos come first: those with problems, then the most varied.
 """
 
 import os
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from vswin_extract.errors import needs
 from vswin_extract.explore.clip_map import make_map, moments_of
-from vswin_extract.explore.page import PAGE, files_read, open_template, write_page
+from vswin_extract.explore.page import PAGE, Links, files_read, open_template, write_page
 from vswin_extract.explore.search import SearchResult, nearest_videos
 from vswin_extract.explore.section import describe_video, middle, strip_seconds
+from vswin_extract.explore.similarity import lowest_cosine, variety
 from vswin_extract.explore.thumbnails import Pictures, take_pictures
 from vswin_extract.files import Target
 from vswin_extract.store.features import FeatureFile
@@ -33,6 +34,8 @@ TABLE_ROWS = 20_000
 """Rows of the table of videos, and of the table of failures, at most: 5 MB."""
 PICTURE = (160, 120)
 """Width and height of a picture in pixels, at most; it has 3 to 6 kB."""
+OPEN = 5
+"""Videos in detail that are not folded."""
 NEAREST = 5
 """Clips of other videos that are shown for a video."""
 BARS = 24
@@ -49,14 +52,16 @@ def write_report(
     spots: int = SPOTS,
     within: str = "*",
     table_rows: int = TABLE_ROWS,
+    play: bool | None = None,
     on_video: Callable[[int, int], None] = lambda done, total: None,
     overwrite: bool = False,
 ) -> Pictures:
     """Write the page and return the pictures in it. Videos are looked for where they were extracted, or by their ids
     below `videos`; where a video is missing or does not decode, the page says so.
 
-    `facts`: names and values about the run. `limit`: videos in detail, the first ones whose ids match `within`.
-    `spots`: clips on the map, evenly spaced. `on_video`: called after the pictures of each video, with how many of how
+    `facts`: names and values about the run. `limit`: videos in detail, of those whose ids match `within`.
+    `spots`: clips on the map, evenly spaced. `play`: link the videos by their paths from the page; None: only those in
+    or below its folder. `on_video`: called after the pictures of each video, with how many of how
     many videos are done. `overwrite`: replace `output` even if it is no page of ours. Raises UsageError.
     """
     target = Target(output, PAGE, partial(files_read, features, videos), overwrite)
@@ -65,27 +70,45 @@ def write_report(
     with needs("bokeh", "report", "a report needs Bokeh"), some_home():
         from bokeh.resources import Resources
     matching = features.matching(within) if limit and len(features) else []
-    chosen = matching[:limit]
     embedded = "embedding" in features.names
+    varied = variety(features).tolist() if embedded else []
+    chosen = choose_videos(features, matching, varied, limit)
     near = nearest_videos(features, chosen, NEAREST) if embedded else {}
     count = min(spots, features.clips) if embedded else 0
     rows = np.unique(np.linspace(0, features.clips - 1, count).astype(int)).tolist()
     pictures = take_pictures(features, videos, _wanted_pictures(features, chosen, near, rows), PICTURE, on_video)
+    links = Links(output, play)
+    lowest = lowest_cosine(features, chosen) if embedded else 0.0
     parts = template.generate(
-        **_overview(features, table_rows),
+        **_overview(features, table_rows, varied),
         facts=facts,
-        sections=(describe_video(features, name, pictures, near.get(name, [])) for name in chosen),
+        sections=(describe_video(features, name, pictures, near.get(name, []), links, lowest) for name in chosen),
+        lowest=lowest,
+        plays=any(links.find(file, 0.0) for file in pictures.files.values()),
+        open=OPEN,
         chosen=set(chosen),
+        rows=min(len(features), table_rows),
+        place={name: row for row, name in enumerate(features)}.get,
         matching=len(matching),
         within=within,
         embedded=embedded,
-        map=make_map(features, rows, pictures) if rows else None,
+        map=make_map(features, rows, pictures, links) if rows else None,
         spots=len(rows),
-        unpictured=len(pictures.missing),
         scripts=Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw if rows else [],
     )
     write_page(target, parts)
     return pictures
+
+
+def choose_videos(features: FeatureFile, names: Sequence[str], varied: Sequence[float], limit: int) -> list[str]:
+    """Return at most `limit` of these videos: first those with problems, but half of the limit at most, then the
+    others, each the most varied first. Without `varied`, which is by row, they stay in the order of the file."""
+    rows = {name: row for row, name in enumerate(features)}
+    ranked = sorted(names, key=lambda name: -varied[rows[name]]) if varied else names
+    status = dict(zip(rows, features.file["videos_table/status"].asstr()[:], strict=True))
+    odd = [name for name in ranked if status[name] != "ok"][: -(-limit // 2)]
+    taken = set(odd)
+    return [*odd, *(name for name in ranked if name not in taken)][:limit]
 
 
 def _wanted_pictures(
@@ -103,28 +126,32 @@ def _wanted_pictures(
     return wanted
 
 
-def _overview(features: FeatureFile, table_rows: int) -> dict[str, Any]:
+def _overview(features: FeatureFile, table_rows: int, varied: Sequence[float]) -> dict[str, Any]:
     """Return what the page says about the whole file, by the names of the template."""
     durations = features.file["videos_table/duration"][:]
     failures = features.failures
+    failed = Counter(failure["error"] for failure in failures)
+    failures.sort(key=lambda failure: -failed[failure["error"]])  # the most frequent first
     return {
         "file": os.path.basename(features.file.filename),
         "features": features,
         "failures": failures[:table_rows],
-        "failed": Counter(failure["error"] for failure in failures),
+        "failed": failed,
         "durations": durations,
         "bars": histogram(durations),
-        "table": _list_videos(features, table_rows),
+        "table": _list_videos(features, table_rows, varied),
         "table_rows": table_rows,
     }
 
 
-def _list_videos(features: FeatureFile, most: int) -> Iterator[tuple[Any, ...]]:
-    """Yield id, clips, seconds, frames per second, width, height, and status with its reason, of the first videos."""
+def _list_videos(features: FeatureFile, most: int, varied: Sequence[float]) -> Iterator[tuple[Any, ...]]:
+    """Yield id, clips, seconds, frames per second, width, height, variety if there is an embedding, and status with its
+    reason, of the first videos."""
     table = features.file["videos_table"]
     texts = [table[name].asstr()[:most] for name in ("id", "status", "message")]
     numbers = [table[name][:most].tolist() for name in ("clips", "duration", "fps", "width", "height")]
-    for name, status, message, *values in zip(*texts, *numbers, strict=True):
+    shown: Sequence[float | None] = varied[:most] or [None] * min(most, len(features))
+    for name, status, message, *values in zip(*texts, *numbers, shown, strict=True):
         yield name, *values, f"{status}: {message}" if message else status
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vswin_extract.errors import UsageError
+from vswin_extract.explore.page import Links
 from vswin_extract.explore.search import SearchResult
 from vswin_extract.explore.similarity import SelfSimilarity, compare_with_itself
 from vswin_extract.explore.thumbnails import Pictures, data_uri
@@ -41,9 +42,9 @@ class Curve:
 @dataclass(frozen=True)
 class Section:
     """A video in detail. `begin` and `end`: the ends of its time axis in seconds. `shape`: width by height of its
-    pictures. `strip`: seconds and pictures; `missing`: why there are none. `matrix`: a PNG in a data URI, whose colours
-    go from the cosine `lowest` to 1, None if the file has no embedding. `starts`: the seconds at which segments
-    begin."""
+    pictures. `strip`: seconds and pictures, each with a link that plays the video from there, or None; `missing`: why
+    there are none. `matrix`: a PNG in a data URI, None if the file has no embedding. `starts`: the seconds at which
+    segments begin. `nearest`: clips of other videos, with picture and link, if there are any."""
 
     id: str
     row: int
@@ -51,13 +52,12 @@ class Section:
     begin: float
     end: float
     shape: float
-    strip: list[tuple[float, str]]
+    strip: list[tuple[float, str, str | None]]
     missing: str | None
     ticks: list[float]
     matrix: str | None
-    lowest: float
     starts: list[float]
-    nearest: list[tuple[SearchResult, str | None]]
+    nearest: list[tuple[SearchResult, str | None, str | None]]
     curves: list[Curve]
 
     def percent(self, seconds: float) -> float:
@@ -65,15 +65,20 @@ class Section:
         return round(100 * (seconds - self.begin) / (self.end - self.begin or 1), 3)
 
 
-def describe_video(features: FeatureFile, name: str, pictures: Pictures, near: Sequence[SearchResult]) -> Section:
-    """Return the section of a video. `near`: the clips of other videos that are most like one of its own."""
+def describe_video(
+    features: FeatureFile, name: str, pictures: Pictures, near: Sequence[SearchResult], links: Links, lowest: float
+) -> Section:
+    """Return the section of a video. `near`: the clips of other videos that are most like one of its own. `lowest`: the
+    cosine of the lowest colour of its matrix."""
     video = features[name]
     info = video.info
     begin, end = _ends(video)
-    matrix, lowest, starts = None, 0.0, list[float]()
+    matrix, starts = None, list[float]()
     if "embedding" in features.names:
         found = compare_with_itself(features, name)
-        matrix, lowest, starts = *_draw_matrix(found), found.starts
+        matrix, starts = _draw_matrix(found, lowest), found.starts
+    file = pictures.files.get(name)
+    strip = [] if file is None else [(s, pictures.made[name, s], links.find(file, s)) for s in strip_seconds(video)]
     return Section(
         id=name,
         row=list(features).index(name),
@@ -81,13 +86,19 @@ def describe_video(features: FeatureFile, name: str, pictures: Pictures, near: S
         begin=begin,
         end=end,
         shape=round(min(3.0, max(0.4, info["width"] / max(1, info["height"]))), 3),
-        strip=[(s, pictures.made[name, s]) for s in strip_seconds(video)] if name not in pictures.missing else [],
+        strip=strip,
         missing=pictures.missing.get(name),
         ticks=_ticks(begin, end),
         matrix=matrix,
-        lowest=lowest,
         starts=starts,
-        nearest=[(result, pictures.made.get((result.best.video, middle(result)))) for result in near],
+        nearest=[
+            (
+                result,
+                pictures.made.get((result.best.video, middle(result))),
+                links.find(pictures.files.get(result.best.video), result.best.start, result.best.end),
+            )
+            for result in near
+        ],
         curves=_curves(features, video) if "logits" in features.names else [],
     )
 
@@ -114,19 +125,18 @@ def _ticks(begin: float, end: float) -> list[float]:
     return [float(tick * step) for tick in range(math.ceil(begin / step), math.floor(end / step) + 1)]
 
 
-def _draw_matrix(found: SelfSimilarity) -> tuple[str, float]:
-    """Return the cosines as a picture, to scale in time on both sides, and the cosine of the lowest colour."""
+def _draw_matrix(found: SelfSimilarity, lowest: float) -> str:
+    """Return the cosines as a picture, to scale in time on both sides. Its colours go from the cosine `lowest` to 1."""
     from bokeh.palettes import Viridis256
     from PIL import Image, ImageColor
 
-    lowest = min(float(found.matrix.min()), 0.99)
     edges = found.edges
     middles = edges[0] + (np.arange(MATRIX) + 0.5) / MATRIX * (edges[-1] - edges[0])
     cell = np.clip(np.searchsorted(edges, middles, "right") - 1, 0, len(found.matrix) - 1)
     shades = np.round((found.matrix[np.ix_(cell, cell)] - lowest) / (1 - lowest) * 255).clip(0, 255)
     picture = Image.fromarray(shades.astype(np.uint8), "L")
     picture.putpalette([value for colour in Viridis256 for value in ImageColor.getrgb(colour)])
-    return data_uri(picture, "PNG", optimize=True), lowest
+    return data_uri(picture, "PNG", optimize=True)
 
 
 def _class_names(features: FeatureFile) -> list[str]:

@@ -1,7 +1,8 @@
 """How alike clips are: cosines of embeddings, block by block over an output; a video compared with itself, and where it
 changes."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import h5py
@@ -56,6 +57,30 @@ def unit_blocks(
 def cosines(one: Floats, other: Floats) -> Floats:
     """Return the cosines (n, m) of rows of length 1, (n, C) and (m, C), rounded to DIGITS."""
     return np.round(one @ other.T, DIGITS)
+
+
+def variety(features: FeatureFile, block: int = BLOCK) -> NDArray[np.float64]:
+    """Return for each video (videos,) how much its clips differ: 1 minus the mean cosine of all pairs of its clips, a
+    clip with itself too, so that it is 0 for one clip. The file is read once."""
+    video_of = features.video_of_clips
+    counts = np.maximum(1, np.bincount(video_of, minlength=len(features)))
+    squares = np.ones(len(features))  # of the length of the sum of each video's rows
+    last, carried = -1, np.zeros(features.file["embedding"].shape[1])
+    for first, rows in unit_blocks(features, block=block):
+        begins = np.flatnonzero(np.diff(video_of[first : first + len(rows)], prepend=-1))
+        sums = np.add.reduceat(rows.astype(np.float64), begins)
+        numbers = video_of[first + begins]
+        if numbers[0] == last:  # this video began in an earlier block
+            sums[0] += carried
+        squares[numbers] = (sums**2).sum(1)
+        last, carried = numbers[-1], sums[-1]
+    return (1 - squares / counts**2).clip(0)  # type: ignore[no-any-return]
+
+
+def lowest_cosine(features: FeatureFile, names: Sequence[str]) -> float:
+    """Return a cosine, a multiple of 0.1, below which no two clips of one of these videos lie."""
+    found = [float(self_similarity(np.asarray(features[name].embedding)).min()) for name in names]
+    return min(0.9, math.floor(10 * min(found, default=0.9)) / 10)
 
 
 def self_similarity(rows: NDArray[np.floating]) -> Floats:

@@ -2,20 +2,17 @@
 
 import base64
 import io
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import av
-
-from vswin_extract.decoding.decoders import Frame
-from vswin_extract.decoding.pyav import PyavDecoder
-from vswin_extract.errors import VideoError, VideoMissing, VideoUnreadable, needs
+from vswin_extract.errors import VideoError, VideoMissing, needs
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.store.features import FeatureFile
-from vswin_extract.video.file_kinds import other_kind
 from vswin_extract.video.videos import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -23,17 +20,17 @@ if TYPE_CHECKING:
 
 SIZE = (320, 180)
 """Width and height of a picture in pixels, at most."""
-QUALITY = 75
-AHEAD = 5.0
-"""The next picture is reached by decoding on if it is at most this many seconds ahead, otherwise by seeking."""
+TIMEOUT = 20.0
+"""Seconds without progress after which a video gets no pictures."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures by video and second; for each video that has none, the reason."""
+    """Pictures by video and second; for each video that has none, the reason; the files of those that have some."""
 
     made: dict[tuple[str, float], str]
     missing: dict[str, str]
+    files: dict[str, Path]
 
 
 def take_pictures(
@@ -45,15 +42,18 @@ def take_pictures(
 ) -> Pictures:
     """Make the pictures that are wanted, by video id and seconds; each video is opened once. `on_video`: called after
     each video, with how many of how many are done."""
-    pictures = Pictures({}, {})
-    for done, (name, seconds) in enumerate(wanted.items(), 1):
-        moments = sorted(seconds)
-        try:
-            made = thumbnails(find_video(features, name, videos), moments, size)
-            pictures.made.update(zip(((name, second) for second in moments), made, strict=True))
-        except VideoError as error:
-            pictures.missing[name] = str(error)
-        on_video(done, len(wanted))
+    pictures = Pictures({}, {}, {})
+    with PictureProcess(size) as process:
+        for done, (name, seconds) in enumerate(wanted.items(), 1):
+            path, moments = find_video(features, name, videos), sorted(seconds)
+            try:
+                made = process.take(path, moments)
+                pictures.made.update(zip(((name, second) for second in moments), made, strict=True))
+                if path is not None:
+                    pictures.files[name] = path
+            except VideoError as error:
+                pictures.missing[name] = str(error)
+            on_video(done, len(wanted))
     return pictures
 
 
@@ -74,65 +74,39 @@ def find_video(features: FeatureFile, video_id: str, videos: Path | None) -> Pat
     return path if info["size"] in (-1, path.stat().st_size) else None
 
 
-def thumbnail(path: Path | None, seconds: float) -> str | None:
-    """Return one picture as `thumbnails` makes it, None if there is no such video or nothing of it decodes."""
-    try:
-        return thumbnails(path, [seconds])[0]
-    except VideoError:
-        return None
+class PictureProcess(AbstractContextManager["PictureProcess"]):
+    """Takes pictures of videos in a decoder process, which starts with the first video. A video that hangs or ends it
+    gets no pictures. `size`: width and height of a picture, at most. Raises UsageError without Pillow."""
 
+    def __init__(self, size: tuple[int, int] = SIZE) -> None:
+        with needs("PIL", "report", "pictures need Pillow"):
+            import PIL  # noqa: F401
+        self._size = size
+        self._process: DecoderProcess | None = None
 
-def thumbnails(
-    path: Path | None, moments: Sequence[float], size: tuple[int, int] = SIZE, *, ahead: float = AHEAD
-) -> list[str]:
-    """Return the frames on screen at these seconds after the first frame, in ascending order, upright, as JPEGs in data
-    URIs; after the end of the video, its last frame. Raises VideoMissing, VideoUnreadable; UsageError without Pillow.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.close()
 
-    Decodes in this process, unlike extraction: what is in an output was decoded before without harm. Frames are found
-    by seeking, which may be a few frames off in files with irregular time stamps.
-    """
-    with needs("PIL", "report", "pictures need Pillow"):
-        from PIL import Image
-    if path is None or not path.is_file():
-        raise VideoMissing("the video is not there")
-    if kind := other_kind(path):
-        raise VideoUnreadable(f"it is {kind}, not a video")
-    made = []
-    with PyavDecoder(path, on_progress=lambda: None) as decoder:
-        for frame in _frames_at(decoder, moments, ahead):
-            picture = Image.fromarray(frame.picture().rgb())
-            picture.thumbnail(size)
-            made.append(data_uri(picture, "JPEG", quality=QUALITY))
-    return made
-
-
-def _frames_at(decoder: PyavDecoder, moments: Sequence[float], ahead: float) -> Iterator[Frame]:
-    """Yield the frame on screen at each of the moments. Raises VideoUnreadable."""
-    begin, clock = decoder.video.start_time or 0, float(decoder.video.time_base or 0)
-    frames = iter(decoder)
-    shown: Frame | None = None
-    coming = next(frames, None)
-    for seconds in moments:
-        goal = begin * clock + seconds + 1e-6  # times were rounded
-        if clock and coming is not None and goal - (coming.time or 0.0) > ahead:
-            with suppress(av.error.FFmpegError):  # a file that cannot be sought in is decoded on
-                decoder.container.seek(begin + math.floor(seconds / clock), stream=decoder.video)
-                frames = iter(decoder)
-                landed = next(frames, None)
-                shown, coming = landed or coming, landed and next(frames, None)
-        while coming is not None and (shown is None or _is_before(coming, goal)):
-            shown, coming = coming, next(frames, None)
-        if shown is None:
-            raise VideoUnreadable("nothing of the video decodes")
-        yield shown
-
-
-def _is_before(frame: Frame, goal: float) -> bool:
-    return frame.time is not None and frame.time <= goal
+    def take(self, path: Path | None, moments: Sequence[float]) -> list[str]:
+        """Return the frames on screen at these seconds, in ascending order, as JPEGs in data URIs. Raises VideoError,
+        and VswinError where the process cannot be started."""
+        if path is None or not path.is_file():
+            raise VideoMissing("the video is not there")
+        self._process = self._process or DecoderProcess("pyav", TIMEOUT)
+        self._process.submit(Task.of_pictures(path, moments, self._size))
+        end = self._process.read()
+        return [_uri(picture, "JPEG") for picture in end.pictures] if isinstance(end, VideoEnd) else []
 
 
 def data_uri(picture: "Image", kind: str, **options: Any) -> str:
     """Return a picture as a data URI; `kind` is JPEG or PNG, `options` are those of Pillow."""
     content = io.BytesIO()
     picture.save(content, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return _uri(content.getvalue(), kind)
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

@@ -6,4 +6,5 @@ broken one ends at most one of them. Nothing here imports torch.
     frame_memory.py          memory for frames that they share; each frame is written there once
     child.py       (child)   decodes tasks one after another, and fetches the next video meanwhile
     positions.py   (child)   the frames of a task's segment, resampled if need be
+    pictures.py    (child)   small pictures of moments of a video, for pages
 """

@@ -108,6 +108,8 @@ class ClipSender:
 
 def decode_video(task: Task, send: Send, granted: GrantedSlots, fetch: Fetch | None = None) -> VideoEnd:
     """Decode one video and send all of it, except its end, which is returned. Raises VideoError."""
+    if task.moments:
+        return decode_pictures(task, send)
     before = time.process_time()
     on_progress = progress_sender(send)
     name = "pyav" if task.guess else task.decoder
@@ -122,6 +124,14 @@ def decode_video(task: Task, send: Send, granted: GrantedSlots, fetch: Fetch | N
             end = send_clips(decoder, task, send, granted)
     file = (fetch.found.size, fetch.found.mtime, fetch.found.etag) if fetch else None
     return replace(end, cpu=time.process_time() - before, file=file)
+
+
+def decode_pictures(task: Task, send: Send) -> VideoEnd:
+    from vswin_extract.feeding.pictures import pictures_at  # only pages need it
+
+    on_progress = progress_sender(send)
+    with file_of(task, on_progress, None) as path:
+        return VideoEnd(pictures=pictures_at(path, task.moments, task.picture_size, on_progress))
 
 
 def count_clips(decoder: Decoder, task: Task) -> VideoEnd:

@@ -4,8 +4,9 @@ parent to child    Setup, then Task after Task, and Grant whenever the child may
 child to parent    DecoderReady, then for each task DecodedFrames and Progress, and at last VideoEnd or a VideoError
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vswin_extract.errors import VideoError
 from vswin_extract.video.fetch import Cache
@@ -38,7 +39,8 @@ class Task:
     """A video to decode, or its segment from `start` to `end` seconds; and which of its clips, by `clip_range`.
 
     `count`: only count its clips, by its packets. `guess`: only estimate how many there are, by its header.
-    `address`: it has to be fetched first, into the cache.
+    `moments`: only take pictures of at most `picture_size` at these seconds, see `pictures.pictures_at`. `address`:
+    it has to be fetched first, into the cache.
     """
 
     path: str
@@ -50,8 +52,19 @@ class Task:
     clip_range: ClipRange = WHOLE
     count: bool = False
     guess: bool = False
+    moments: tuple[float, ...] = ()
+    picture_size: tuple[int, int] = (0, 0)
     address: Address | None = None
     cache: Cache | None = None
+
+    @classmethod
+    def of_pictures(cls, path: Path, moments: Sequence[float], size: tuple[int, int]) -> "Task":
+        """Return the task to take pictures of a video, of which no clips are made."""
+        return cls(str(path), "pyav", Sampling(1, 1), Geometry(32, 32), moments=tuple(moments), picture_size=size)
+
+    @property
+    def makes_clips(self) -> bool:
+        return not (self.count or self.guess or self.moments)
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,8 @@ class VideoEnd:
     `width` x `height`: upright. `frames`: how many source frames it has, in `duration` seconds. `damaged`: packets that
     do not decode. `trouble`: what is odd about it, if anything is. `partial`: something of it is missing. `last`: it
     was read to its end, so that the figures are those of the whole video. `transfer` and `matrix`: see `Stream`. `cpu`:
-    seconds of the processor. `file`: its fingerprint, if it was fetched.
+    seconds of the processor. `file`: its fingerprint, if it was fetched. `pictures`: JPEGs, if the task
+    asked for any.
     """
 
     width: int = 0
@@ -101,6 +115,7 @@ class VideoEnd:
     matrix: str = ""
     cpu: float = 0.0
     file: tuple[int, float, str] | None = None
+    pictures: tuple[bytes, ...] = ()
 
 
 FromChild = DecoderReady | Progress | DecodedFrames | VideoEnd | VideoError

@@ -53,7 +53,7 @@ class DecoderProcess:
     """Decodes submitted videos one after another, a bounded number of messages ahead of `read`.
 
     `timeout`: seconds without a message after which a video is given up. `memory`: for the frames of clips, see
-    `FrameMemory.for_clips`; a process that only counts needs none. `ahead`: messages that may wait here.
+    `FrameMemory.for_clips`; a process that makes no clips needs none. `ahead`: messages that may wait here.
     """
 
     def __init__(self, decoder: str, timeout: float, memory: FrameMemory | None = None, ahead: int = 8) -> None:
@@ -76,9 +76,9 @@ class DecoderProcess:
     def submit(self, task: Task) -> None:
         """Queue a video. Its clips come out of `read` after those of the videos before it. Raises ValueError where its
         frames do not fit into the memory."""
-        if not (task.count or task.guess):
+        if task.makes_clips:
             if not self._frames_ahead:
-                raise ValueError("a decoder process without memory only counts clips")
+                raise ValueError("a decoder process without memory only counts clips and takes pictures")
             self._memory.frames(task.geometry.shape)
         self._tasks.append(task)
         self._cache = task.cache or self._cache
