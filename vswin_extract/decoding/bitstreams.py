@@ -13,7 +13,6 @@ frames before (open groups of pictures, intra refresh). The rules are those of t
 """
 
 from collections.abc import Callable, Iterator
-from enum import IntFlag
 
 INTRA_CODECS = frozenset(
     ("mjpeg", "prores", "dnxhd", "rawvideo", "v210", "huffyuv", "ffvhuff", "utvideo", "jpeg2000", "cfhd")
@@ -21,119 +20,113 @@ INTRA_CODECS = frozenset(
 """Codecs each of whose frames is coded alone."""
 
 
-class Says(IntFlag):
-    """What a packet says. ENTRY: decoding can begin here, and every frame that is decoded and shown after it is the same
-    as in a pass from the beginning. UNUSED: no other frame refers to its frame. PARAMETERS: it brings parameter sets.
-    HIDDEN: it shows no frame. The temporal sub-layer of HEVC is counted in units of LAYER."""
+ENTRY, UNUSED, PARAMETERS, HIDDEN, LAYER = 1, 2, 4, 8, 16
+"""What a packet says, as bits of a number. ENTRY: decoding can begin here, and every frame that is decoded and shown
+after it is the same as in a pass from the beginning. UNUSED: no other frame refers to its frame. PARAMETERS: it brings
+parameter sets. HIDDEN: it shows no frame. The temporal sub-layer of HEVC is counted in units of LAYER."""
 
-    NOTHING = 0
-    ENTRY = 1
-    UNUSED = 2
-    PARAMETERS = 4
-    HIDDEN = 8
-    LAYER = 16
-
-
-PacketReader = Callable[[bytes], Says]
+PacketReader = Callable[[bytes], tuple[int, bytes]]
+"""Takes a packet; returns what it says, and its parameter sets."""
 
 
 def packet_reader(codec: str, extradata: bytes) -> PacketReader | None:
-    """Return a function that reads packets of a codec, by FFmpeg's name of it; None for a codec that is not known here.
+    """Return the reader of a codec, by FFmpeg's name of it; None for a codec that is not known here.
 
     `extradata`: of the stream. It says how H.264 and HEVC separate the units of a packet.
     """
     if codec in INTRA_CODECS:
-        return lambda packet: Says.ENTRY | Says.UNUSED
+        return lambda packet: (ENTRY | UNUSED, b"")
     if codec == "h264":
         length = (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
         return lambda packet: read_h264(units(packet, length))
     if codec == "hevc":
         length = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
         return lambda packet: read_hevc(units(packet, length))
-    return {"vp8": read_vp8, "vp9": read_vp9, "av1": read_av1, "libdav1d": read_av1}.get(codec)
+    return {"vp8": read_vp8, "vp9": read_vp9, "av1": read_av1}.get(codec)
 
 
 def units(packet: bytes, length: int) -> Iterator[bytes]:
-    """Yield the first two bytes of each unit (NAL) of a packet, which has `length` bytes of length before each, or start
-    codes where that is 0."""
+    """Yield the units (NAL) of a packet. Before each there are `length` bytes that give its length, or a start code
+    where that is 0."""
     if length:
         at = 0
         while at + length < len(packet):
             size = int.from_bytes(packet[at : at + length], "big")
             at += length
-            yield packet[at : at + 2]
+            yield packet[at : at + size]
             at += size
         return
-    at = packet.find(b"\0\0\1")
-    while at >= 0:
-        yield packet[at + 3 : at + 5]
-        at = packet.find(b"\0\0\1", at + 3)
+    at = packet.find(b"\0\0\1") + 3
+    while at > 2:
+        following = packet.find(b"\0\0\1", at)
+        yield (packet[at:following] if following >= 0 else packet[at:]).rstrip(b"\0")
+        at = following + 3
 
 
-def read_h264(headers: Iterator[bytes]) -> Says:
+def read_h264(units: Iterator[bytes]) -> tuple[int, bytes]:
     """Read units up to the first slice."""
-    says = Says.NOTHING
-    for header in headers:
-        if not header:
+    says, sets = 0, b""
+    for unit in units:
+        if not unit:
             break
-        kind = header[0] & 31
-        if kind in (7, 8):
-            says |= Says.PARAMETERS
+        kind = unit[0] & 31
+        if kind in (7, 8, 13, 15):
+            says, sets = says | PARAMETERS, sets + unit
         elif kind == 5:
-            return says | Says.ENTRY
+            return says | ENTRY, sets
         elif kind in (1, 2):
-            return says if header[0] & 96 else says | Says.UNUSED
-    return says | Says.HIDDEN
+            return says if unit[0] & 96 else says | UNUSED, sets
+    return says | HIDDEN, sets
 
 
-def read_hevc(headers: Iterator[bytes]) -> Says:
+def read_hevc(units: Iterator[bytes]) -> tuple[int, bytes]:
     """Read units of the base layer up to the first slice."""
-    says = Says.NOTHING
-    for header in headers:
-        if len(header) < 2:
+    says, sets = 0, b""
+    for unit in units:
+        if len(unit) < 2:
             break
-        kind, layer, sublayer = header[0] >> 1 & 63, (header[0] & 1) << 5 | header[1] >> 3, (header[1] & 7) - 1
+        kind, layer, sublayer = unit[0] >> 1 & 63, (unit[0] & 1) << 5 | unit[1] >> 3, (unit[1] & 7) - 1
         if layer:
             continue
         if kind in (32, 33, 34):
-            says |= Says.PARAMETERS
+            says, sets = says | PARAMETERS, sets + unit
         elif kind in (19, 20, 21):
-            return says | Says.ENTRY
+            return says | ENTRY, sets
         elif kind < 32:
-            unused = Says.UNUSED if kind < 15 and kind % 2 == 0 else Says.NOTHING
-            return Says(says | unused | Says.LAYER * max(0, sublayer))
-    return says | Says.HIDDEN
+            unused = UNUSED if kind < 15 and kind % 2 == 0 else 0
+            return says | unused | LAYER * max(0, sublayer), sets
+    return says | HIDDEN, sets
 
 
-def read_vp8(packet: bytes) -> Says:
+def read_vp8(packet: bytes) -> tuple[int, bytes]:
     if not packet or not packet[0] & 16:
-        return Says.HIDDEN
-    return Says.NOTHING if packet[0] & 1 else Says.ENTRY
+        return HIDDEN, b""
+    return 0 if packet[0] & 1 else ENTRY, b""
 
 
-def read_vp9(packet: bytes) -> Says:
+def read_vp9(packet: bytes) -> tuple[int, bytes]:
     if not packet or packet[0] >> 6 != 2:
-        return Says.HIDDEN
+        return HIDDEN, b""
     bits = packet[0] << 8 | (packet[1] if len(packet) > 1 else 0)
-    at = 13 if bits >> 12 & 3 == 3 else 12  # behind the marker and the profile; profile 3 has a bit more
+    at = 11 if bits >> 12 & 3 == 3 else 12  # behind the marker and the profile; profile 3 has a bit more
     exists, inter, shown = (bits >> at - 1 - place & 1 for place in range(3))
-    return Says.ENTRY if shown and not (exists or inter) else Says.NOTHING
+    return ENTRY if shown and not (exists or inter) else 0, b""
 
 
-def read_av1(packet: bytes) -> Says:
+def read_av1(packet: bytes) -> tuple[int, bytes]:
     """Read the units (OBU) of a temporal unit up to its first frame."""
-    at, sequence = 0, False
+    at, says, sets = 0, 0, b""
     while at < len(packet):
         header, kind = packet[at], packet[at] >> 3 & 15
         at += 2 if header & 4 else 1
         size, at = _leb128(packet, at) if header & 2 else (len(packet) - at, at)
         if kind == 1:
-            sequence = True
+            says, sets = PARAMETERS, packet[at : at + size]
         elif kind in (3, 6) and at < len(packet):
             exists, frame, shown = packet[at] >> 7, packet[at] >> 5 & 3, packet[at] >> 4 & 1
-            return Says.ENTRY if sequence and shown and not (exists or frame) else Says.NOTHING
+            return says | ENTRY if sets and shown and not (exists or frame) else says, sets
         at += size
-    return Says.HIDDEN
+    return HIDDEN, sets
 
 
 def _leb128(packet: bytes, at: int) -> tuple[int, int]:

@@ -12,16 +12,22 @@ from types import TracebackType
 from typing import Any
 
 import av
+import numpy as np
 from av.container import Flags, InputContainer
 from av.format import Flags as FormatFlags
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
+from vswin_extract.decoding.bitstreams import INTRA_CODECS, UNUSED, packet_reader
+from vswin_extract.decoding.chosen import PyavFrames
 from vswin_extract.decoding.coverage import Coverage
 from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
+from vswin_extract.decoding.frame_table import NO_DTS, ROW, FrameTable, doubtful, find_doubt
 from vswin_extract.decoding.pictures import FrameConverter
 from vswin_extract.decoding.stamps import REORDERED, DisplayTimes, PacketStamps, StampedFrame
+from vswin_extract.decoding.timeline import timeline
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.video.color import MATRICES, TRANSFERS
 
@@ -45,6 +51,8 @@ UNKNOWN_FRAMES = 1 << 30
 """Recorders that do not know the number of frames write numbers as large as this."""
 AVI_CHUNK_HEADER = 8
 """Bytes from where the index of an AVI file says that a packet is to its content."""
+PROBED = 128
+"""Packets at the beginning by which it is decided whether reading the others pays."""
 TRIES = 16
 """Errors in a row after which a damaged file is not read further."""
 
@@ -52,6 +60,7 @@ TRIES = 16
 class PyavDecoder:
     def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
         self.on_progress = on_progress
+        self._path = path
         self.container = _open(path)
         streams = self.container.streams.video
         videos = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
@@ -77,6 +86,7 @@ class PyavDecoder:
         self._hole = 0, 0  # the bytes of the last hole in the file, and how many packets came before it
         # the last jumps of time stamps: how many packets came before, and seconds
         self._jumps: deque[tuple[int, float]] = deque(maxlen=REORDERED)
+        self._recoded = False  # a packet brings other parameters than the header
         self._last: int | None = None  # the dts or else pts of the last packet, in ticks
         self._end: int | None = None  # when the last frame ends by its packet, in ticks
         self.packets = 0
@@ -141,7 +151,8 @@ class PyavDecoder:
                 for packet in self.container.demux():
                     errors = 0
                     self.on_progress()
-                    side = sum(data.buffer_size for data in packet.iter_sidedata()) if self._has_side_data else 0
+                    side_data = {data.data_type: data.buffer_size for data in packet.iter_sidedata()}
+                    side = sum(side_data.values()) if self._has_side_data else 0
                     if hole := self._coverage.add(packet.stream.index, packet.pos, packet.size + side):
                         self._hole = hole, self.packets
                         true_dts = true_dts or self._avi_index()
@@ -149,8 +160,9 @@ class PyavDecoder:
                         continue
                     if packet.size:
                         _correct(packet, true_dts.get(packet.pos or 0, packet.dts))
-                        if packet.has_sidedata("encryption_info"):
+                        if "encryption_info" in side_data:
                             raise VideoUnreadable("it is encrypted; decrypt it first")
+                        self._recoded |= "new_extradata" in side_data
                         if not packet.is_discard:
                             self._stamps.add(packet.pts, packet.dts)
                         self.packets += 1
@@ -240,6 +252,54 @@ class PyavDecoder:
             return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
         alone = len(self.container.streams) == 1  # else it may be another stream's
         return self.container.duration / av.time_base if alone and self.container.duration else 0.0
+
+    def read_table(self, only_if: int = 0) -> FrameTable | None:
+        context = self.video.codec_context
+        read = packet_reader(context.codec.canonical_name, bytes(context.extradata or b""))
+        if read is None:
+            return doubtful(f"FFmpeg's {context.codec.canonical_name} is not known to begin at key frames")
+        if only_if == UNUSED and not context.reorder_depth and context.codec.canonical_name not in INTRA_CODECS:
+            return None  # without B-frames there are rarely any
+        rows: list[tuple[int, int, int, int, bool, float, float]] = []
+        frames: list[tuple[int, int]] = []
+        seen, sets = 0, b""
+        for packet in self._packets():
+            if not packet.size:
+                continue
+            if packet.pts is None or packet.is_corrupt or packet.is_discard or self._recoded:
+                return doubtful("a packet has no time stamp, is damaged or hidden, or changes the coding")
+            says, parameters = read(bytes(packet))
+            seen |= says
+            sets = sets or parameters
+            if parameters not in (sets, b""):
+                return doubtful("the parameters of its coding change")
+            if only_if and len(rows) == PROBED and not seen & only_if:
+                return None
+            dts = NO_DTS if packet.dts is None else packet.dts
+            rows.append((packet.pts, dts, packet.size, says, packet.is_keyframe, 0.0, 0.0))
+            frames.append((packet.pts, packet.duration or 0))
+        table = np.array(rows, ROW)
+        if doubt := self.trouble or find_doubt(table, context.reorder_depth):
+            return doubtful(doubt)
+        clock = self.stream.tick
+        shown = timeline(self, [Frame(pts * clock, ticks * clock, not_decoded) for pts, ticks in sorted(frames)])
+        table["start"], table["end"] = np.array([(frame.start, frame.end) for frame in shown]).T
+        return doubtful(self.trouble) if self.trouble else FrameTable(table)
+
+    def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> PyavFrames:
+        picture = self._converter.picture
+        return PyavFrames(
+            (self.container, self.video), self.packets > 0, self._reopen, table, needed, picture, self.on_progress
+        )
+
+    def _reopen(self) -> tuple[InputContainer, VideoStream]:
+        """Open the file again, at its beginning."""
+        number = self.video.index
+        self.container.close()
+        self.container = _open(self._path)
+        self.video = self.container.streams[number]  # type: ignore[assignment]
+        self.video.codec_context.thread_count = 1
+        return self.container, self.video
 
     def scan(self) -> Iterable[Frame]:
         clock = self.stream.tick
