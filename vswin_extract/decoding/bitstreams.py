@@ -3,7 +3,8 @@
 The key frame flag of a container is no answer: containers also set it where frames that are shown later still refer to
 frames before (open groups of pictures, intra refresh). The rules are those of the codecs' standards:
 
-    H.264   ITU-T H.264, 7.4.1: nal_unit_type 5 is an IDR picture; a picture with nal_ref_idc 0 is not referred to
+    H.264   ITU-T H.264, 7.4.1: nal_unit_type 5 is an IDR picture; a picture with nal_ref_idc 0 is not referred to.
+            D.2.8: frames that are shown after a recovery point are exact
     HEVC    ITU-T H.265, 7.4.2.2: types 19 and 20 are IDR pictures, 21 is CRA. Frames that are decoded and shown after
             these refer to nothing before. Even types below 15 are not referred to within their temporal sub-layer
     VP8     RFC 6386, 9.1: frame tag
@@ -70,13 +71,33 @@ def read_h264(units: Iterator[bytes]) -> tuple[int, bytes]:
         if not unit:
             break
         kind = unit[0] & 31
-        if kind in (7, 8, 13, 15):
+        if kind == 6 and recovers_at_once(unit):
+            says |= ENTRY
+        elif kind in (7, 8, 13, 15):
             says, sets = says | PARAMETERS, sets + unit
         elif kind == 5:
             return says | ENTRY, sets
         elif kind in (1, 2):
             return says if unit[0] & 96 else says | UNUSED, sets
     return says | HIDDEN, sets
+
+
+def recovers_at_once(unit: bytes) -> bool:
+    """Return True if supplemental information (SEI) of H.264 says that decoding from this picture on is exact: a
+    recovery point with recovery_frame_cnt 0 and exact_match_flag 1."""
+    at = 1
+    while at + 2 < len(unit):
+        kind = size = 0
+        while at < len(unit) - 1 and unit[at] == 255:
+            kind, at = kind + 255, at + 1
+        kind, at = kind + unit[at], at + 1
+        while at < len(unit) - 1 and unit[at] == 255:
+            size, at = size + 255, at + 1
+        size, at = size + unit[at], at + 1
+        if kind == 6:
+            return unit[at : at + 1] >= b"\xc0"  # two bits that are 1: the number 0 as an Exp-Golomb code, and the flag
+        at += size
+    return False
 
 
 def read_hevc(units: Iterator[bytes]) -> tuple[int, bytes]:

@@ -61,6 +61,7 @@ class PyavFrames:
         self._next = 0  # the packet that comes next, as long as none is missing
         self._lost = at_end  # it is not known which packet comes next
         self._seeks = True
+        self._begun = 0  # the frame of the entry at which decoding has begun
         self._inside: list[int] = []  # a heap of the frames that the decoder has been sent, and has not given
         self.sent = np.zeros(table.frames, bool)
         self.sent[self._coding.frame[self._plan.send]] = True
@@ -68,15 +69,18 @@ class PyavFrames:
     def __iter__(self) -> Iterator[ChosenFrame]:
         try:
             for number in np.flatnonzero(self._plan.send).tolist():
+                frame = int(self._coding.frame[number])
                 if self._plan.begin[number]:
                     yield from self._drain()
-                yield from self._decode(self._find(number), int(self._coding.frame[number]))
+                    self._begun = frame
+                yield from self._decode(self._find(number), frame)
             yield from self._drain()
         except (av.error.FFmpegError, IndexError) as error:
             raise FrameTableWrong(f"it does not decode from a key frame: {error}") from error
 
     def _decode(self, packet: "av.Packet[Any]", frame: int) -> Iterator[ChosenFrame]:
-        heapq.heappush(self._inside, frame)
+        if frame >= self._begun:
+            heapq.heappush(self._inside, frame)
         for decoded in packet.decode():
             yield from self._take(decoded)
 
@@ -95,6 +99,8 @@ class PyavFrames:
         if not isinstance(decoded, VideoFrame):
             return
         number = self._frame_of(decoded.pts)
+        if 0 <= number < self._begun:  # it refers to frames before the entry
+            return
         if decoded.is_corrupt or not self._inside or heapq.heappop(self._inside) != number:
             raise FrameTableWrong(
                 f"the decoder gives a frame with time stamp {decoded.pts}, which is not the next one by its packets"

@@ -154,8 +154,4 @@ def plan_packets(known: Coding, needed: NDArray[np.bool_]) -> Plan:
     covered = change[:-1].cumsum() > 0
     before = np.concatenate(([False], covered[:-1]))
     begin = covered & ~before
-    # frames that are shown before the entry at which decoding begins do not decode
-    begun = np.maximum.accumulate(np.where(begin, numbers, 0))
-    leads = known.frame < known.frame[begun]
-    send = covered & ~leads & ~(known.unused & ~needed[known.frame])
-    return Plan(send, begin)
+    return Plan(covered & ~(known.unused & ~needed[known.frame]), begin)
