@@ -38,7 +38,8 @@ class Task:
     """A video to decode, or its segment from `start` to `end` seconds; and which of its clips, by `clip_range`.
 
     `count`: only count its clips, by its packets. `guess`: only estimate how many there are, by its header.
-    `address`: it has to be fetched first, into the cache.
+    `address`: it has to be fetched first, into the cache. `table`: the file where the frame table of the video is kept.
+    `sequential`: read it from its beginning, frame after frame.
     """
 
     path: str
@@ -52,6 +53,8 @@ class Task:
     guess: bool = False
     address: Address | None = None
     cache: Cache | None = None
+    table: str | None = None
+    sequential: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class VideoEnd:
     `width` x `height`: upright. `frames`: how many source frames it has, in `duration` seconds. `damaged`: packets that
     do not decode. `trouble`: what is odd about it, if anything is. `partial`: something of it is missing. `last`: it
     was read to its end, so that the figures are those of the whole video. `transfer` and `matrix`: see `Stream`. `cpu`:
-    seconds of the processor. `file`: its fingerprint, if it was fetched.
+    seconds of the processor. `file`: its fingerprint, if it was fetched. `skipped`: how many source frames of the clip
+    range were not decoded, because no clip shows them.
     """
 
     width: int = 0
@@ -101,6 +105,7 @@ class VideoEnd:
     matrix: str = ""
     cpu: float = 0.0
     file: tuple[int, float, str] | None = None
+    skipped: int = 0
 
 
 FromChild = DecoderReady | Progress | DecodedFrames | VideoEnd | VideoError

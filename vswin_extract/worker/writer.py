@@ -93,6 +93,7 @@ class Writer:
             clip_range=(first, None if end.last else last),
             fps=end.fps,
             frames=end.frames,
+            skipped=end.skipped,
             duration=end.duration,
             width=end.width,
             height=end.height,
