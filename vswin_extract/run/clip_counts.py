@@ -19,8 +19,8 @@ from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Ready
 
-FEWEST_BYTES = 20_000
-"""Bytes of a second of video, at least, unless hardly anything moves."""
+FEWEST_BYTES = 4_000
+"""Bytes of a second of video, at least, as where hardly anything moves."""
 AHEAD = 32
 """Videos that a decoder process is given at a time."""
 POLL = 0.2
@@ -54,7 +54,8 @@ def rough_counts(
     left: Sequence[Video], files: Mapping[str, tuple[int, float, str]], job: Job, journal: Journal, ready: Ready
 ) -> dict[str, int]:
     """Return an estimate of the clips of each video that is left, by id, by the sizes of their `files`. Only files that
-    may be so long that they are worth dividing among the decoders are opened, because there may be very many."""
+    may be so long that they are worth dividing among the decoders are opened: at most some dozens for each decoder, if
+    all have one size."""
 
     def by_size(video: Video, bytes_per_second: int) -> int:
         seconds = max(0, files[video.id][0]) / bytes_per_second
