@@ -6,4 +6,6 @@ broken one ends at most one of them. Nothing here imports torch.
     frame_memory.py          memory for frames that they share; each frame is written there once
     child.py       (child)   decodes tasks one after another, and fetches the next video meanwhile
     positions.py   (child)   the frames of a task's segment, resampled if need be
+    by_table.py    (child)   where it pays, only frames that clips show are decoded, by a table of all frames
+    sender.py      (child)   frames into the shared memory, and messages that name them
 """

@@ -1,11 +1,12 @@
 """Decoding only what clips show: by a table of all frames, which is made of the video's packets."""
 
-import sys
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vswin_extract.decoding.bitstreams import UNUSED
 from vswin_extract.decoding.decoders import Decoder, Stream
@@ -17,12 +18,58 @@ from vswin_extract.feeding.sender import Send, open_sender
 from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.rows import ClipRow, Position, make_row
 
+log = logging.getLogger(__name__)  # the parent logs what this process prints
+
 FAR = 10.0
 """Seconds before a segment from which reading the packets before it pays."""
 APART = 2.0
 """Seconds between frames that clips show, or between clips, from which there may be key frames in between."""
 SHORT = 96
 """Frames of a video for which reading its packets does not pay."""
+
+
+class ClipPlan:
+    """The clips of a task, all of whose positions are known: `frames`, the source frame that each position shows, and
+    `begins`, the second at which it begins; both with the end of the segment behind the last position.
+
+    `clips`: their numbers. `complete`: a pass from the beginning would end before the end of the segment, since it
+    knows that a clip is complete by the position behind it.
+    """
+
+    def __init__(self, task: Task, frames: NDArray[np.int64], begins: NDArray[np.float64]) -> None:
+        self._sampling = sampling = task.sampling
+        self._frames, self._begins = frames, begins
+        self._seen = len(frames) - 1
+        self._first, self._last = task.clip_range
+        count = sampling.count(self._seen)
+        self.complete = self._last is not None and sampling.start(self._last - 1) + sampling.span < self._seen
+        self.clips = range(min(self._first, count), count if self._last is None else min(self._last, count))
+
+    def rows(self) -> Iterator[ClipRow]:
+        for clip in self.clips:
+            yield make_row(self._sampling.clip(clip, self._seen), self._at)
+
+    def needed(self, count: int) -> NDArray[np.bool_]:
+        """Return which of the `count` frames of the video its clips show; the last one of the segment if there is no
+        clip, because the size of the video is known by a frame."""
+        needed = np.zeros(count, bool)
+        for row in self.rows():
+            needed[list(row.shown)] = True
+        if not self.clips:
+            needed[self._frames[-2]] = True
+        return needed
+
+    def own(self) -> slice:
+        """Return the frames from the first clip up to the clip behind the last, or the end of the segment."""
+        begin = self._start(self._first) if self._first else int(self._frames[0])
+        end = self._start(self._last) if self.complete and self._last is not None else int(self._frames[-1])
+        return slice(begin, end)
+
+    def _start(self, clip: int) -> int:
+        return int(self._frames[min(max(0, self._sampling.start(clip)), self._seen)])
+
+    def _at(self, position: int) -> Position:
+        return Position(int(self._frames[position]), float(self._begins[position]))
 
 
 def send_by_table(decoder: Decoder, task: Task, send: Send, granted: GrantedSlots) -> VideoEnd | None:
@@ -36,51 +83,26 @@ def send_by_table(decoder: Decoder, task: Task, send: Send, granted: GrantedSlot
     known = positions.take_table(table)
     if known is None:
         return None
-    frames, begins = known
-    count = task.sampling.count(positions.seen)
-    first, last = task.clip_range
-    clips = range(min(first, count), count if last is None else min(last, count))
-
-    def rows() -> Iterator[ClipRow]:
-        for clip in clips:
-            yield make_row(
-                task.sampling.clip(clip, positions.seen), lambda at: Position(int(frames[at]), float(begins[at]))
-            )
-
-    def frame_at(clip: int) -> int:
-        """Return the frame at which a clip starts, or else the end of the segment."""
-        return int(frames[min(max(0, task.sampling.start(clip)), positions.seen)])
-
-    needed = np.zeros(table.frames, bool)
-    for row in rows():
-        needed[list(row.shown)] = True
-    if not clips:
-        needed[positions.frames - 1] = True  # its size is known by that
-    # as in a pass from the beginning, which has to see a position behind the last clip to know that it is complete
-    complete = (
-        last is not None and last <= count and task.sampling.start(last - 1) + task.sampling.span < positions.seen
-    )
-    own = slice(frame_at(first) if first else int(frames[0]), frame_at(last) if complete and last else positions.frames)
-    chosen = decoder.choose(table, needed)
+    plan = ClipPlan(task, *known)
+    chosen = decoder.choose(table, plan.needed(table.frames))
+    rows = plan.rows()
+    row = next(rows, None)
     with open_sender(task, send, granted) as sender:
-        waiting = rows()
-        row: ClipRow | None = next(waiting, None)
         for number, picture in chosen:
             sender.convert(number, picture)
             while row is not None and row.shown[-1] <= number:
-                following = next(waiting, None)
-                sender.send_row(row, table.frames if following is None else following.shown[0])
-                row = following
+                complete, row = row, next(rows, None)
+                sender.send_row(complete, table.frames if row is None else row.shown[0])
             sender.send_frames(0 if row is None else row.shown[0])
-        end = positions.video_end(len(clips), sender.size, complete)
-    return replace(end, skipped=int((~chosen.sent[own]).sum()))
+        end = positions.video_end(len(plan.clips), sender.size, plan.complete)
+    return replace(end, skipped=int((~chosen.sent[plan.own()]).sum()))
 
 
 def find_table(decoder: Decoder, task: Task) -> FrameTable | None:
     """Read the task's table, or make it of the packets of the video. Return None where that does not pay."""
-    path = None if task.table is None or task.sequential else Path(task.table)
     if task.sequential:
         return None
+    path = None if task.table is None else Path(task.table)
     if path is not None and (table := load_table(path)) is not None:
         return table
     if task.clip_range[0] > 0 or (task.start or 0.0) > FAR or are_apart(task, decoder.stream):
@@ -91,12 +113,12 @@ def find_table(decoder: Decoder, task: Task) -> FrameTable | None:
         return None
     if table is not None:
         if table.doubt:
-            print(f"{task.path} is read in sequence: {table.doubt}", file=sys.stderr)
+            log.warning("%s is read in sequence: %s", task.path, table.doubt)
         if path is not None and (task.clip_range != WHOLE or task.start is not None or task.end is not None):
             try:
                 table.save(path)
             except OSError as error:  # it is made again for the next piece
-                print(f"{path} cannot be written: {error.strerror}", file=sys.stderr)
+                log.warning("%s cannot be written: %s", path, error.strerror)
     return table
 
 

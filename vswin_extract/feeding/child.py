@@ -1,6 +1,6 @@
 """The decoder's process: it receives tasks, decodes them one after another, and sends frames and clips.
 
-    listening thread  ──tasks──> main thread: file_of -> Decoder -> Positions -> ClipSender -> parent
+    listening thread  ──tasks──> main thread: file_of -> Decoder -> Positions -> FrameSender -> parent
                       ├─> GrantedSlots, in which the main thread writes frames
                       └─> Fetch, which copies the next video here while one is decoded
 
