@@ -12,6 +12,7 @@ needed.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,26 @@ def load_table(path: Path) -> FrameTable | None:
     if rows.dtype != ROW or rows.ndim != 1:
         return None
     return FrameTable(rows, "" if len(rows) else "its packets did not prove its frames when they were read before")
+
+
+def packets_table(packets: Sequence[tuple[int, int, int, int, bool]]) -> NDArray[Any]:
+    """Return the rows of a table of packets, each with its pts, its dts, its bytes, what it says, and whether it is
+    called a key frame. The seconds of frames are not known yet."""
+    rows = np.zeros(len(packets), ROW)
+    for name, values in zip(("pts", "dts", "size", "says", "key"), zip(*packets, strict=True), strict=False):
+        rows[name] = values
+    return rows
+
+
+def set_times(rows: NDArray[Any], clock: float, lasts: float) -> None:
+    """Set the seconds of the frames, as `timeline` gives them where the time stamps rise without a gap in them.
+
+    `clock`: seconds of a tick. `lasts`: seconds of the last frame, 0 where they are unknown.
+    """
+    times = np.sort(rows["pts"]) * clock
+    starts = times - times[0]
+    rows["start"], rows["end"][:-1] = starts, starts[1:]
+    rows["end"][-1] = starts[-1] + (lasts or (starts[-1] - starts[-2] if len(rows) > 1 else 0.0))
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,9 @@ from vswin_extract.decoding.bitstreams import INTRA_CODECS, UNUSED, packet_reade
 from vswin_extract.decoding.chosen import PyavFrames
 from vswin_extract.decoding.coverage import Coverage
 from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
-from vswin_extract.decoding.frame_table import NO_DTS, ROW, FrameTable, doubtful, find_doubt
+from vswin_extract.decoding.frame_table import NO_DTS, FrameTable, doubtful, find_doubt, packets_table, set_times
 from vswin_extract.decoding.pictures import FrameConverter
 from vswin_extract.decoding.stamps import REORDERED, DisplayTimes, PacketStamps, StampedFrame
-from vswin_extract.decoding.timeline import timeline
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.video.color import MATRICES, TRANSFERS
 
@@ -260,31 +259,30 @@ class PyavDecoder:
             return doubtful(f"FFmpeg's {context.codec.canonical_name} is not known to begin at key frames")
         if only_if == UNUSED and not context.reorder_depth and context.codec.canonical_name not in INTRA_CODECS:
             return None  # without B-frames there are rarely any
-        rows: list[tuple[int, int, int, int, bool, float, float]] = []
-        frames: list[tuple[int, int]] = []
-        seen, sets = 0, b""
+        rows: list[tuple[int, int, int, int, bool]] = []
+        seen, sets, lasts = 0, b"", (0, 0)
         for packet in self._packets():
             if not packet.size:
                 continue
-            if packet.pts is None or packet.is_corrupt or packet.is_discard or self._recoded:
+            pts, dts = packet.pts, packet.dts
+            if pts is None or packet.is_corrupt or packet.is_discard or self._recoded:
                 return doubtful("a packet has no time stamp, is damaged or hidden, or changes the coding")
             says, parameters = read(bytes(packet))
             seen |= says
-            sets = sets or parameters
-            if parameters not in (sets, b""):
-                return doubtful("the parameters of its coding change")
+            if parameters:
+                sets = sets or parameters
+                if parameters != sets:
+                    return doubtful("the parameters of its coding change")
             if only_if and len(rows) == PROBED and not seen & only_if:
                 return None
-            dts = NO_DTS if packet.dts is None else packet.dts
-            rows.append((packet.pts, dts, packet.size, says, packet.is_keyframe, 0.0, 0.0))
-            frames.append((packet.pts, packet.duration or 0))
-        table = np.array(rows, ROW)
+            rows.append((pts, NO_DTS if dts is None else dts, packet.size, says, packet.is_keyframe))
+            lasts = max(lasts, (pts, packet.duration or 0))
+        table = packets_table(rows)
         if doubt := self.trouble or find_doubt(table, context.reorder_depth):
             return doubtful(doubt)
         clock = self.stream.tick
-        shown = timeline(self, [Frame(pts * clock, ticks * clock, not_decoded) for pts, ticks in sorted(frames)])
-        table["start"], table["end"] = np.array([(frame.start, frame.end) for frame in shown]).T
-        return doubtful(self.trouble) if self.trouble else FrameTable(table)
+        set_times(table, clock, lasts[1] * clock or (1 / self.stream.fps if self.stream.fps else 0.0))
+        return FrameTable(table)
 
     def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> PyavFrames:
         picture = self._converter.picture
