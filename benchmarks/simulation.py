@@ -1,8 +1,9 @@
 """How evenly devices are used: the real plan and the real dispatcher, with workers that only let time pass.
 
 A worker is a device and its decoder processes, and each decoder reads one video. A decoder gives a limited number of
-clips per second, and the device divides its own rate among the decoders that give clips. The clips before a clip range
-are decoded and dropped first. The rates of decoders are measured on this machine; the rates of devices are given.
+clips per second, and the device divides its own rate among the decoders that give clips. The frames between a clip
+range and the key frame before it are decoded and dropped first. The rates of decoders are measured on this machine; the
+rates of devices are given.
 """
 
 import heapq
@@ -23,7 +24,7 @@ from vswin_extract.errors import WorkerDied
 from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.job.events import Profile, VideoDone
 from vswin_extract.run.dispatch import Dispatch, piece_key
-from vswin_extract.run.schedule import plan
+from vswin_extract.run.schedule import FROM_KEY_FRAME, plan
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE, ClipRange
@@ -74,7 +75,8 @@ def lengths(videos: int, films: int) -> list[int]:
 
 def run(pool: "Simulated") -> int:
     """Extract all videos. Return how many pieces the plan has."""
-    pieces = plan([(clips, [WHOLE]) for clips in pool.clips], len(pool.names))
+    hands = len(pool.names) * DECODERS
+    pieces = plan([(clips, [WHOLE]) for clips in pool.clips], hands, SAMPLING.step, uneven=True)
     work = [Video(str(piece.video), Path(), clip_range=piece.clip_range) for piece in pieces]
 
     def give_up(video: Video, error: WorkerDied) -> VideoRecord:
@@ -200,7 +202,8 @@ class Simulated:
         device = self.devices[worker]
         while device.waiting and len(device.streams) < DECODERS:
             video = device.waiting.popleft()
-            device.streams.append(Stream(video, float(video.clip_range[0]), float(self._clips(video))))
+            dropping = FROM_KEY_FRAME / SAMPLING.step if video.clip_range[0] else 0.0
+            device.streams.append(Stream(video, dropping, float(self._clips(video))))
         device.version += 1
         each = self._share(device)
         seconds = [

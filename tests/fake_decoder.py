@@ -4,9 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 import numbered
+import numpy as np
+from numpy.typing import NDArray
 
-from vswin_extract.decoding.decoders import Frame, Stream
-from vswin_extract.video.geometry import Picture, picture_of
+from vswin_extract.decoding.decoders import ChosenFrames, Frame, Stream
+from vswin_extract.decoding.frame_table import FrameTable
+from vswin_extract.video.geometry import Box, Picture, Pixels, picture_of
 
 SIZE = (96, 64)
 
@@ -52,6 +55,15 @@ class FakeDecoder:
     def set_up_process() -> None:
         pass
 
+    def read_table(self, only_if: int = 0) -> None:
+        """It reads in sequence."""
+
+    def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> ChosenFrames:
+        raise NotImplementedError
+
     def _draw(self, number: int) -> Picture:
-        self.converted.append(number)
-        return picture_of(numbered.draw(number, *SIZE))
+        def read(box: Box) -> Pixels:
+            self.converted.append(number)
+            return picture_of(numbered.draw(number, *SIZE)).read(box)
+
+        return Picture(SIZE[1], SIZE[0], read)

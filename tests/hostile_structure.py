@@ -621,7 +621,7 @@ def odd_counts(place: Place) -> str:
 @change("tables")
 def odd_numbers(place: Place) -> str:
     chance = place.chance
-    columns = ("fps", "duration", "width", "height", "size", "mtime", "start", "end", "frames")
+    columns = ("fps", "duration", "width", "height", "size", "mtime", "start", "end", "frames", "skipped")
     rows = ("clips/times", "clips/frames", "clips/valid", "embedding")
     name = chance.choice([*rows, *(f"videos_table/{each}" for each in columns)])
     values = np.asarray(place.file[name]).copy()

@@ -6,7 +6,7 @@ from av.video.frame import VideoFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vswin_extract.decoding.pyav import FrameConverter, Turn
+from vswin_extract.decoding.pictures import FrameConverter, Turn
 from vswin_extract.video.geometry import Box, Pixels
 
 FORMATS = (

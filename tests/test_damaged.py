@@ -247,11 +247,12 @@ def test_a_run_says_once_that_videos_are_hdr(tmp_path: Path, run: Run, small_wei
     (folder / "c.mp4").rename(tmp_path / "d.mp4")
     assert run("vswin-extract", tmp_path / "d.mp4", tmp_path / "old.h5", "--weights", small_weights).returncode == 0
     with h5py.File(tmp_path / "old.h5", "a") as file:
-        del file["videos_table/transfer"], file["videos_table/matrix"]
+        del file["videos_table/transfer"], file["videos_table/matrix"], file["videos_table/skipped"]
     assert run("vswin", "check", tmp_path / "old.h5").returncode == 0
     assert run("vswin", "merge", tmp_path / "both.h5", tmp_path / "a.h5", tmp_path / "old.h5").returncode == 0
     with h5py.File(tmp_path / "both.h5") as file:
         assert file["videos_table/transfer"].asstr()[:].tolist() == ["smpte2084", "smpte2084", "", ""]
+        assert file["videos_table/skipped"][:].tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])

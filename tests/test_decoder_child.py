@@ -12,16 +12,9 @@ from conftest import granted_slots
 from fake_decoder import SIZE, FakeDecoder
 
 from vswin_extract.errors import DecoderCrash, VideoMissing
-from vswin_extract.feeding.child import (
-    FRAMES_AT_ONCE,
-    Waiting,
-    count_clips,
-    progress_sender,
-    receive_tasks,
-    run_task,
-    send_clips,
-)
+from vswin_extract.feeding.child import Waiting, count_clips, progress_sender, receive_tasks, run_task
 from vswin_extract.feeding.messages import DecodedFrames, FromChild, Grant, Progress, Task, VideoEnd
+from vswin_extract.feeding.sender import FRAMES_AT_ONCE, send_clips
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.sampling import Sampling

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,10 @@ from vswin_extract.job.events import Event, Notice, Profile, VideoDone
 from vswin_extract.run.dispatch import Dispatch, piece_key
 from vswin_extract.store.schema import Arrays, VideoRecord
 from vswin_extract.video.geometry import Geometry
-from vswin_extract.video.ranges import ClipRange
+from vswin_extract.video.ranges import WHOLE, ClipRange
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.messages import Begin, Close, Message, Order, Ready, Stop, WorkerDone, WorkerLost
+from vswin_extract.worker.messages import Begin, Close, Dropped, Message, Order, Ready, Stop, WorkerDone, WorkerLost
 
 READY = Ready({}, Arrays({}), Sampling(2, 1), Geometry(32, 32), {}, (), 0, (), decoders=2)
 Dies = Callable[[int, Video], bool]
@@ -25,13 +25,21 @@ Dies = Callable[[int, Video], bool]
 
 class FakePool:
     """Workers that finish a video each time a message is received. `dies(worker, video)`: the video kills the worker,
-    and what the worker had not sent yet is lost. `fails`: ids of videos that fail."""
+    and what the worker had not sent yet is lost. `fails`: ids of videos that fail. `drops`: first clips of the clip
+    ranges that are dropped, because the frame table is wrong."""
 
-    def __init__(self, workers: int, dies: Dies = lambda worker, video: False, fails: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        workers: int,
+        dies: Dies = lambda worker, video: False,
+        fails: Sequence[str] = (),
+        drops: Collection[int] = (),
+    ) -> None:
         self.names = [f"fake:{number}" for number in range(workers)]
         self.limit: int | None = 8
         self.dies = dies
         self.fails = fails
+        self.drops = drops
         self.inbox: deque[tuple[int, Message]] = deque()
         self.orders: list[tuple[int, Order]] = []
         self.starts: Counter[int] = Counter()
@@ -51,6 +59,8 @@ class FakePool:
                 self.dead.add(worker)
                 self.inbox = deque(message for message in self.inbox if message[0] != worker)
                 self.inbox.append((worker, WorkerLost("signal SIGKILL")))
+            case Video() if order.clip_range[0] in self.drops and not order.sequential:
+                self.inbox.append((worker, Dropped(order, "other frames")))
             case Video():
                 status = "failed" if order.id in self.fails else "ok"
                 record = VideoRecord(order.id, "", status, clips=1, clip_range=order.clip_range)  # type: ignore[arg-type]
@@ -155,6 +165,33 @@ def test_a_piece_that_fails_fails_its_video_and_drops_the_rest() -> None:
     found = records(run(pool, [*pieces("film", *ranges), *videos(2)]))
     assert found["film"].status == "failed"
     assert sum(isinstance(order, Video) and order.id == "film" for _, order in pool.orders) < 40
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 12),
+    st.sets(st.integers(0, 12), min_size=1),
+    st.sets(st.integers(0, 40), max_size=2),
+    st.sampled_from([None, 1, 8]),
+)
+def test_a_video_whose_frame_table_is_wrong_is_extracted_as_a_whole(
+    workers: int, count: int, drops: set[int], deaths: set[int], limit: int | None
+) -> None:
+    """Whichever of its pieces are dropped, and when; also if workers die meanwhile."""
+    given = iter(range(10_000))
+    pool = FakePool(workers, lambda worker, video: next(given) in deaths and limit is not None, drops=drops)
+    pool.limit = limit
+    ranges: list[ClipRange] = [(first, first + 1 if first + 1 < count else None) for first in range(count)]
+    work = dispatch(pool, [*pieces("film", *ranges), *videos(5)])
+    found = records(work.run([], threading.Event()))
+    assert (set(found), work.left) == ({"film", *(f"v{k}" for k in range(5))}, 0)
+    films = [order for _, order in pool.orders if isinstance(order, Video) and order.id == "film"]
+    whole = [film.clip_range for film in films if film.sequential]
+    dropped = drops & set(range(count))
+    assert found["film"].clips == (1 if dropped else count)
+    assert 0 < len(whole) <= 1 + len(deaths) if dropped else not whole
+    assert set(whole) <= {WHOLE}
+    assert work._cost_left == pytest.approx(0)
 
 
 def test_stopping_gives_no_further_video() -> None:

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 
 from vswin_extract.errors import DecoderCrash, VswinError
 from vswin_extract.feeding import frame_memory
-from vswin_extract.feeding.child import FRAMES_AT_ONCE, send_clips
 from vswin_extract.feeding.frame_memory import FRAMES_AHEAD, FrameMemory, GrantedSlots
 from vswin_extract.feeding.messages import DecodedFrames, FromChild, Task, VideoEnd
 from vswin_extract.feeding.process import GRANTED_AT_ONCE, DecodedClip, DecoderProcess
+from vswin_extract.feeding.sender import FRAMES_AT_ONCE, send_clips
 from vswin_extract.processes import ChildProcess
 from vswin_extract.video.geometry import Geometry, picture_of
 from vswin_extract.video.rows import ClipRows, most_kept

@@ -1,5 +1,6 @@
 """The journal: nothing finished is lost, nothing damaged is believed, and it stays small."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,26 +12,29 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, Run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from journals import ARRAYS, ATTRIBUTES, SETTINGS, add, begin, expect_complete, names, publish
 
 from vswin_extract.checks.output import verify_output
 from vswin_extract.errors import OutputError
 from vswin_extract.journal import directory as directory_
 from vswin_extract.journal import parts
-from vswin_extract.journal.directory import claim, finish_interrupted_cleanup
+from vswin_extract.journal.directory import claim, finish_interrupted_cleanup, tables_directory
 from vswin_extract.journal.entries import single_path
 from vswin_extract.journal.journal import join_journal, open_journal
 from vswin_extract.journal.merge import merge
 from vswin_extract.journal.writer import JournalWriter, open_writer
 from vswin_extract.store.features import open_features
 from vswin_extract.store.schema import VideoRecord
-from vswin_extract.video.ranges import WHOLE
+from vswin_extract.video.ranges import WHOLE, ClipRange, without
 from vswin_extract.video.videos import Video
 
 
@@ -310,6 +314,78 @@ def test_what_was_extracted_last_counts_however_old_its_video_is(tmp_path: Path,
     with join_journal(output, SETTINGS, ARRAYS, {}) as journal:  # which version is wanted is not known
         assert journal.extracted(X).record.mtime == 20.0
         assert journal.extracted(X).record.status == ("failed" if fails else "ok")
+
+
+PIECES: list[ClipRange] = [(0, 2), (2, 5), (5, None)]
+
+
+@given(st.permutations(range(5)), st.booleans())
+@settings(max_examples=8)
+def test_a_whole_video_counts_more_than_its_clip_ranges(order: list[int], several: bool) -> None:
+    """Pieces 0 to 2 have the value 0, the whole video (3) has 1, and 4 says that the frame table was wrong: in any
+    order, by one process or `several`, packed or not, and with a kill after each."""
+    with TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        output = Path(name) / "out.h5"
+        journal = stack.enter_context(begin(output))
+        video, written = Video(X, Path(X)), set()
+        for what in order:
+            writer = journal.writer()
+            if several:
+                writer = stack.enter_context(open_writer(journal.root, ARRAYS, pack_size=1))
+            if what == 4:
+                wrong = VideoRecord(X, os.path.abspath(X), "failed", error="FrameTableWrong", clip_range=PIECES[1])
+                writer.commit(wrong)
+            else:
+                clip_range, clips = [*PIECES, WHOLE][what], (2, 3, 2, 7)[what]
+                commit(writer, clips, float(what == 3), clip_range=clip_range, skipped=what)
+            written.add(what)
+            journal.load()
+            missing, found = journal.missing(video, -1, 0.0), journal.complete(X)
+            overwritten = not several and 1 in written and order.index(4) < order.index(1)
+            if 3 in written:
+                assert (missing, found and found.record.skipped) == ([], 3)
+            elif 4 in written and not overwritten:
+                assert (missing, found, journal.must_be_sequential(X)) == ([WHOLE], None, True)
+            else:
+                done = [PIECES[k] for k in sorted(written & {0, 1, 2})]
+                assert missing == without(WHOLE, done)
+                assert (found and found.record.skipped) == (3 if len(done) == 3 else None)
+        assert [piece.record.clips for piece in journal.extracted(X).pieces] == [7]
+        if not several:
+            journal.publish([X], ATTRIBUTES)
+            with open_features(output) as features:
+                assert (features[X].embedding[:] == 1).all()
+
+
+def test_what_the_pieces_say_is_said_of_the_video(tmp_path: Path) -> None:
+    with begin(tmp_path / "out.h5") as journal:
+        commit(journal.writer(), 2, 0.0, clip_range=(0, 2), width=8, frames=40, skipped=3)
+        commit(journal.writer(), 3, 0.0, clip_range=(2, 5), skipped=4, frames=90)
+        journal.load()
+        assert journal.complete(X) is None
+        commit(journal.writer(), 0, 0.0, clip_range=(5, None), frames=100, skipped=5, duration=4.0)
+        damaged = VideoRecord(X, os.path.abspath(X), "partial", clips=3, clip_range=(2, 5), skipped=4, message="a gap")
+        part = journal.writer().part(Video(X, Path(X), clip_range=(2, 5)))
+        part.write(bytes(3 * part.dtype.itemsize), 3)
+        journal.writer().commit(damaged, part)
+        journal.load()
+        record = journal.extracted(X).record
+    assert (record.status, record.message, record.clip_range) == ("partial", "a gap", WHOLE)
+    assert (record.clips, record.skipped, record.frames, record.duration, record.width) == (5, 12, 100, 4.0, 8)
+
+
+def test_frame_tables_go_with_the_journal(tmp_path: Path) -> None:
+    for finished in (False, True):
+        with begin(tmp_path / "out.h5") as journal:
+            (tables_directory(journal.root) / "a.npz").write_bytes(b"table")
+            if finished:
+                add(journal.writer(), 0)
+        assert journal.root.exists() == finished
+    with begin(tmp_path / "out.h5", 1) as journal:
+        assert (tables_directory(journal.root) / "a.npz").exists()
+        journal.load()
+        journal.publish(names(1), ATTRIBUTES)
+    assert not journal.root.exists()
 
 
 def test_two_outputs_of_one_name_in_one_storage(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vswin_extract.backbone import Features
-from vswin_extract.errors import VideoError, VideoUnreadable
+from vswin_extract.errors import FrameTableWrong, VideoError, VideoUnreadable
 from vswin_extract.feeding.frame_memory import FrameMemory
 from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.feeding.process import DecodedClip
@@ -26,6 +26,7 @@ from vswin_extract.video.videos import Video
 from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import CpuDevice
+from vswin_extract.worker.messages import Dropped
 from vswin_extract.worker.pipeline import Pipeline
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import InFlightVideo, Writer
@@ -34,8 +35,9 @@ ARRAYS = Arrays({"embedding": (3,)})
 
 
 class FakeDecoder:
-    """Gives as many clips of each video as its id says: 5 of b-5, none of bad-0, which fails. The pixels of clip k of
-    video v all have the value 10 * v + k, where v is the number of the id's first letter."""
+    """Gives as many clips of each video as its id says: 5 of b-5, none of bad-0, which fails. The frame table of
+    wrong-3 is wrong behind clip 3. The pixels of clip k of video v all have the value 10 * v + k, where v is the number
+    of the id's first letter."""
 
     def __init__(self) -> None:
         self.tasks: deque[Task] = deque()
@@ -47,13 +49,16 @@ class FakeDecoder:
 
     def read(self) -> DecodedClip | VideoEnd:
         name, _, count = Path(self.tasks[0].path).name.partition("-")
-        if self.at < int(count):
+        wrong = name == "wrong" and not self.tasks[0].sequential
+        if self.at < int(count) + (name == "wrong" and not wrong):
             at, self.at = self.at, self.at + 1
             return clip_of(at, value(name, at))
         self.tasks.popleft()
         clips, self.at = self.at, 0
         if name == "bad":
             raise VideoUnreadable("no video")
+        if wrong or name == "worse":
+            raise FrameTableWrong("another frame")
         return VideoEnd(2, 2, clips, clips, 1.0, float(clips), 0, "", partial=name == "p", last=True, cpu=0.5)
 
     def close(self) -> None:
@@ -76,8 +81,9 @@ def value(name: str, clip: int) -> int:
 
 @dataclass
 class Station:
-    """A pipeline of fakes, its journal, and the batches that its network was given."""
+    """A pipeline of fakes, its queue and journal, and the batches that its network was given."""
 
+    queue: VideoQueue
     pipeline: Pipeline
     journal: JournalWriter
     batches: list[list[int]]
@@ -118,7 +124,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
         slots = DecoderSlots(queue, decoders, open_decoder, lambda video: make_task(video))
         computer = Computer(forward, CpuDevice(1), batch_size)
         writer = Writer(journal, "fp32", "float32")
-        return Station(Pipeline(slots, computer, writer, keep_partial=keep_partial), journal, batches, opened)
+        return Station(queue, Pipeline(slots, computer, writer, keep_partial=keep_partial), journal, batches, opened)
 
     with closing(journal):
         yield make
@@ -130,11 +136,16 @@ def video(folder: Path, name: str) -> Video:
 
 
 def make_task(video: Video) -> Task:
-    return Task(video.location, "pyav", Sampling(2, 1), Geometry(32, 32))
+    return Task(video.location, "pyav", Sampling(2, 1), Geometry(32, 32), sequential=video.sequential)
 
 
 def extract(station: Station) -> tuple[list[Event], dict[str, VideoDone]]:
-    events = list(station.pipeline.run(threading.Event()))
+    events: list[Event] = []
+    for event in station.pipeline.run(threading.Event()):
+        if isinstance(event, Dropped):  # as the run does
+            station.queue.put(replace(event.piece, sequential=True))
+        else:
+            events.append(event)
     return events, {event.record.id: event for event in events if isinstance(event, VideoDone)}
 
 
@@ -174,6 +185,26 @@ def test_a_video_that_fails_does_not_end_the_run(build: Build, name: str) -> Non
     _, done = extract(build("a-3", name, "c-3"))
     assert {name: event.record.status for name, event in done.items()} == {"a-3": "ok", name: "failed", "c-3": "ok"}
     assert done[name].record.error == "VideoUnreadable"
+
+
+@pytest.mark.parametrize("names", [["wrong-4"], ["wrong-0"], ["a-7", "wrong-4", "c-3"], ["a-1", "b-1", "wrong-4"]])
+@pytest.mark.parametrize("decoders", [1, 3])
+def test_a_video_whose_frame_table_is_wrong_is_extracted_again(build: Build, names: list[str], decoders: int) -> None:
+    """Its rows so far are dropped. It may be the last video of the queue, which is closed."""
+    station = build(*names, decoders=decoders)
+    _, done = extract(station)
+    [wrong] = [name for name in names if name.startswith("wrong")]
+    assert {name: event.record.status for name, event in done.items()} == dict.fromkeys(names, "ok")
+    assert done[wrong].record.clips == int(wrong[6:]) + 1
+    [path] = [path for path, record in station.journal.singles.items() if record.id == wrong]
+    [rows] = read_rows([Entry(done[wrong].record, path)], ARRAYS)
+    assert np.asarray(rows["embedding"])[:, 0].tolist() == [value("w", k) for k in range(int(wrong[6:]) + 1)]
+    assert not list(station.journal.directory.glob("*.tmp"))
+
+
+def test_a_decoder_that_doubts_without_a_frame_table_has_failed(build: Build) -> None:
+    _, done = extract(build("worse-2"))
+    assert done["worse-2"].record.error == "DecoderCrash"
 
 
 @pytest.mark.parametrize(("keep", "status", "error"), [(True, "partial", ""), (False, "failed", "VideoDamaged")])

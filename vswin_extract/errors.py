@@ -12,6 +12,7 @@ VswinError                 the command line prints it as one line and ends with 
     ├── VideoChanged       its file changed while it was read
     ├── VideoUnreachable   its file could not be fetched
     ├── VideoTimestamps    its time stamps cannot be resampled
+    ├── FrameTableWrong    its frames are not those that its packets tell of
     ├── DecoderTimeout     the decoder made no progress
     ├── DecoderCrash       the decoder failed, or its process died
     ├── NonFiniteFeatures  the network gave NaN or infinity for it
@@ -71,6 +72,10 @@ class VideoTimestamps(VideoError):
     """Its time stamps cannot be resampled."""
 
 
+class FrameTableWrong(VideoError):
+    """Its frames are not those that its packets tell of. Such a video is extracted again, from its beginning."""
+
+
 class DecoderTimeout(VideoError):
     """The decoder made no progress for the time allowed."""
 
@@ -96,6 +101,7 @@ VIDEO_ERRORS = {
         VideoChanged,
         VideoUnreachable,
         VideoTimestamps,
+        FrameTableWrong,
         DecoderTimeout,
         DecoderCrash,
         NonFiniteFeatures,

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_extract.decoding.frame_table import FrameTable
 from vswin_extract.errors import UsageError
 from vswin_extract.video.geometry import Picture
 
@@ -44,6 +48,15 @@ class Frame:
     picture: Callable[[], Picture]
 
 
+class ChosenFrames(Protocol):
+    """Some frames of a video. Iterate over it once: each frame's number and its picture, in order. `sent`: by frame,
+    which ones are decoded for that."""
+
+    sent: NDArray[np.bool_]
+
+    def __iter__(self) -> Iterator[tuple[int, Callable[[], Picture]]]: ...
+
+
 class Decoder(AbstractContextManager["Decoder"], Protocol):
     """Opened by its constructor, which raises VideoUnreadable, and closed by `with`. It calls `on_progress` whenever
     something was read, whether frames came of it or not.
@@ -74,6 +87,19 @@ class Decoder(AbstractContextManager["Decoder"], Protocol):
 
     def scan(self) -> Iterable[Frame]:
         """Return the same frames as far as packets tell, in order, without decoding any. They have no pixels."""
+        ...
+
+    def read_table(self, only_if: int = 0) -> FrameTable | None:
+        """Read all packets, decode none of them, and return which frames they tell of. Return None where a decoder
+        only reads in sequence; and, where `only_if` is given, if none of the first packets says that (see
+        `bitstreams`).
+
+        Afterwards only `choose` can be used. Raises VideoUnreadable as iteration does.
+        """
+        ...
+
+    def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> ChosenFrames:
+        """Decode the frames that are `needed`, by number. Its iteration raises FrameTableWrong."""
         ...
 
     @staticmethod

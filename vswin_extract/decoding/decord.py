@@ -8,8 +8,11 @@ from types import TracebackType
 from typing import Any
 
 import decord
+import numpy as np
+from numpy.typing import NDArray
 
-from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
+from vswin_extract.decoding.decoders import ChosenFrames, Frame, Stream, not_decoded
+from vswin_extract.decoding.frame_table import FrameTable
 from vswin_extract.decoding.pyav import PyavDecoder
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.video.geometry import Picture, Pixels, picture_of
@@ -59,6 +62,12 @@ class DecordDecoder:
                 return
             self.on_progress()
             yield Frame(time=begin, duration=end - begin, picture=partial(_picture, frame))
+
+    def read_table(self, only_if: int = 0) -> None:
+        """It reads in sequence."""
+
+    def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> ChosenFrames:
+        raise NotImplementedError("decord gives no frame table")
 
     def scan(self) -> Iterable[Frame]:
         return [Frame(begin, end - begin, not_decoded) for begin, end in self.times]

@@ -5,28 +5,30 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import av
-import cv2
 import numpy as np
 from av.container import Flags, InputContainer
 from av.format import Flags as FormatFlags
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
+from vswin_extract.decoding.bitstreams import INTRA_CODECS, UNUSED, packet_reader
+from vswin_extract.decoding.chosen import PyavFrames
 from vswin_extract.decoding.coverage import Coverage
 from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
+from vswin_extract.decoding.frame_table import NO_DTS, FrameTable, doubtful, find_doubt, packets_table, set_times
+from vswin_extract.decoding.pictures import FrameConverter
 from vswin_extract.decoding.stamps import REORDERED, DisplayTimes, PacketStamps, StampedFrame
 from vswin_extract.errors import VideoUnreadable
 from vswin_extract.video.color import MATRICES, TRANSFERS
-from vswin_extract.video.geometry import Box, Picture, Pixels
 
 # Containers that hold the video themselves: no playlists, scripts or images, which could name other files.
 FORMATS = (
@@ -46,10 +48,10 @@ MISSING_AT_END = 0.5
 """Seconds that an index may go on after the last packet: it may be of another stream's time stamps."""
 UNKNOWN_FRAMES = 1 << 30
 """Recorders that do not know the number of frames write numbers as large as this."""
-EDGE = 8
-"""Rows and columns that are converted around a part of a frame, so that colors at its edge are the same."""
 AVI_CHUNK_HEADER = 8
 """Bytes from where the index of an AVI file says that a packet is to its content."""
+PROBED = 128
+"""Packets at the beginning by which it is decided whether reading the others pays."""
 TRIES = 16
 """Errors in a row after which a damaged file is not read further."""
 
@@ -57,6 +59,7 @@ TRIES = 16
 class PyavDecoder:
     def __init__(self, path: Path, on_progress: Callable[[], None]) -> None:
         self.on_progress = on_progress
+        self._path = path
         self.container = _open(path)
         streams = self.container.streams.video
         videos = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
@@ -82,6 +85,7 @@ class PyavDecoder:
         self._hole = 0, 0  # the bytes of the last hole in the file, and how many packets came before it
         # the last jumps of time stamps: how many packets came before, and seconds
         self._jumps: deque[tuple[int, float]] = deque(maxlen=REORDERED)
+        self._recoded = False  # a packet brings other parameters than the header
         self._last: int | None = None  # the dts or else pts of the last packet, in ticks
         self._end: int | None = None  # when the last frame ends by its packet, in ticks
         self.packets = 0
@@ -146,7 +150,8 @@ class PyavDecoder:
                 for packet in self.container.demux():
                     errors = 0
                     self.on_progress()
-                    side = sum(data.buffer_size for data in packet.iter_sidedata()) if self._has_side_data else 0
+                    side_data = {data.data_type: data.buffer_size for data in packet.iter_sidedata()}
+                    side = sum(side_data.values()) if self._has_side_data else 0
                     if hole := self._coverage.add(packet.stream.index, packet.pos, packet.size + side):
                         self._hole = hole, self.packets
                         true_dts = true_dts or self._avi_index()
@@ -154,8 +159,9 @@ class PyavDecoder:
                         continue
                     if packet.size:
                         _correct(packet, true_dts.get(packet.pos or 0, packet.dts))
-                        if packet.has_sidedata("encryption_info"):
+                        if "encryption_info" in side_data:
                             raise VideoUnreadable("it is encrypted; decrypt it first")
+                        self._recoded |= "new_extradata" in side_data
                         if not packet.is_discard:
                             self._stamps.add(packet.pts, packet.dts)
                         self.packets += 1
@@ -246,6 +252,53 @@ class PyavDecoder:
         alone = len(self.container.streams) == 1  # else it may be another stream's
         return self.container.duration / av.time_base if alone and self.container.duration else 0.0
 
+    def read_table(self, only_if: int = 0) -> FrameTable | None:
+        context = self.video.codec_context
+        read = packet_reader(context.codec.canonical_name, bytes(context.extradata or b""))
+        if read is None:
+            return doubtful(f"FFmpeg's {context.codec.canonical_name} is not known to begin at key frames")
+        if only_if == UNUSED and not context.reorder_depth and context.codec.canonical_name not in INTRA_CODECS:
+            return None  # without B-frames there are rarely any
+        rows: list[tuple[int, int, int, int, bool]] = []
+        seen, sets, lasts = 0, b"", (0, 0)
+        for packet in self._packets():
+            if not packet.size:
+                continue
+            pts, dts = packet.pts, packet.dts
+            if pts is None or packet.is_corrupt or packet.is_discard or self._recoded:
+                return doubtful("a packet has no time stamp, is damaged or hidden, or changes the coding")
+            says, parameters = read(bytes(packet))
+            seen |= says
+            if parameters:
+                sets = sets or parameters
+                if parameters != sets:
+                    return doubtful("the parameters of its coding change")
+            if only_if and len(rows) == PROBED and not seen & only_if:
+                return None
+            rows.append((pts, NO_DTS if dts is None else dts, packet.size, says, packet.is_keyframe))
+            lasts = max(lasts, (pts, packet.duration or 0))
+        table = packets_table(rows)
+        if doubt := self.trouble or find_doubt(table, context.reorder_depth):
+            return doubtful(doubt)
+        clock = self.stream.tick
+        set_times(table, clock, lasts[1] * clock or (1 / self.stream.fps if self.stream.fps else 0.0))
+        return FrameTable(table)
+
+    def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> PyavFrames:
+        picture = self._converter.picture
+        return PyavFrames(
+            (self.container, self.video), self.packets > 0, self._reopen, table, needed, picture, self.on_progress
+        )
+
+    def _reopen(self) -> tuple[InputContainer, VideoStream]:
+        """Open the file again, at its beginning."""
+        number = self.video.index
+        self.container.close()
+        self.container = _open(self._path)
+        self.video = self.container.streams[number]  # type: ignore[assignment]
+        self.video.codec_context.thread_count = 1
+        return self.container, self.video
+
     def scan(self) -> Iterable[Frame]:
         clock = self.stream.tick
         packets = [
@@ -257,104 +310,6 @@ class PyavDecoder:
         stamped = [(pts if complete else dts, duration) for pts, dts, duration in packets]
         stamped.sort(key=lambda packet: packet[0] or 0)  # packets come in coding order
         return [Frame(None if tick is None else tick * clock, length * clock, not_decoded) for tick, length in stamped]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """How a picture is shown: its rows and columns are exchanged if `transposed`; then they count backwards where
-    `down` and `across` are -1."""
-
-    transposed: bool = False
-    down: int = 1
-    across: int = 1
-
-    def stored(self, box: Box, height: int, width: int) -> Box:
-        """Return where the pixels of a box are stored. `height` x `width`: as shown."""
-        top, bottom, left, right = box
-        if self.down < 0:
-            top, bottom = height - bottom, height - top
-        if self.across < 0:
-            left, right = width - right, width - left
-        return Box(left, right, top, bottom) if self.transposed else Box(top, bottom, left, right)
-
-    def apply(self, stored: Pixels) -> Pixels:
-        """Return pixels (rows, columns, 3) as they are shown."""
-        turned = cv2.transpose(stored) if self.transposed else stored
-        axes = {(-1, 1): 0, (1, -1): 1, (-1, -1): -1}
-        if (flipped := (self.down, self.across)) in axes:
-            turned = cv2.flip(turned, axes[flipped])
-        return turned  # type: ignore[return-value]
-
-
-def find_turn(frame: VideoFrame) -> Turn:
-    """Return how the display matrix turns and mirrors a frame, which decoders do not do.
-
-    The matrix maps stored x, y to shown x', y': x' = a x + c y, y' = b x + d y. It begins with the 16.16 integers
-    a b u c d v. Only quarter turns and mirrors are applied.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return Turn()
-    a, b, _, c, d, _ = np.frombuffer(cast(bytes, matrix), np.int32)[:6].tolist()
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return Turn(False, -1 if d < 0 else 1, -1 if a < 0 else 1)
-    return Turn(True, -1 if b < 0 else 1, -1 if c < 0 else 1)
-
-
-class FrameConverter:
-    """Makes pictures of the frames of a video. Only the part of a frame that is read is converted to RGB."""
-
-    def __init__(self) -> None:
-        self._filter: av.filter.Graph | None = None
-        self._filters: object = None  # which frames it crops, and to which box
-
-    def picture(self, frame: VideoFrame) -> Picture:
-        turn = find_turn(frame)
-        height, width = (frame.width, frame.height) if turn.transposed else (frame.height, frame.width)
-
-        def read(box: Box) -> Pixels:
-            return turn.apply(self._read(frame, turn.stored(box, height, width)))
-
-        return Picture(height, width, read)
-
-    def _read(self, frame: VideoFrame, box: Box) -> Pixels:
-        """Return the pixels of a stored frame in a box, (rows, columns, 3)."""
-        top = left = 0
-        part = frame
-        if _can_crop(frame):
-            top, left = (max(0, begin // EDGE * EDGE - EDGE) for begin in (box.top, box.left))
-            bottom, right = (
-                min(side, -(-end // EDGE) * EDGE + EDGE)
-                for side, end in ((frame.height, box.bottom), (frame.width, box.right))
-            )
-            part = self._crop(frame, Box(top, bottom, left, right))
-        rgb: Pixels = part.to_ndarray(format="rgb24", threads=1)  # type: ignore[assignment]
-        return rgb[box.top - top : box.bottom - top, box.left - left : box.right - left]
-
-    def _crop(self, frame: VideoFrame, box: Box) -> VideoFrame:
-        """Return a part of a frame. Its pixels are not copied."""
-        if box == (0, frame.height, 0, frame.width):
-            return frame
-        kind = (
-            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:colorspace={int(frame.colorspace)}"
-            f":range={int(frame.color_range)}:time_base=1/25"
-        )
-        if self._filter is None or self._filters != (kind, box):
-            self._filter, self._filters = av.filter.Graph(), (kind, box)
-            size = f"{box.right - box.left}:{box.bottom - box.top}:{box.left}:{box.top}"
-            nodes = [self._filter.add("buffer", kind), self._filter.add("crop", size), self._filter.add("buffersink")]
-            self._filter.link_nodes(*nodes).configure()
-        self._filter.vpush(frame)
-        return self._filter.vpull()
-
-
-def _can_crop(frame: VideoFrame) -> bool:
-    """True if a part of a frame gives the same RGB as the whole frame. FFmpeg stretches the colors of a frame if its
-    sides are not whole numbers of color samples, and converts packed YUV in blocks from the left."""
-    layout = frame.format
-    columns, rows = layout.chroma_width(frame.width), layout.chroma_height(frame.height)
-    whole = frame.height % 2 == 0 == frame.width % 2 and frame.width % columns == 0 == frame.height % rows
-    return whole and (layout.is_planar or layout.is_rgb) and not layout.is_bit_stream and not layout.has_palette
 
 
 def _open(path: Path) -> InputContainer:

@@ -7,4 +7,6 @@ broken one ends at most one of them. Nothing here imports torch.
     child.py       (child)   decodes tasks one after another, and fetches the next video meanwhile
     positions.py   (child)   the frames of a task's segment, resampled if need be
     pictures.py    (child)   small pictures of moments of a video, for pages
+    by_table.py    (child)   where it pays, only frames that clips show are decoded, by a table of all frames
+    sender.py      (child)   frames into the shared memory, and messages that name them
 """

@@ -1,6 +1,6 @@
 """The decoder's process: it receives tasks, decodes them one after another, and sends frames and clips.
 
-    listening thread  ──tasks──> main thread: file_of -> Decoder -> Positions -> ClipSender -> parent
+    listening thread  ──tasks──> main thread: file_of -> Decoder -> Positions -> FrameSender -> parent
                       ├─> GrantedSlots, in which the main thread writes frames
                       └─> Fetch, which copies the next video here while one is decoded
 
@@ -23,13 +23,11 @@ from typing import Any
 import cv2
 
 from vswin_extract.decoding.decoders import Decoder, decoder_class, open_decoder
-from vswin_extract.decoding.timeline import Shown
 from vswin_extract.errors import DecoderCrash, VideoError, VideoMissing, first_line
+from vswin_extract.feeding.by_table import send_by_table
 from vswin_extract.feeding.frame_memory import GrantedSlots
 from vswin_extract.feeding.messages import (
-    DecodedFrames,
     DecoderReady,
-    FromChild,
     Grant,
     Progress,
     Setup,
@@ -37,73 +35,20 @@ from vswin_extract.feeding.messages import (
     VideoEnd,
 )
 from vswin_extract.feeding.positions import Positions
+from vswin_extract.feeding.sender import Send, send_clips
 from vswin_extract.processes import Channel
 from vswin_extract.system import limit_memory
 from vswin_extract.video.estimate import USUAL_BYTES, estimate_clips
 from vswin_extract.video.fetch import Fetch
 from vswin_extract.video.ranges import WHOLE
-from vswin_extract.video.rows import ClipRow, ClipRows
 
-FRAMES_AT_ONCE = 32
-"""New frames are sent as soon as this many wait, even if no clip is finished."""
 MOST_MEMORY = 8 << 30
 """Bytes of address space, besides the frame memory. If a video needs more, for example one made to exhaust memory, only
 that video fails."""
 PROGRESS_INTERVAL = 1.0
 """Seconds between two messages that there is progress."""
 
-Send = Callable[[FromChild], None]
 Waiting = queue.SimpleQueue[tuple[Task, Fetch | None]]
-
-
-class ClipSender:
-    """Takes positions one after another, converts the frames that clips show, once each, into granted slots, and sends
-    frames and clips.
-
-    `size`: width and height of the video, upright; (0, 0) before the first frame was converted.
-    """
-
-    def __init__(self, task: Task, send: Send, granted: GrantedSlots) -> None:
-        self.geometry = task.geometry
-        self.send = send
-        self.rows = ClipRows(task.sampling, task.clip_range)
-        self.size = (0, 0)
-        self._granted = granted
-        self._unsent: dict[int, int] = {}  # slots of frames
-        self._converted = -1  # the source frame that was converted last
-
-    def add(self, frame: Shown, begin: float) -> None:
-        self._newest = frame
-        if self.rows.uses(self.rows.seen):
-            self._convert(frame)
-        for row in self.rows.add(frame.index, begin):
-            self._send(row)
-        if len(self._unsent) >= FRAMES_AT_ONCE:
-            self._send(None)
-
-    def end(self, frames: int, seconds: float) -> None:
-        """Send the clips that are left. The video has so many source frames; its last position ends at `seconds`."""
-        self._convert(self._newest)  # clips that go past the end repeat the last frame
-        for row in self.rows.end(frames, seconds):
-            self._send(row)
-
-    def close(self) -> None:
-        """Keep the slots of frames that were not sent, for the next video."""
-        self._granted.add(self._unsent.values())
-        self._unsent = {}
-
-    def _convert(self, frame: Shown) -> None:
-        if frame.index == self._converted:  # the previous position shows the same frame
-            return
-        picture = frame.picture()
-        if self._converted < 0:
-            self.size = picture.width, picture.height
-        self._unsent[frame.index] = self._granted.write(picture, self.geometry)
-        self._converted = frame.index
-
-    def _send(self, row: ClipRow | None) -> None:
-        self.send(DecodedFrames(self._unsent, row, self.rows.oldest))
-        self._unsent = {}
 
 
 def decode_video(task: Task, send: Send, granted: GrantedSlots, fetch: Fetch | None = None) -> VideoEnd:
@@ -113,15 +58,22 @@ def decode_video(task: Task, send: Send, granted: GrantedSlots, fetch: Fetch | N
     before = time.process_time()
     on_progress = progress_sender(send)
     name = "pyav" if task.guess else task.decoder
-    with file_of(task, on_progress, fetch) as path, open_decoder(name, path, on_progress) as decoder:
-        if task.guess:
-            seconds = decoder.stream.header_seconds or path.stat().st_size / USUAL_BYTES
-            clips = estimate_clips(seconds, task.sampling, task.start, task.end, decoder.stream.fps)
-            end = VideoEnd(clips=clips)
-        elif task.count:
-            end = count_clips(decoder, task)
-        else:
-            end = send_clips(decoder, task, send, granted)
+    end: VideoEnd | None
+    with file_of(task, on_progress, fetch) as path:
+        with open_decoder(name, path, on_progress) as decoder:
+            if task.guess:
+                seconds = decoder.stream.header_seconds or path.stat().st_size / USUAL_BYTES
+                clips = estimate_clips(seconds, task.sampling, task.start, task.end, decoder.stream.fps)
+                end = VideoEnd(clips=clips)
+            elif task.count:
+                end = count_clips(decoder, task)
+            else:
+                end = send_by_table(decoder, task, send, granted)
+                if end is None and not decoder.packets:
+                    end = send_clips(decoder, task, send, granted)
+        if end is None:  # packets of it were read in vain
+            with open_decoder(name, path, on_progress) as decoder:
+                end = send_clips(decoder, task, send, granted)
     file = (fetch.found.size, fetch.found.mtime, fetch.found.etag) if fetch else None
     return replace(end, cpu=time.process_time() - before, file=file)
 
@@ -139,17 +91,6 @@ def count_clips(decoder: Decoder, task: Task) -> VideoEnd:
     for _ in positions:
         pass
     return positions.video_end(task.sampling.count(positions.seen), size=(0, 0), complete=False)
-
-
-def send_clips(decoder: Decoder, task: Task, send: Send, granted: GrantedSlots) -> VideoEnd:
-    positions = Positions(decoder, task)
-    with contextlib.closing(ClipSender(task, send, granted)) as sender:
-        for frame, begin in positions:
-            sender.add(frame, begin)
-            if sender.rows.complete:
-                return positions.video_end(sender.rows.clips, sender.size, complete=True)
-        sender.end(positions.frames, positions.seconds)
-        return positions.video_end(sender.rows.clips, sender.size, complete=False)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,8 @@ class Task:
 
     `count`: only count its clips, by its packets. `guess`: only estimate how many there are, by its header.
     `moments`: only take pictures of at most `picture_size` at these seconds, see `pictures.pictures_at`. `address`:
-    it has to be fetched first, into the cache.
+    it has to be fetched first, into the cache. `table`: the file where the frame table of the video is kept.
+    `sequential`: read it from its beginning, frame after frame.
     """
 
     path: str
@@ -56,6 +57,8 @@ class Task:
     picture_size: tuple[int, int] = (0, 0)
     address: Address | None = None
     cache: Cache | None = None
+    table: str | None = None
+    sequential: bool = False
 
     @classmethod
     def of_pictures(cls, path: Path, moments: Sequence[float], size: tuple[int, int]) -> "Task":
@@ -97,8 +100,8 @@ class VideoEnd:
     `width` x `height`: upright. `frames`: how many source frames it has, in `duration` seconds. `damaged`: packets that
     do not decode. `trouble`: what is odd about it, if anything is. `partial`: something of it is missing. `last`: it
     was read to its end, so that the figures are those of the whole video. `transfer` and `matrix`: see `Stream`. `cpu`:
-    seconds of the processor. `file`: its fingerprint, if it was fetched. `pictures`: JPEGs, if the task
-    asked for any.
+    seconds of the processor. `file`: its fingerprint, if it was fetched. `pictures`: JPEGs, if the task asked for any.
+    `skipped`: how many source frames of the clip range were not decoded, because no clip shows them.
     """
 
     width: int = 0
@@ -116,6 +119,7 @@ class VideoEnd:
     cpu: float = 0.0
     file: tuple[int, float, str] | None = None
     pictures: tuple[bytes, ...] = ()
+    skipped: int = 0
 
 
 FromChild = DecoderReady | Progress | DecodedFrames | VideoEnd | VideoError

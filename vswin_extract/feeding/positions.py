@@ -4,7 +4,11 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import repeat
 
-from vswin_extract.decoding.decoders import Decoder, Frame
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_extract.decoding.decoders import Decoder, Frame, not_decoded
+from vswin_extract.decoding.frame_table import FrameTable
 from vswin_extract.decoding.timeline import Shown, timeline
 from vswin_extract.errors import VideoDamaged, VideoTimestamps, VideoUnreadable
 from vswin_extract.feeding.messages import Task, VideoEnd
@@ -96,6 +100,43 @@ class Positions:
         if declared - end <= max(MISSING_SECONDS, MISSING_SHARE * declared):
             return ""
         return f"it ends after {end:.2f} of the {declared:.2f} s that it declares"
+
+    def take_table(self, table: FrameTable) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Take all frames of a table instead of those of the decoder, at once. Return what `__iter__` would yield and
+        the end behind it: the frame that each position shows and the second at which it begins. Return None where there
+        is no position, or what iterating would find is an error."""
+        starts, ends, tick = table.starts, table.ends, self.decoder.stream.tick
+        tolerance = min(tick / 2, 0.0005)
+        count = table.frames
+        if self.task.end is not None:
+            count = int(np.searchsorted(starts, self.task.end - tolerance))
+        first = int(np.searchsorted(ends, self.task.start + tolerance, "right")) if self.task.start else 0
+        if first >= count:
+            return None
+        self.first, self.last = (
+            Shown(index, float(starts[index]), float(ends[index]), not_decoded) for index in (first, count - 1)
+        )
+        self._measure_all(starts[:count], ends[:count])
+        self._ended = count == table.frames
+        frames = np.arange(first, count)
+        begins = starts[first:count]
+        if self.fps:
+            if (ends[first:count] - begins).max() > LONGEST_STILL:
+                return None
+            shown = np.minimum(ends[first:count], np.inf if self.task.end is None else self.task.end) - self.origin
+            resampler = Resampler(self.fps, tick)
+            frames = frames.repeat([resampler.repeats(end) for end in shown.tolist()])
+            numbers = np.arange(len(frames))
+            begins = self.origin + numbers * self.fps.denominator / self.fps.numerator
+        self.seen = len(frames)
+        return (np.append(frames, self.frames), np.append(begins, self.seconds)) if self.seen else None
+
+    def _measure_all(self, starts: NDArray[np.float64], ends: NDArray[np.float64]) -> None:
+        lasts, nominal = ends - starts, 1 / (self.decoder.stream.fps or float("inf"))
+        self._regular = int((np.abs(lasts - nominal) < max(0.25 * nominal, 0.002)).sum())
+        longest = int(lasts.argmax())
+        if lasts[longest] > MISSING_SECONDS + nominal:
+            self._longest = float(starts[longest]), float(ends[longest])
 
     def _measure(self, shown: Shown) -> None:
         lasts, nominal = shown.end - shown.start, 1 / (self.decoder.stream.fps or float("inf"))

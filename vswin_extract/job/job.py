@@ -132,6 +132,11 @@ class Job:
                 f"ray-address is auto, or HOST:PORT of a cluster that has a node on this host, not {self.ray_address}"
             )
 
+    @property
+    def decodes_ranges(self) -> bool:
+        """True if its decoder can begin at a key frame in the middle of a video."""
+        return self.decoder == "pyav"
+
     def check_directories(self) -> None:
         """Raise UsageError where a directory that the run needs is not there and cannot be made."""
         if self.storage is not None and not self.storage.is_dir():

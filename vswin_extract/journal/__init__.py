@@ -11,6 +11,7 @@ checks what the .json files say:
       job.json               the settings of the run, its id, and what else the output will say
       videos.json            the ids of the videos, and about how many clips each has
       lock                   the host and the process of a run that works alone
+      frames/                the frame tables of videos, which decoders make and share: <hash of path and file>.npz
       shard-<id>/            the files of one process; no other process ever writes into it
         lock                 the host and the process, while it lives; nobody removes such a directory
         <key>.rows           the rows of a video, or of a clip range of one; <key> is a hash of id and clip range
@@ -19,6 +20,7 @@ checks what the .json files say:
         *.tmp                unfinished files, worthless after a kill
 
 A video is finished when a .json file says so. That file is written last. If its .rows file is missing or has another
-sha256, the video is extracted again. Earlier versions wrote the files of a shard directory into the journal directory
-itself, or into branch-<id>/; they are still read.
+sha256, the video is extracted again. An entry of a whole video counts more than those of its clip ranges. An entry with
+the error FrameTableWrong says that only the whole video counts. Earlier versions wrote the files of a shard directory
+into the journal directory itself, or into branch-<id>/; they are still read.
 """

@@ -28,10 +28,19 @@ DEAD_AFTER = 600.0
 TASK = "shard task"
 """The role of a task that shares the journal with others. It says so by the lock of its writer's directory."""
 
+TABLES = "frames"
+"""The directory of frame tables."""
+
 
 def journal_directory(output: Path, storage: Path | None = None) -> Path:
     """Return where the journal of an output is: beside it, or in `storage`."""
     return (storage or output.parent) / f"{output.name}.parts"
+
+
+def tables_directory(root: Path) -> Path:
+    """Make the directory of frame tables of a journal, which all its writers share, and return it."""
+    (root / TABLES).mkdir(exist_ok=True)
+    return root / TABLES
 
 
 def make_directory(root: Path) -> None:
@@ -174,7 +183,7 @@ def tidy(root: Path, lock: locks.Lock) -> None:
             unfinished.unlink(missing_ok=True)
     for directory in _abandoned(root, lock.touch()):
         remove_if_empty(directory)
-    if not set(os.listdir(root)) - {"job.json", "videos.json", "lock"}:
+    if not set(os.listdir(root)) - {"job.json", "videos.json", "lock", TABLES}:
         shutil.rmtree(root)
 
 

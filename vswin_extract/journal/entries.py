@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from vswin_extract.errors import FrameTableWrong
 from vswin_extract.files import file_sha256, write_json
 from vswin_extract.journal.parts import SUFFIX, Entry, record_type
 from vswin_extract.journal.stored import check_entry, read_json
@@ -20,6 +21,10 @@ PACK_NAME = re.compile(r"pack-[0-9]{1,18}")
 """Names of the files of packs, without their ending."""
 NO_END = 1 << 62
 """Compares as the end of a clip range that ends with its video."""
+
+TABLE_WRONG = FrameTableWrong.__name__
+"""The error of an entry that says that clip ranges of its video do not count: the video is to be extracted as a whole.
+"""
 
 Version = tuple[str, float | None, float | None, int, str, float]
 """Which video was asked for, and the fingerprint of its file: path, start, end, size, etag, mtime."""
@@ -113,7 +118,8 @@ def assemble(entries: Sequence[Entry]) -> Extracted | None:
     """Return the video that these entries of it make up, or None if some clips are missing.
 
     Entries of different versions of its file are not mixed: the version that was written last and is complete counts.
-    If one clip range failed, the video failed.
+    If one clip range failed, the video failed. An entry of the whole video counts more than those of its clip ranges,
+    and these do not count at all once the frames of one were not those of the frame table.
     """
     by_version: dict[Version, list[Entry]] = {}
     for entry in entries:
@@ -122,14 +128,29 @@ def assemble(entries: Sequence[Entry]) -> Extracted | None:
     if len(groups) > 1:  # a single version, as usual, needs no look at the files
         groups.sort(key=lambda group: max(map(_written, group)), reverse=True)
     for group in groups:
+        if any(entry.record.error == TABLE_WRONG for entry in group):
+            group = [entry for entry in group if entry.record.clip_range == WHOLE and entry.record.error != TABLE_WRONG]
         if pieces := _chain([entry for entry in group if entry.record.status != "failed"]):
-            first, last, clips = pieces[0].record, pieces[-1].record, sum(piece.record.clips for piece in pieces)
-            whole = replace(last, clip_range=WHOLE, clips=clips, width=first.width, height=first.height)
-            return Extracted(whole, tuple(pieces))
+            return Extracted(join_records([piece.record for piece in pieces]), tuple(pieces))
         for entry in group:
             if entry.record.status == "failed":
                 return Extracted(replace(entry.record, clip_range=WHOLE))
     return None
+
+
+def join_records(pieces: Sequence[VideoRecord]) -> VideoRecord:
+    """Return the record of a video by those of its pieces, in order. The last one was read to the video's end."""
+    first, last = pieces[0], pieces[-1]
+    return replace(
+        last,
+        clip_range=(first.clip_range[0], last.clip_range[1]),
+        clips=sum(piece.clips for piece in pieces),
+        skipped=sum(piece.skipped for piece in pieces),
+        status="partial" if any(piece.status == "partial" for piece in pieces) else last.status,
+        message=last.message or next((piece.message for piece in pieces if piece.message), ""),
+        width=first.width,
+        height=first.height,
+    )
 
 
 def _written(entry: Entry) -> int:

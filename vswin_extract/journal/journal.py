@@ -34,6 +34,7 @@ from vswin_extract.journal.directory import (
     write_list,
 )
 from vswin_extract.journal.entries import (
+    TABLE_WRONG,
     Extracted,
     Version,
     assemble,
@@ -149,7 +150,17 @@ class Journal:
             return []
         if isinstance(video.path, Address) and size < 0:  # clip ranges may be of different versions of the file
             return [video.clip_range]
+        if self.must_be_sequential(video.id):
+            return [video.clip_range]
         return without(video.clip_range, [entry.record.clip_range for entry in entries])
+
+    def must_be_sequential(self, video_id: str) -> bool:
+        """True if the video that was last passed to `missing` has to be read from its beginning, frame after frame."""
+        wanted = self.wanted[video_id]
+        return any(
+            entry.record.error == TABLE_WRONG and same_version(entry.record, wanted)
+            for entry in self.entries.get(video_id, ())
+        )
 
     def complete(self, video_id: str) -> Extracted | None:
         """Return a video, or None if clips of it are missing. The version of the file that was last passed to `missing`

@@ -20,7 +20,7 @@ from vswin_extract.store.columns import ColumnReader
 from vswin_extract.store.features import FeatureFile, open_features
 from vswin_extract.store.layouts import LinkedFile
 from vswin_extract.store.schema import (
-    ADDED_TEXTS,
+    ADDED,
     BLOCK_BYTES,
     CLIP_COLUMNS,
     VIDEO_NUMBERS,
@@ -184,12 +184,10 @@ def _expand(path: Path, follow: bool) -> list[tuple[Path, set[str] | None]]:
 def video_records(features: FeatureFile) -> Iterator[VideoRecord]:
     """Yield the rows of /videos_table and /failures as they were written. Raises KeyError if a column is missing."""
     table = features.tables["videos_table"]
-    columns: dict[str, Iterable[Any]] = {name: repeat("") for name in ADDED_TEXTS}
-    columns |= {
-        name: table[name].asstr()[:].tolist() for name in VIDEO_TEXTS if name in table or name not in ADDED_TEXTS
-    }
-    for name in ("clips", *VIDEO_NUMBERS):
-        columns[name] = table[name][:].tolist()
+    columns: dict[str, Iterable[Any]] = {name: repeat(value) for name, value in ADDED.items()}
+    for name in ("clips", *VIDEO_TEXTS, *VIDEO_NUMBERS):
+        if name in table or name not in ADDED:
+            columns[name] = (table[name].asstr() if name in VIDEO_TEXTS else table[name])[:].tolist()
     columns["start"] = [start or None for start in table["start"][:].tolist()]
     columns["end"] = [None if end == float("inf") else end for end in table["end"][:].tolist()]
     columns |= {"clip_range": repeat(WHOLE), "error": repeat("")}

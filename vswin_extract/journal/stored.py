@@ -19,7 +19,7 @@ from vswin_extract.video.ranges import ClipRange
 MOST_BYTES = 1 << 30
 """Bytes of a .json file that are read: the list of a million videos takes a tenth of it."""
 MOST_DIMENSIONS = 8
-COUNTS = ("clips", "frames", "width", "height")
+COUNTS = ("clips", "frames", "skipped", "width", "height")
 """Fields of a record that count something."""
 TEXTS = ("id", "path", "transfer", "matrix", "etag", "error", "message")
 

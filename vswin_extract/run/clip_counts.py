@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vswin_extract.errors import OutputError, VideoError
@@ -11,6 +11,7 @@ from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.job import Job
 from vswin_extract.journal.directory import claim, read_list, write_list
 from vswin_extract.journal.journal import Journal
+from vswin_extract.run.schedule import SHORTEST
 from vswin_extract.system import usable_cores
 from vswin_extract.video.estimate import USUAL_BYTES, USUAL_RATE, estimate_clips
 from vswin_extract.video.remote import Address
@@ -18,6 +19,8 @@ from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Ready
 
+FEWEST_BYTES = 4_000
+"""Bytes of a second of video, at least, as where hardly anything moves."""
 AHEAD = 32
 """Videos that a decoder process is given at a time."""
 POLL = 0.2
@@ -45,6 +48,28 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
                 return counts
         except OutputError:  # another task is estimating
             time.sleep(POLL)
+
+
+def rough_counts(
+    left: Sequence[Video], files: Mapping[str, tuple[int, float, str]], job: Job, journal: Journal, ready: Ready
+) -> dict[str, int]:
+    """Return an estimate of the clips of each video that is left, by id, by the sizes of their `files`. Only files that
+    may be so long that they are worth dividing among the decoders are opened: at most some dozens for each decoder, if
+    all have one size."""
+
+    def by_size(video: Video, bytes_per_second: int) -> int:
+        seconds = max(0, files[video.id][0]) / bytes_per_second
+        return estimate_clips(seconds, ready.sampling, video.start, video.end)
+
+    counts = {video.id: by_size(video, USUAL_BYTES) for video in left}
+    share = max(sum(counts.values()) / ready.decoders, 2 * SHORTEST)
+    unique = {video.id: video for video in left if not isinstance(video.path, Address)}
+    long = [video for video in unique.values() if by_size(video, FEWEST_BYTES) > share]
+    if ready.decoders == 1 or not job.decodes_ranges or not long:
+        return counts
+    known = _known_counts(journal.root)
+    counts |= {video.id: known[video.id] for video in long if video.id in known}
+    return counts | estimate_counts([video for video in long if video.id not in known], job, ready)
 
 
 def estimate_counts(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:

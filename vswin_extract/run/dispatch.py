@@ -5,6 +5,7 @@ that it had may have caused it. From then on such a suspect is given to a worker
 workers takes no other video with it.
 """
 
+import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,10 +13,24 @@ from dataclasses import replace
 
 from vswin_extract.errors import DeviceError, WorkerDied
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
+from vswin_extract.journal.entries import join_records
 from vswin_extract.pools.pool import WorkerPool
 from vswin_extract.store.schema import VideoRecord
+from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.videos import Video
-from vswin_extract.worker.messages import VIDEOS_PER_DECODER, Begin, Close, Message, Ready, Stop, WorkerDone, WorkerLost
+from vswin_extract.worker.messages import (
+    VIDEOS_PER_DECODER,
+    Begin,
+    Close,
+    Dropped,
+    Message,
+    Ready,
+    Stop,
+    WorkerDone,
+    WorkerLost,
+)
+
+log = logging.getLogger(__name__)
 
 RETRIES = 2
 """How often a video is tried again after its worker died, and how often a worker that finished nothing is started
@@ -55,7 +70,7 @@ class Dispatch:
         self.done: dict[int, WorkerDone] = {}
         self._pool = pool
         self._queue = deque(work)
-        self._costs = costs
+        self._costs = dict(costs)
         self._cost_left = sum(costs.values())
         self._begin = begin
         self._check = check
@@ -71,7 +86,8 @@ class Dispatch:
         self._closed: set[int] = set()  # workers that know that nothing more will come
         self._stopped: set[int] = set()  # workers that know that they shall begin nothing more
         self._pieces_left = Counter(video.id for video in self._queue)
-        self._extracted: dict[str, VideoRecord] = {}  # of videos in several pieces, the sum of the finished ones
+        self._extracted: dict[str, list[VideoRecord]] = {}  # of videos in several pieces, those that are finished
+        self._sequential: set[str] = set()  # videos whose pieces do not count any more
 
     @property
     def left(self) -> int:
@@ -113,11 +129,14 @@ class Dispatch:
                 yield from self._lose(worker, message.reason, ending)
             case WorkerDone():
                 self.done[worker] = message
+            case Dropped():
+                self._drop_pieces(worker, message, ending)
+            case VideoDone(record=VideoRecord(id=id)) if id in self._sequential and message.record.clip_range != WHOLE:
+                if not ending:  # a piece that does not count any more
+                    self._fill(worker)
             case VideoDone():
                 self._deaths[worker] = 0
-                if self._in_flight[worker].pop(piece_key(message.record), None):
-                    self._cost_left -= self._costs.get(piece_key(message.record), 0.0)
-                self._with_suspect.discard(worker)
+                self._take_back(worker, piece_key(message.record))
                 yield from self._finish(message.record, message.bytes)
                 if not ending:
                     self._fill(worker)
@@ -187,18 +206,49 @@ class Dispatch:
         if record.id not in self._pieces_left:  # another piece of the video failed
             return
         self._pieces_left[record.id] -= 1
-        left, before = self._pieces_left[record.id], self._extracted.pop(record.id, None)
+        left, pieces = self._pieces_left[record.id], [*self._extracted.pop(record.id, []), record]
         if record.status != "failed":
-            if before is not None:
-                ends = before if before.clip_range[1] is None else record  # its figures are of the whole video
-                record = replace(ends, clip_range=(0, ends.clip_range[1]), clips=before.clips + record.clips)
             if left:
-                self._extracted[record.id] = record
+                self._extracted[record.id] = pieces
                 return
+            record = join_records(sorted(pieces, key=lambda piece: piece.clip_range[0]))
         del self._pieces_left[record.id]
         if left:
-            for waiting in (self._queue, self._suspects):
-                for video in [video for video in waiting if video.id == record.id]:
-                    waiting.remove(video)
-                    self._cost_left -= self._costs.get(piece_key(video), 0.0)
+            self._withdraw(record.id)
         yield VideoDone(record, nbytes)
+
+    def _drop_pieces(self, worker: int, dropped: Dropped, ending: bool) -> None:
+        """Have a worker that dropped a piece extract the whole video, in place of all its pieces."""
+        video = dropped.piece
+        if video.id in self._pieces_left and video.id not in self._sequential:
+            log.info("%s is extracted again, from its beginning: %s", video.id, dropped.reason)
+            self._sequential.add(video.id)
+            self._withdraw(video.id)
+            for other, in_flight in self._in_flight.items():
+                for piece in [piece for piece in in_flight if piece[0] == video.id]:
+                    self._take_back(other, piece)
+            self._extracted.pop(video.id, None)
+            self._pieces_left[video.id] = 1
+            whole = replace(video, clip_range=WHOLE, sequential=True)
+            cost = sum(cost for piece, cost in self._costs.items() if piece[0] == video.id)
+            self._costs[piece_key(whole)] = cost
+            self._cost_left += cost
+            if not ending:
+                self._send(worker, whole)
+        elif video.id not in self._sequential:  # another piece of the video failed
+            self._take_back(worker, piece_key(video))
+        if not ending:
+            self._fill(worker)
+
+    def _take_back(self, worker: int, piece: PieceKey) -> None:
+        """Note that a worker does not have this piece any more."""
+        if self._in_flight[worker].pop(piece, None):
+            self._cost_left -= self._costs.get(piece, 0.0)
+            self._with_suspect.discard(worker)
+
+    def _withdraw(self, video_id: str) -> None:
+        """Remove the pieces of a video that no worker has begun."""
+        for waiting in (self._queue, self._suspects):
+            for video in [video for video in waiting if video.id == video_id]:
+                waiting.remove(video)
+                self._cost_left -= self._costs.get(piece_key(video), 0.0)

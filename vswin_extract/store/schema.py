@@ -28,12 +28,13 @@ CLIP_COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {
 }
 """Columns of /clips: shape of a row, type."""
 VIDEO_TEXTS = ("id", "path", "etag", "status", "message", "transfer", "matrix")
-ADDED_TEXTS = ("transfer", "matrix")
-"""Columns of VIDEO_TEXTS that outputs of earlier versions do not have. They count as empty there."""
 VIDEO_NUMBERS = {
-    "fps": "f8", "frames": "i8", "duration": "f8", "width": "i4", "height": "i4", "size": "i8", "mtime": "f8",
+    "fps": "f8", "frames": "i8", "skipped": "i8", "duration": "f8", "width": "i4", "height": "i4", "size": "i8",
+    "mtime": "f8",
 }  # fmt: skip
 """Columns of /videos_table that are fields of a record, and their types."""
+ADDED: dict[str, str | int] = {"transfer": "", "matrix": "", "skipped": 0}
+"""Columns of /videos_table that outputs of earlier versions do not have, and what counts there."""
 VIDEO_COLUMNS = (*VIDEO_TEXTS, "first_clip", "clips", *VIDEO_NUMBERS, "start", "end")
 """All columns of /videos_table."""
 LONGEST = 1e10
@@ -42,8 +43,9 @@ INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
 MOST_FRAMES = 1 << 40
 """Frames, and clips, that a video can have."""
 RANGES: dict[str, tuple[float, float]] = {
-    "fps": (0, 1e12), "frames": (0, MOST_FRAMES), "duration": (0, LONGEST), "width": (0, INT32), "height": (0, INT32),
-    "size": (-1, INT64), "mtime": (-1e19, 1e19), "start": (0, LONGEST), "end": (0, math.inf),
+    "fps": (0, 1e12), "frames": (0, MOST_FRAMES), "skipped": (0, MOST_FRAMES), "duration": (0, LONGEST),
+    "width": (0, INT32), "height": (0, INT32), "size": (-1, INT64), "mtime": (-1e19, 1e19), "start": (0, LONGEST),
+    "end": (0, math.inf),
 }  # fmt: skip
 """Columns of /videos_table: the least and the most that their numbers can be. A video with other numbers fails when it
 is extracted, and a file with other numbers is not read."""
@@ -73,8 +75,9 @@ class VideoRecord:
     """The result of one video: a row of /videos_table, or of /failures if `status` is "failed".
 
     `size` in bytes, `mtime` in seconds and `etag`, if a server gives one, are the fingerprint of its file when the
-    video was begun. `frames`: how many were decoded. `transfer` and `matrix`: how its colors are coded, see
-    `video.color`. `clip_range`: which of its clips; if its end is None, the other fields are those of the whole video.
+    video was begun. `frames`: how many it has; `skipped` of them were not decoded, because no clip shows them.
+    `transfer` and `matrix`: how its colors are coded, see `video.color`. `clip_range`: which of its clips; if its end
+    is None, the other fields are those of the whole video.
     """
 
     id: str
@@ -96,6 +99,7 @@ class VideoRecord:
     clip_range: ClipRange = WHOLE
     error: str = ""
     message: str = ""
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

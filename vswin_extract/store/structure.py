@@ -25,7 +25,7 @@ from vswin_extract.store.attributes import MOST_TEXT, attribute_problems
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.heaps import Collections, check_heaps, check_mappings
 from vswin_extract.store.schema import (
-    ADDED_TEXTS,
+    ADDED,
     CLIP_COLUMNS,
     FAILURE_TEXTS,
     FEATURES,
@@ -163,7 +163,7 @@ def _group_problems(root: h5g.GroupID, name: str, columns: Mapping[str, Expected
         yield Problem(f"/{name}", str(error))
         return
     for column in columns:
-        if column in kinds or column not in ADDED_TEXTS:
+        if column in kinds or column not in ADDED:
             yield from _dataset_problems(root, f"{name}/{column}", found)
     for other, kind in kinds.items():
         if other not in columns and kind != h5l.TYPE_HARD:
@@ -352,6 +352,8 @@ def _table_problems(found: Found) -> Iterator[Problem]:
         if shares.min() < 0 or shares.max() > len(counts) or shares.sum() != len(counts):
             yield Problem("/linked/videos", "does not divide the videos among the files")
     for name, (least, most) in RANGES.items():
+        if f"videos_table/{name}" not in found.datasets:  # a file of an earlier version
+            continue
         values = read_numbers(found, f"videos_table/{name}")
         low, high = values.min(initial=0), values.max(initial=0)  # NaN if one is NaN
         if not (low >= least and high <= most):

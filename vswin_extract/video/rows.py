@@ -15,6 +15,7 @@ finished once position `end` has arrived. Clips that reach the end of the video 
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vswin_extract.video.ranges import WHOLE, ClipRange
@@ -37,9 +38,23 @@ class ClipRow:
 
 
 @dataclass(frozen=True)
-class _Position:
+class Position:
+    """Where a position is: the source frame that it shows, and the second at which it begins."""
+
     frame: int
     begin: float
+
+
+def make_row(clip: Clip, at: Callable[[int], Position]) -> ClipRow:
+    """Return the row of a clip. `at` returns its positions, and the one behind the last, which may be the end."""
+    first, last, behind = (at(position) for position in (clip.first, clip.end - 1, clip.end))
+    return ClipRow(
+        index=clip.index,
+        shown=tuple(at(position).frame for position in clip.positions),
+        frames=(first.frame, max(last.frame + 1, behind.frame)),  # the position behind may repeat the last frame
+        times=(first.begin, behind.begin),
+        valid=clip.valid,
+    )
 
 
 def most_kept(sampling: Sampling) -> int:
@@ -61,7 +76,7 @@ class ClipRows:
         self.first, self.last = clip_range
         self.seen = 0
         self._next = self.first
-        self._track: deque[_Position] = deque()  # positions that later clips may show; at last the end
+        self._track: deque[Position] = deque()  # positions that later clips may show; at last the end
         self._base = 0  # the number of the first position in the track
 
     @property
@@ -82,7 +97,7 @@ class ClipRows:
     def add(self, frame: int, begin: float) -> list[ClipRow]:
         """Take the next position: source frame `frame` from second `begin` on. Return the rows that this finishes."""
         self.seen += 1
-        self._track.append(_Position(frame, begin))
+        self._track.append(Position(frame, begin))
         rows = []
         while not self.complete and self.sampling.start(self._next) + self.sampling.span < self.seen:
             rows.append(self._row())
@@ -91,7 +106,7 @@ class ClipRows:
 
     def end(self, frames: int, second: float) -> list[ClipRow]:
         """Return the rows of the clips that are left. The video has so many source frames and ends at this second."""
-        self._track.append(_Position(frames, second))
+        self._track.append(Position(frames, second))
         rows = []
         while not self.complete and self._next < self.sampling.count(self.seen):
             rows.append(self._row())
@@ -117,18 +132,11 @@ class ClipRows:
 
     def _row(self) -> ClipRow:
         """Return the row of the next clip."""
-        clip: Clip = self.sampling.clip(self._next, self.seen)
+        clip = self.sampling.clip(self._next, self.seen)
         self._next += 1
-        first, last, behind = (self._at(position) for position in (clip.first, clip.end - 1, clip.end))
-        return ClipRow(
-            index=clip.index,
-            shown=tuple(self._at(position).frame for position in clip.positions),
-            frames=(first.frame, max(last.frame + 1, behind.frame)),  # the position behind may repeat the last frame
-            times=(first.begin, behind.begin),
-            valid=clip.valid,
-        )
+        return make_row(clip, self._at)
 
-    def _at(self, position: int) -> _Position:
+    def _at(self, position: int) -> Position:
         """Return a position that was kept. Position `seen` is the end of the video."""
         return self._track[position - self._base]
 

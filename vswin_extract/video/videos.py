@@ -29,13 +29,15 @@ EXTENSIONS = frozenset(
 @dataclass(frozen=True)
 class Video:
     """A video, or its segment [start, end) in seconds, or a clip range of it. `id` is unique within a run. A video at
-    an address is fetched by a decoder when its turn comes."""
+    an address is fetched by a decoder when its turn comes. `sequential`: it has to be read from its beginning, frame
+    after frame."""
 
     id: str
     path: Path | Address
     start: float | None = None
     end: float | None = None
     clip_range: ClipRange = WHOLE
+    sequential: bool = False
 
     @property
     def location(self) -> str:

@@ -1,9 +1,9 @@
 """What a run and its workers say to each other.
 
-run    ──Begin, Video, Close, Stop──────────────> worker
-run    <──Ready, events, WorkerDone, exceptions── worker
-pool   <──Heartbeat────────────────────────────── worker
-run    <──WorkerLost───────────────────────────── worker pool
+run    ──Begin, Video, Close, Stop───────────────────────> worker
+run    <──Ready, events, Dropped, WorkerDone, exceptions── worker
+pool   <──Heartbeat─────────────────────────────────────── worker
+run    <──WorkerLost────────────────────────────────────── worker pool
 """
 
 from dataclasses import dataclass
@@ -59,6 +59,15 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """The worker has dropped the rows of a piece, because its frames are not those of the frame table. The whole video
+    has to be read, from its beginning."""
+
+    piece: Video
+    reason: str
+
+
+@dataclass(frozen=True)
 class WorkerDone:
     """The worker has finished all its videos, or was stopped. It writes nothing more into the journal. `notes` are for
     the user."""
@@ -81,5 +90,5 @@ class WorkerLost:
 
 
 Order = Begin | Video | Close | Stop
-Message = Ready | Event | Heartbeat | WorkerDone | WorkerLost | Exception
+Message = Ready | Event | Dropped | Heartbeat | WorkerDone | WorkerLost | Exception
 """An exception ends the run: another try would not help."""

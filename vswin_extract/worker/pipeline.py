@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vswin_extract.errors import VideoDamaged, VideoError
+from vswin_extract.errors import DecoderCrash, FrameTableWrong, VideoDamaged, VideoError
 from vswin_extract.feeding.messages import VideoEnd
 from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.job.events import ClipsDone, Event, Notice, Profile
 from vswin_extract.worker.compute import ComputedBatch, Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
+from vswin_extract.worker.messages import Dropped
 from vswin_extract.worker.writer import InFlightVideo, Writer
 
 
@@ -61,9 +62,10 @@ class Pipeline:
         self._submitted: deque[Future[list[Event]]] = deque()
         self._most = most_submitted(computer.device.threads)
 
-    def run(self, stopping: threading.Event) -> Iterator[Event]:
-        """Yield ClipsDone, VideoDone and Notice until all videos are done. A video that fails does not end the run.
-        Once `stopping` is set, the pipeline ends with the videos in flight."""
+    def run(self, stopping: threading.Event) -> Iterator[Event | Dropped]:
+        """Yield ClipsDone, VideoDone, Dropped and Notice until all videos are done. A video that fails does not end the
+        run. What is put into the queue while this waits after Dropped is extracted, even if the queue was closed. Once
+        `stopping` is set, the pipeline ends with the videos in flight."""
         begun = time.process_time()
         try:
             for read in self._slots.read(stopping):
@@ -81,12 +83,18 @@ class Pipeline:
             self.profile.waited = self._slots.waited
             self.profile.processor = time.process_time() - begun
 
-    def _take(self, video: InFlightVideo, read: DecodedClip | VideoEnd | VideoError) -> Iterator[Event]:
+    def _take(self, video: InFlightVideo, read: DecodedClip | VideoEnd | VideoError) -> Iterator[Event | Dropped]:
         match read:
             case DecodedClip():
                 self._batch.append((video, read))
                 if len(self._batch) >= self._computer.batch_size:
                     yield from self._compute()
+            case FrameTableWrong() if not video.video.sequential:
+                yield from self._submit(partial(self._writer.drop, video, read))
+                yield Dropped(video.video, str(read))
+            case FrameTableWrong():
+                error = DecoderCrash(f"the decoder failed: it was told to use no frame table, and says: {read}")
+                yield from self._submit(partial(self._writer.fail, video, error))
             case VideoError():
                 yield from self._submit(partial(self._writer.fail, video, read))
             case VideoEnd():

@@ -1,7 +1,9 @@
 """What a job means for a worker: its model, the tasks of its decoders, its datasets, and its settings in words."""
 
+import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from vswin_extract.backbone import Backbone, load_model
@@ -12,7 +14,7 @@ from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.video.videos import Video
+from vswin_extract.video.videos import Video, fingerprint
 
 
 def load_backbone(job: Job, device: str) -> Backbone:
@@ -71,8 +73,11 @@ def feature_arrays(job: Job, backbone: Backbone) -> Arrays:
     return Arrays(shapes, job.dtype, job.compression)
 
 
-def make_task(job: Job, video: Video, sampling: Sampling, geometry: Geometry, count: bool = False) -> Task:
-    """Return the task of a decoder: decode a video, or only `count` its clips."""
+def make_task(
+    job: Job, video: Video, sampling: Sampling, geometry: Geometry, count: bool = False, tables: Path | None = None
+) -> Task:
+    """Return the task of a decoder: decode a video, or only `count` its clips. `tables`: the directory of frame
+    tables."""
     address = video.path if isinstance(video.path, Address) else None
     return Task(
         path=video.location,
@@ -85,4 +90,16 @@ def make_task(job: Job, video: Video, sampling: Sampling, geometry: Geometry, co
         count=count,
         address=address,
         cache=job.cache() if address else None,
+        table=None if tables is None or not job.decodes_ranges else table_path(tables, video),
+        sequential=video.sequential,
     )
+
+
+def table_path(tables: Path, video: Video) -> str | None:
+    """Return the file of a video's frame table, which all segments of its file share. None if it is not known which
+    version of a file at an address will be fetched."""
+    size, mtime, etag = fingerprint(video)
+    if size < 0:
+        return None
+    name = json.dumps([video.location, size, mtime, etag])  # pure ASCII, whatever the name of the file
+    return str(tables / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz")

@@ -8,7 +8,8 @@ from vswin_extract.video.videos import Video
 
 
 class VideoQueue:
-    """Videos in order, until the queue is closed. Any thread may put videos in."""
+    """Videos in order, until the queue is closed. Any thread may put videos in. A video that comes after that is taken,
+    too, if decoders still take videos then."""
 
     def __init__(self, videos: Iterable[Video] = (), closed: bool = False) -> None:
         self._videos = deque(videos)

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,7 @@ from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
 from vswin_extract.job.versions import installed_versions
+from vswin_extract.journal.directory import tables_directory
 from vswin_extract.journal.writer import open_writer
 from vswin_extract.system import require_address_space
 from vswin_extract.video.videos import Video
@@ -106,14 +108,15 @@ class Worker:
                     raise
                 yield Notice(str(error))
         with open_writer(begin.root, feature_arrays(self.job, self.backbone)) as journal:
-            pipeline = self._pipeline(queue, Writer(journal, self.backbone.precision, self.job.dtype))
+            tables = tables_directory(begin.root)
+            pipeline = self._pipeline(queue, Writer(journal, self.backbone.precision, self.job.dtype), tables)
             yield from pipeline.run(stopping)
             journal.close(pack=stopping.is_set())  # otherwise the output is made next
         pipeline.profile.loaded = self.loaded
         change = self.backbone.file.describe_change() if self.backbone.file else ""
         yield WorkerDone(pipeline.profile, compiled, (change,) if change else ())
 
-    def _pipeline(self, queue: VideoQueue, writer: Writer) -> Pipeline:
+    def _pipeline(self, queue: VideoQueue, writer: Writer, tables: Path) -> Pipeline:
         job, backbone = self.job, self.backbone
         device = make_device(backbone.device, self.cores)
         clips = clips_in_use(device.threads, self.batch_size)
@@ -122,7 +125,7 @@ class Worker:
             queue,
             self.decoders,
             open_decoder=lambda: DecoderProcess(job.decoder, job.timeout, memory),
-            make_task=lambda video: make_task(job, video, self.sampling, self.geometry),
+            make_task=lambda video: make_task(job, video, self.sampling, self.geometry, tables=tables),
         )
         computer = Computer(
             lambda frames, index: backbone.of_frames(

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.errors import NonFiniteFeatures, VideoChanged, VideoError, VideoTimestamps, VideoUnreadable
+from vswin_extract.errors import (
+    FrameTableWrong,
+    NonFiniteFeatures,
+    VideoChanged,
+    VideoError,
+    VideoTimestamps,
+    VideoUnreadable,
+)
 from vswin_extract.feeding.messages import VideoEnd
 from vswin_extract.job.events import VideoDone
 from vswin_extract.journal.parts import Part
@@ -53,12 +60,21 @@ class Writer:
         """Record that a video failed, and drop its rows."""
         if video.done:
             return []
+        return [VideoDone(self._drop(video, error), max(video.fingerprint[0], 0))]
+
+    def drop(self, video: InFlightVideo, error: FrameTableWrong) -> list[VideoDone]:
+        """Drop the rows of a piece. The journal keeps that those of other clip ranges of this video do not count."""
+        if not video.done:
+            self._drop(video, error)
+        return []
+
+    def _drop(self, video: InFlightVideo, error: VideoError) -> VideoRecord:
         video.done = True
         if video.part is not None:
             video.part.discard()
         record = failed_record(video.video, video.fingerprint, error)
         self._journal.commit(record)
-        return [VideoDone(record, max(video.fingerprint[0], 0))]
+        return record
 
     def _append(self, video: InFlightVideo, rows: Mapping[str, NDArray[Any]]) -> list[VideoDone]:
         if video.done:
@@ -93,6 +109,7 @@ class Writer:
             clip_range=(first, None if end.last else last),
             fps=end.fps,
             frames=end.frames,
+            skipped=end.skipped,
             duration=end.duration,
             width=end.width,
             height=end.height,
