@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +14,7 @@ from vswin_extract.formatting import name_some
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.inference import as_frames, inference_network
 from vswin_extract.network.pooling import Pool, pool_map
+from vswin_extract.network.variants import StageNames, parse_stages
 from vswin_extract.system import give_back_freed_memory, home_directory
 from vswin_extract.video.fetch import cache_directory
 from vswin_extract.weights.cache import COMPILED, writable_cache
@@ -121,15 +121,16 @@ class Backbone:
     def __call__(
         self,
         clips: Tensor,
-        stages: Collection[int] = (),
+        stages: StageNames = (),
         pool: Pool = "none",
         embedding: bool = True,
         logits: bool = False,
     ) -> Features:
         """Return features of a batch of clips. Only the stages that these need are computed.
 
-        `clips`: (N, T, H, W, 3) uint8 RGB, on any device. Raises UsageError for other clips, for a stage other than
-        1 to 4, for logits if the weights have no classes, and if there is nothing to compute.
+        `clips`: (N, T, H, W, 3) uint8 RGB, on any device. `stages`: 4, [3, 4], "stage4" or "all". `pool`: leave their
+        maps as they are ("none"), or average them over "space" or over time and space ("all"). Raises UsageError for
+        other clips or stages, for logits if the weights have no classes, and if there is nothing to compute.
         """
         if clips.ndim != 5 or clips.shape[-1] != 3 or clips.dtype != torch.uint8:
             raise UsageError(
@@ -142,15 +143,14 @@ class Backbone:
         self,
         frames: Tensor,
         index: Tensor,
-        stages: Collection[int] = (),
+        stages: StageNames = (),
         pool: Pool = "none",
         embedding: bool = True,
         logits: bool = False,
     ) -> Features:
         """Do the same for clips that share frames. `frames`: (F, H, W, 3) uint8 RGB. `index`: (N, T), which of the
         frames each clip shows."""
-        if not set(stages) <= {1, 2, 3, 4}:
-            raise UsageError(f"stages are 1 to 4, not {sorted(set(stages) - {1, 2, 3, 4})}")
+        stages = parse_stages(stages)
         head = self.network.head
         if logits and head is None:
             raise UsageError(f"{self.name} has no classes, so it gives no logits")
@@ -161,7 +161,7 @@ class Backbone:
         pooled = pool_map(maps[4], "all") if 4 in maps else None
         return Features(
             embedding=pooled if embedding else None,
-            stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
+            stages={stage: pool_map(maps[stage], pool) for stage in stages},
             logits=_apply_head(head, pooled) if logits and head is not None and pooled is not None else None,
         )
 
