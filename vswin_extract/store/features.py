@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError, first_line
+from vswin_extract.network.variants import STAGES
 from vswin_extract.store.attributes import NESTED, parse_nested, stored_values
 from vswin_extract.store.hdf5 import (
     READ_ERRORS,
@@ -120,7 +121,7 @@ class VideoRows:
 
 class VideoFeatures:
     """One video's features, as attributes: `embedding`, `stage1` to `stage4` and `logits`, if the file has them, and
-    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,)."""
+    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `len` is the number of clips."""
 
     def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
         self.id = video_id
@@ -143,7 +144,17 @@ class VideoFeatures:
         return VideoRows(self._features, path, self._first, self._count)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._features.names, *VIEWED]
+        return [*super().__dir__(), *self.names, *VIEWED]
+
+    @property
+    def names(self) -> list[str]:
+        """The features that it has: embedding, stage4…"""
+        return self._features.names
+
+    @property
+    def stages(self) -> dict[int, VideoRows]:
+        """The features of stages, by the number of the stage: `stages[4]` is `stage4`."""
+        return {stage: getattr(self, f"stage{stage}") for stage in STAGES if f"stage{stage}" in self.names}
 
     def at(self, seconds: float) -> int:
         """Return the row of the clip that covers this time, as in `video.embedding[video.at(12.5)]`.
@@ -162,7 +173,7 @@ class VideoFeatures:
 
     def to_torch(self) -> "dict[str, torch.Tensor]":
         """Return everything about the video's clips, in memory: each feature of the file, frames, times and valid."""
-        return {name: getattr(self, name).to_torch() for name in (*self._features.names, *VIEWED)}
+        return {name: getattr(self, name).to_torch() for name in (*self.names, *VIEWED)}
 
     @property
     def rows(self) -> slice:
@@ -176,7 +187,7 @@ class VideoFeatures:
         return {name: _plain(table[name][self._row]) for name in VIDEO_COLUMNS if name in table}
 
     def __repr__(self) -> str:
-        return f"<VideoFeatures {self.id!r}, {self._count} clips of {', '.join(self._features.names)}>"
+        return f"<{type(self).__name__} {self.id!r}, {len(self)} clips of {', '.join(self.names)}>"
 
 
 class FeatureFile(Mapping[str, VideoFeatures]):
@@ -254,7 +265,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         return file
 
     def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int, bool]]:
-        return FeatureFile, (self._path, self._chunk_cache, self._follow)
+        return type(self), (self._path, self._chunk_cache, self._follow)
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
         return VideoFeatures(video_id, self, *self._videos[video_id])
@@ -315,9 +326,8 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         return found
 
     def __repr__(self) -> str:
-        return (
-            f"<FeatureFile {self.tables.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
-        )
+        content = f"{len(self)} videos, {self.clips} clips of {', '.join(self.names)}"
+        return f"<{type(self).__name__} {self.tables.filename!r}, {content}>"
 
     def close(self) -> None:
         self._file.close()
