@@ -211,6 +211,7 @@ def load_model(
     ema: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
+    kind: type[Backbone] = Backbone,
 ) -> Backbone:
     """Load weights by name or file onto a device.
 
@@ -233,7 +234,7 @@ def load_model(
         raise WeightsError(
             f"{name_some(too_large)} of {name} have values that fp16 cannot hold; use --precision fp32, or bf16"
         )
-    backbone = Backbone(name, checkpoint, where, how)
+    backbone = kind(name, checkpoint, where, how)
     del checkpoint  # a device has copies of most tensors
     give_back_freed_memory()
     return backbone

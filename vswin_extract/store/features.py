@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
@@ -332,7 +332,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> "FeatureFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
