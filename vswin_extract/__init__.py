@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vswin_extract.run.api import extract
     from vswin_extract.store.features import FeatureFile, VideoFeatures, VideoRows
 
-_HOMES = {
+HOMES = {
     "load_model": "python.model",
     "Model": "python.model",
     "VideoOptions": "python.model",
@@ -49,7 +49,7 @@ _HOMES = {
     "VswinError": "errors",
     "VideoError": "errors",
 }
-"""Where each name is, in the order of docs/python.md."""
+"""The module of each name, in the order of docs/python.md."""
 
 __all__ = [
     "Backbone",
@@ -80,6 +80,6 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("vswin-extract")
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in HOMES:
+        return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

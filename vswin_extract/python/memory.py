@@ -29,9 +29,10 @@ class VideoInMemory(VideoFeatures):
 
     It can be pickled.
 
-        >>> video = model.video("examples/videos/shapes.mkv", stages=4, pool="all", stride=64)
-        >>> video.embedding.mean(0).shape, video.stage4.shape, video.frames.tolist()
-        ((128,), (2, 128), [[0, 64], [64, 120]])
+        >>> video.id, len(video), video.names, video.frames.tolist()
+        ('shapes.mkv', 2, ['embedding', 'stage4'], [[0, 64], [64, 120]])
+        >>> video.embedding.mean(0).shape, video.at(4.5), video.info["fps"] > 23
+        ((128,), 1, True)
     """
 
     def __init__(self, record: VideoRecord, rows: Mapping[str, NDArray[Any]]) -> None:

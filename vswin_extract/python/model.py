@@ -33,9 +33,9 @@ class VideoOptions(TypedDict, total=False):
     `crop`: which pixels. `decoder`, `partial`, `workers`, `timeout` (seconds): how videos are decoded. `cache_dir`,
     `cache_size` (bytes): where files of addresses are kept meanwhile. `batch_size`: clips that are computed at a time.
 
-        >>> options = vswin_extract.VideoOptions(stride=64, stages=4, pool="all", logits=True)
-        >>> model.video("examples/videos/shapes.mkv", **options).names
-        ['embedding', 'stage4', 'logits']
+        >>> options = vswin_extract.VideoOptions(stages="stage4", pool="space", stride=64, size=64)
+        >>> model.video("examples/videos/shapes.mkv", **options).stage4.shape
+        (2, 16, 128)
     """
 
     stages: StageNames
@@ -66,6 +66,9 @@ class Model(Backbone):
 
     Videos are decoded by processes of their own, which need no `if __name__ == "__main__"`, and work in a notebook and
     beside the workers of a DataLoader.
+
+        >>> model.name, model.recipe.clip_len, str(model.device)
+        ('nano', 32, 'cpu')
     """
 
     def video(self, path: str | os.PathLike[str], **options: Unpack[VideoOptions]) -> VideoInMemory:
@@ -74,9 +77,9 @@ class Model(Backbone):
         See `VideoOptions` for the options. A call starts a decoder process, which takes about half a second; for many
         videos use `stream`. Raises VideoError if the video fails, and UsageError for options that cannot work.
 
-            >>> video = model.video("examples/videos/shapes.mkv", stride=64)
-            >>> video.embedding.shape, video.times.round(2).tolist()
-            ((2, 128), [[0.0, 2.67], [2.67, 5.0]])
+            >>> video = model.video("examples/videos/shapes.mkv", stages=4, pool="all", stride=64, size=64)
+            >>> video.embedding.shape, video.stage4.shape, video.times.round(2).tolist()
+            ((2, 128), (2, 128), [[0.0, 2.67], [2.67, 5.0]])
         """
         worker = self._worker(options)
         videos = only(videos_of(path), path)
@@ -115,12 +118,12 @@ class Model(Backbone):
         when its turn comes ("raise"), or the VideoError comes in its place ("yield"), and the stream goes on; its text
         names the video. All rows of a video are in memory at once: pool the maps of long videos.
 
-        On a GPU, do not call the model while a stream computes, in another thread; between two videos it does not.
-        Raises UsageError for options that cannot work.
+        On a GPU, do not call the model while a stream is open, because its thread may compute. Raises UsageError for
+        options that cannot work.
 
             >>> paths = ["examples/videos/clips/shapes.avi", "nowhere.mp4"]
-            >>> for video in model.stream(paths, stride=64, on_error="yield"):
-            ...     print(repr(video) if isinstance(video, vswin_extract.VswinError) else video.embedding.shape)
+            >>> for each in model.stream(paths, stride=64, size=64, on_error="yield"):
+            ...     print(repr(each) if isinstance(each, vswin_extract.VswinError) else each.embedding.shape)
             (1, 128)
             VideoMissing('.../nowhere.mp4 cannot be opened: No such file or directory')
         """

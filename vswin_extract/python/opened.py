@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class SearchableFile(FeatureFile):
     """An open output, as a mapping from video id to its features, which can be searched. `open_features` makes it.
 
-    All of `FeatureFile`, and:
+    >>> with vswin_extract.open_features("out.h5") as features:
+    ...     print(len(features), features.clips, [result.best.video for result in features.search("shapes.avi")])
+    2 3 ['shapes.mkv']
     """
 
     def search(
@@ -46,7 +48,7 @@ class SearchableFile(FeatureFile):
             ...     for result in features.search("shapes.mkv@1", top=2):
             ...         print(result.best.video, round(result.best.start, 2))
             shapes.mkv 2.67
-            clips/shapes.avi 0.0
+            shapes.avi 0.0
         """
         found = find_query(self, query, weights=weights, device=device)
         return nearest(self, found, top=top, within=within, same_video=same_video)
@@ -61,11 +63,10 @@ class SearchableFile(FeatureFile):
         In a result, `like` is the clip of these that it is like; of embeddings it is called row 0, row 1 and so on, and
         its seconds are NaN. `top` and `within` as in `search`. Raises UsageError.
 
-            >>> clip = model.video("examples/videos/clips/shapes.avi", stride=64)
             >>> with vswin_extract.open_features("out.h5") as features:
-            ...     [result] = features.nearest(clip, top=1)
-            >>> result.best.video, result.score
-            ('clips/shapes.avi', 1.0)
+            ...     [result] = features.nearest(video, top=1)
+            >>> result.best.video, round(result.score, 2)
+            ('shapes.mkv', 1.0)
         """
         if isinstance(clips, VideoFeatures):
             if "embedding" not in clips.names:
@@ -92,10 +93,10 @@ class SearchableFile(FeatureFile):
             >>> with vswin_extract.open_features("out.h5") as features:
             ...     table = features.to_pandas(["embedding"])
             >>> table[["id", "row", "start", "end"]].round(2)
-                             id  row  start   end
-            0  clips/shapes.avi    0   0.00  4.00
-            1        shapes.mkv    0   0.00  2.67
-            2        shapes.mkv    1   2.67  5.00
+                       id  row  start   end
+            0  shapes.avi    0   0.00  4.00
+            1  shapes.mkv    0   0.00  2.67
+            2  shapes.mkv    1   2.67  5.00
             >>> table["embedding"][0].shape
             (128,)
         """
@@ -110,9 +111,9 @@ def open_features(
     complete output, and UnsoundOutput if its structure is wrong.
 
         >>> with vswin_extract.open_features("out.h5") as features:
-        ...     for video_id, video in features.items():
-        ...         print(video_id, video.embedding.shape, video.times[0])
-        clips/shapes.avi (1, 128) [0. 4.]
-        shapes.mkv (2, 128) [0.     2.6693]
+        ...     for video_id, each in features.items():
+        ...         print(video_id, each.embedding.shape, each.times[0])
+        shapes.avi (1, 128) [0. 4.]
+        shapes.mkv (2, 128) [0.    2.669]
     """
     return SearchableFile(path, chunk_cache, follow)

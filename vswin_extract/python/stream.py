@@ -39,10 +39,10 @@ class VideoStream(Iterator[Found]):
     Its decoder processes end when the videos are over, when an exception leaves `next`, as Ctrl-C does, when the stream
     is closed or no longer used. `with` closes it, and so does `close()`.
 
-        >>> with model.stream("examples/videos/clips", stride=64) as videos:
-        ...     first = next(videos)
-        >>> first.id, first.embedding.shape
-        ('shapes.avi', (1, 128))
+        >>> videos = model.stream("examples/videos", stride=64, size=64, workers=1)
+        >>> next(videos)
+        <VideoInMemory 'astronaut-pan.mp4', 2 clips of embedding>
+        >>> videos.close()
     """
 
     def __init__(self, found: Generator[Found, None, None]) -> None:
@@ -52,7 +52,7 @@ class VideoStream(Iterator[Found]):
         return next(self._found)
 
     def close(self) -> None:
-        """End the decoder processes."""
+        """End the decoder processes. The stream yields nothing more."""
         self._found.close()
 
     def __enter__(self) -> Self:

@@ -72,7 +72,10 @@ def extract(
     Videos that fail are recorded in the file; `failed` of the result counts them. Raises VswinError for a job that
     cannot be done.
 
-        >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
+        >>> videos = ["examples/videos/clips", "examples/videos/shapes.mkv"]
+        >>> done = vswin_extract.extract(videos, "out.h5", stages=4, stride=64, size=64)
+        >>> done.videos, done.clips, done.failed
+        (2, 3, 0)
     """
     file = output_path(output)
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)

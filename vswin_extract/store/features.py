@@ -64,7 +64,13 @@ def read_links(path: str | os.PathLike[str]) -> list[Path]:
 
 
 class VideoRows:
-    """A video's rows of a dataset. Indexing reads the indexed rows only; `np.asarray` reads all."""
+    """A video's rows of a dataset. Indexing reads the indexed rows only; `np.asarray` reads all.
+
+    >>> with vswin_extract.open_features("out.h5") as features:
+    ...     rows = features["shapes.mkv"].stage4
+    ...     rows, rows[-1].shape, rows.to_torch().shape
+    (<VideoRows (2, 16, 2, 2, 128) float32>, (16, 2, 2, 128), torch.Size([2, 16, 2, 2, 128]))
+    """
 
     def __init__(self, features: "FeatureFile", name: str, first: int, count: int) -> None:
         self._features = features
@@ -121,7 +127,13 @@ class VideoRows:
 
 class VideoFeatures:
     """One video's features, as attributes: `embedding`, `stage1` to `stage4` and `logits`, if the file has them, and
-    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `len` is the number of clips."""
+    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `len` is the number of clips.
+
+        >>> with vswin_extract.open_features("out.h5") as features:
+        ...     written = features["shapes.mkv"]
+        ...     len(written), written.stages, written.times[0].tolist(), written.at(3.0), list(written.to_torch())
+        (2, {4: <VideoRows (2, 16, 2, 2, 128) float32>}, [0.0, 2.669], 1, ['embedding', ..., 'times', 'valid'])
+    """
 
     def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
         self.id = video_id
@@ -191,7 +203,13 @@ class VideoFeatures:
 
 
 class FeatureFile(Mapping[str, VideoFeatures]):
-    """An output, as a mapping from video id to its features. For all videos at once, use the datasets of `file`."""
+    """An output, as a mapping from video id to its features. For all videos at once, use the datasets of `file`.
+
+    >>> features = vswin_extract.open_features("out.h5")
+    >>> list(features), features.matching("*.mkv"), features.names, features.file["embedding"].shape
+    (['shapes.avi', 'shapes.mkv'], ['shapes.mkv'], ['embedding', 'stage4'], (3, 128))
+    >>> features.close()
+    """
 
     def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, follow: bool = False) -> None:
         name = os.fspath(path)
@@ -330,6 +348,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         return f"<{type(self).__name__} {self.tables.filename!r}, {content}>"
 
     def close(self) -> None:
+        """Close the file. `with` does it too."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -356,9 +375,6 @@ def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, 
     in memory. `follow`: an index may link to files outside of its own directory. Raises UsageError if there is no
     complete output, and UnsoundOutput if its structure is wrong.
 
-    >>> with open_features("out.h5") as features:  # doctest: +SKIP
-    ...     video = features["clips/a.mp4"]
-    ...     video.stage4[0], video.times[:]
     """
     return FeatureFile(path, chunk_cache, follow)
 
