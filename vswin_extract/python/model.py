@@ -1,7 +1,6 @@
 """The model that Python programs load: clips of pixels in, or video files; features out."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack, cast, get_args, overload
 
@@ -13,7 +12,7 @@ from vswin_extract.job.job import Dtype, Job, Partial, parse_fps
 from vswin_extract.network.pooling import Pool
 from vswin_extract.network.variants import StageNames, parse_stages
 from vswin_extract.python.memory import VideoInMemory
-from vswin_extract.python.stream import VideoStream, extract_in_order, only, or_raise, videos_of
+from vswin_extract.python.stream import Inputs, VideoStream, extract_in_order, only, or_raise, videos_of
 from vswin_extract.system import usable_cores
 from vswin_extract.video.geometry import Crop
 from vswin_extract.video.sampling import Align, Tail
@@ -74,8 +73,9 @@ class Model(Backbone):
     def video(self, path: str | os.PathLike[str], **options: Unpack[VideoOptions]) -> VideoInMemory:
         """Return the features of one video, a file or an address: what `extract` would write, without a file.
 
-        See `VideoOptions` for the options. A call starts a decoder process, which takes about half a second; for many
-        videos use `stream`. Raises VideoError if the video fails, and UsageError for options that cannot work.
+        `options`: stages, pool, stride, fps, size and more, see `VideoOptions`. A call starts a decoder process, which
+        takes about half a second; for many videos use `stream`. Raises VideoError if the video fails, and UsageError
+        for options that cannot work.
 
             >>> video = model.video("examples/videos/shapes.mkv", stages=4, pool="all", stride=64, size=64)
             >>> video.embedding.shape, video.stage4.shape, video.times.round(2).tolist()
@@ -89,7 +89,7 @@ class Model(Backbone):
     @overload
     def stream(
         self,
-        videos: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        videos: Inputs,
         *,
         on_error: Literal["raise"] = "raise",
         **options: Unpack[VideoOptions],
@@ -98,7 +98,7 @@ class Model(Backbone):
     @overload
     def stream(
         self,
-        videos: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        videos: Inputs,
         *,
         on_error: Literal["yield"],
         **options: Unpack[VideoOptions],
@@ -106,7 +106,7 @@ class Model(Backbone):
 
     def stream(
         self,
-        videos: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        videos: Inputs,
         *,
         on_error: OnError = "raise",
         **options: Unpack[VideoOptions],
@@ -114,9 +114,9 @@ class Model(Backbone):
         """Yield the features of videos, in the order in which they are given; decoder processes work ahead.
 
         `videos`: files, directories and addresses, or one of these. An iterable is read a few videos ahead, so it may
-        be long. See `VideoOptions` for the options. `on_error`: a video that fails ends the stream with its VideoError
-        when its turn comes ("raise"), or the VideoError comes in its place ("yield"), and the stream goes on; its text
-        names the video. All rows of a video are in memory at once: pool the maps of long videos.
+        be long. `options`: as of `video`. `on_error`: a video that fails ends the stream with its VideoError when its
+        turn comes ("raise"), or the VideoError comes in its place ("yield"), and the stream goes on; its text names the
+        video. All rows of a video are in memory at once: pool the maps of long videos.
 
         On a GPU, do not call the model while a stream is open, because its thread may compute. Raises UsageError for
         options that cannot work.

@@ -30,6 +30,8 @@ from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.worker import Worker
 from vswin_extract.worker.writer import Writer
 
+Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""Files, directories and addresses of videos, or one of these."""
 Found = TypeVar("Found")
 
 
@@ -103,7 +105,7 @@ class MemoryRecords:
         self.finished[record.id] = record, part
 
 
-def videos_of(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Video]:
+def videos_of(inputs: Inputs) -> Iterator[Video]:
     """Yield the videos that are named: of files, directories and addresses, with the ids that a run gives them. Unlike
     in a run, a file may be missing, which is an error of that video, and two may have the same id. Raises UsageError
     where a directory or an address has no videos."""
