@@ -233,7 +233,7 @@ def load_model(
     ema: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
-    kind: type[Backbone] = Backbone,
+    kind: type[Backbone] = Backbone,  # which class is made: the Model of the Python API is one, above this room
 ) -> Backbone:
     """Load weights by name or file onto a device.
 
