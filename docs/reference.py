@@ -1,5 +1,5 @@
-"""Writes what the documentation takes from the code: `python docs/reference.py` makes docs/cli.md and the drawings of
-docs/conventions.md again. The tests compare."""
+"""Writes what the documentation takes from the code: `python docs/reference.py` makes docs/cli.md, docs/python.md
+and the drawings of docs/conventions.md again. The tests compare."""
 
 import inspect
 import re
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from python_reference import python_page
 
 from vswin_extract.cli import vswin
 from vswin_extract.cli.extract import extract
@@ -94,5 +95,6 @@ def redrawn(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page, made in ((HERE / "cli.md", reference), (HERE / "conventions.md", redrawn)):
+    pages = {"cli.md": reference, "python.md": python_page, "conventions.md": redrawn}
+    for page, made in ((HERE / name, made) for name, made in pages.items()):
         page.write_text(made(page.read_text("utf-8")), "utf-8")

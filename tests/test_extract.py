@@ -663,7 +663,7 @@ WRONG = [
     (["nowhere", "OUT"], "no such file or directory: nowhere"),
     (["EMPTY", "OUT"], "no videos in"),
     (["VIDEOS"], "the last argument is the file to write"),
-    (["VIDEOS", "OUT", "--stage", "5"], "stages are 1 to 4, each once, not 5"),
+    (["VIDEOS", "OUT", "--stage", "5"], "'5' is no stage; stages are 1 to 4"),
     (["VIDEOS", "OUT", "--stride", "0"], "stride must be a whole number from 1 to 1000000000, not 0"),
     (["VIDEOS", "OUT", "--weights", "t-k4000"], "did you mean t-k400"),
     (["VIDEOS", "OUT", "--weights", "t-k400"], "vswin weights pull t-k400"),

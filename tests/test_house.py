@@ -44,6 +44,7 @@ ROOMS = (
     "export",  # the files of other projects
     "explore",  # searching and looking
     "checks",  # whether an output, weights and this machine are sound
+    "python",  # what Python programs get: features in memory, outputs that can be searched
     "cli",  # parse, call, render
 )
 """From the ground up. A module imports from its own room and from rooms before it."""
@@ -166,6 +167,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
         ("vswin_extract.explore.search", ["torch", "av", "faiss"]),
         ("vswin_extract.explore.plot", ["torch", "av", "matplotlib"]),
         ("vswin_extract.explore.report", ["torch", "matplotlib", "bokeh", "jinja2", "PIL"]),
+        ("vswin_extract.python.opened", ["torch", "av", "pandas"]),
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):
         found = f"import sys, {module}; print([m for m in {without} if m in sys.modules])"

@@ -106,7 +106,7 @@ def test_several_stages_are_written(run: Run, video: Path, small_weights: Path) 
         ("VIDEO out.h5 --stage 3 3,4", "--stage 3,4"),
         ("VIDEO out.h5 --stage 3 all", "--stage all"),
         ("VIDEO out.h5 --stage 3-4", "'3-4'"),
-        ("VIDEO out.h5 --stage 0,4", "0, 4"),
+        ("VIDEO out.h5 --stage 0,4", "'0,4'"),
         ("VIDEO out.h5 --stage three", "'three'"),
     ],
 )

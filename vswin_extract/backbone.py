@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +14,7 @@ from vswin_extract.formatting import name_some
 from vswin_extract.network.cpu import has_bf16
 from vswin_extract.network.inference import as_frames, inference_network
 from vswin_extract.network.pooling import Pool, pool_map
+from vswin_extract.network.variants import StageNames, parse_stages
 from vswin_extract.system import give_back_freed_memory, home_directory
 from vswin_extract.video.fetch import cache_directory
 from vswin_extract.weights.cache import COMPILED, writable_cache
@@ -36,6 +36,9 @@ class Features:
 
     `embedding`: (N, C). `stages`: stage -> (N, T', H', W', C), (N, T', C) or (N, C), by pooling.
     `logits`: (N, classes).
+
+        >>> features.embedding.dtype, list(features.stages), features.logits
+        (torch.float32, [4], None)
     """
 
     embedding: Tensor | None
@@ -49,6 +52,9 @@ class Backbone:
     `name`, `sha256`, `recipe`, `classes` and `variant` describe the weights. `sha256` is that of their file; of
     averaged weights beside usual ones it ends in `+` and their place in the file. `file`: that file as it was read;
     None for drawn weights. `load_model` makes it. On a CPU, any number of threads may call it at once.
+
+        >>> model.variant.name, model.variant.channels(4), model.recipe.size, model.sha256[:8]
+        ('nano', 128, 224, 'c33008d7')
     """
 
     def __init__(self, name: str, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
@@ -90,6 +96,9 @@ class Backbone:
 
         This takes a minute, or seconds if it has been done before. Smaller batches will take as long as one like
         `clips`. Raises DeviceError if the network cannot be compiled, or is faster as it is.
+
+            >>> if model.compiles:
+            ...     model.compile_for(clips, stages=4)
         """
         if not self.compiles:
             raise DeviceError(
@@ -108,6 +117,8 @@ class Backbone:
         """Announce that batches will have at most `clips` clips, for example after one of more did not fit in memory.
 
         A network that is compiled for more is compiled for so many at the next call.
+
+            >>> model.limit_batch(2)
         """
         if clips < self._compiled_for:
             self._compile(clips)
@@ -121,15 +132,21 @@ class Backbone:
     def __call__(
         self,
         clips: Tensor,
-        stages: Collection[int] = (),
+        stages: StageNames = (),
         pool: Pool = "none",
         embedding: bool = True,
         logits: bool = False,
     ) -> Features:
         """Return features of a batch of clips. Only the stages that these need are computed.
 
-        `clips`: (N, T, H, W, 3) uint8 RGB, on any device. Raises UsageError for other clips, for a stage other than
-        1 to 4, for logits if the weights have no classes, and if there is nothing to compute.
+        `clips`: (N, T, H, W, 3) uint8 RGB, on any device. `stages`: 4, [3, 4], "stage4" or "all". `pool`: leave their
+        maps as they are ("none"), or average them over "space" or over time and space ("all"). Raises UsageError for
+        other clips or stages, for logits if the weights have no classes, and if there is nothing to compute.
+
+            >>> clips = torch.zeros(2, 8, 64, 64, 3, dtype=torch.uint8)
+            >>> features = model(clips, stages=4, pool="space")
+            >>> features.embedding.shape, features.stages[4].shape
+            (torch.Size([2, 128]), torch.Size([2, 4, 128]))
         """
         if clips.ndim != 5 or clips.shape[-1] != 3 or clips.dtype != torch.uint8:
             raise UsageError(
@@ -142,15 +159,20 @@ class Backbone:
         self,
         frames: Tensor,
         index: Tensor,
-        stages: Collection[int] = (),
+        stages: StageNames = (),
         pool: Pool = "none",
         embedding: bool = True,
         logits: bool = False,
     ) -> Features:
         """Do the same for clips that share frames. `frames`: (F, H, W, 3) uint8 RGB. `index`: (N, T), which of the
-        frames each clip shows."""
-        if not set(stages) <= {1, 2, 3, 4}:
-            raise UsageError(f"stages are 1 to 4, not {sorted(set(stages) - {1, 2, 3, 4})}")
+        frames each clip shows.
+
+            >>> frames = torch.zeros(12, 64, 64, 3, dtype=torch.uint8)
+            >>> index = torch.stack([torch.arange(0, 8), torch.arange(4, 12)])  # clips that overlap
+            >>> model.of_frames(frames, index).embedding.shape
+            torch.Size([2, 128])
+        """
+        stages = parse_stages(stages)
         head = self.network.head
         if logits and head is None:
             raise UsageError(f"{self.name} has no classes, so it gives no logits")
@@ -161,7 +183,7 @@ class Backbone:
         pooled = pool_map(maps[4], "all") if 4 in maps else None
         return Features(
             embedding=pooled if embedding else None,
-            stages={stage: pool_map(maps[stage], pool) for stage in sorted(stages)},
+            stages={stage: pool_map(maps[stage], pool) for stage in stages},
             logits=_apply_head(head, pooled) if logits and head is not None and pooled is not None else None,
         )
 
@@ -211,6 +233,7 @@ def load_model(
     ema: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
+    kind: type[Backbone] = Backbone,  # which class is made: the Model of the Python API is one, above this room
 ) -> Backbone:
     """Load weights by name or file onto a device.
 
@@ -233,7 +256,7 @@ def load_model(
         raise WeightsError(
             f"{name_some(too_large)} of {name} have values that fp16 cannot hold; use --precision fp32, or bf16"
         )
-    backbone = Backbone(name, checkpoint, where, how)
+    backbone = kind(name, checkpoint, where, how)
     del checkpoint  # a device has copies of most tensors
     give_back_freed_memory()
     return backbone

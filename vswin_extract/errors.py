@@ -25,7 +25,14 @@ from contextlib import contextmanager
 
 
 class VswinError(Exception):
-    """Base of all errors. The text is one line: what is wrong, which value, what to do."""
+    """Base of all errors. The text is one line: what is wrong, which value, what to do.
+
+    >>> try:
+    ...     vswin_extract.open_features("nowhere.h5")
+    ... except vswin_extract.VswinError as error:
+    ...     print(error)
+    cannot read nowhere.h5: no such file
+    """
 
 
 class UsageError(VswinError, ValueError):
@@ -45,7 +52,14 @@ class OutputError(VswinError):
 
 
 class VideoError(VswinError):
-    """A video that could not be extracted. /failures keeps the name of the class and the text."""
+    """A video that could not be extracted. /failures keeps the name of the class and the text.
+
+    >>> try:
+    ...     model.video("nowhere.mp4")
+    ... except vswin_extract.VideoError as error:
+    ...     print(type(error).__name__)
+    VideoMissing
+    """
 
 
 class VideoMissing(VideoError):

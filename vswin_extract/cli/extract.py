@@ -156,8 +156,9 @@ def make_job(
     listed = read_paths(sys.stdin.buffer if sys.stdin else ()) if "-" in inputs else []
     videos = find_videos([path for path in inputs if path != "-"], manifest, listed, note)
 
-    from vswin_extract.job.job import Job, parse_fps, parse_stages  # imports torch, which takes a second
+    from vswin_extract.job.job import Job, parse_fps  # imports torch, which takes a second
     from vswin_extract.job.shard import parse_shard
+    from vswin_extract.network.variants import parse_stages
 
     return Job(
         videos=videos,

@@ -53,11 +53,12 @@ class Stages(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 tak
 
     def parse(self, value: str | int) -> tuple[int, ...]:
         """Return the stages that a word names; none if it is no such word."""
-        if value == "all":
-            return (1, 2, 3, 4)
+        from vswin_extract.errors import UsageError
+        from vswin_extract.network.variants import parse_stages
+
         try:
-            return tuple(int(stage) for stage in str(value).removesuffix(",").split(","))
-        except ValueError:
+            return parse_stages(value)
+        except UsageError:
             return ()
 
 

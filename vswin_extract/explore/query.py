@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moment:
-    """Seconds [start, end) of a video."""
+    """Seconds [start, end) of a video.
+
+    >>> round(result.best.end - result.best.start, 2)
+    2.67
+    """
 
     video: str
     start: float

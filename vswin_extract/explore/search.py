@@ -26,7 +26,11 @@ COMPARED = 200
 @dataclass(frozen=True)
 class SearchResult:
     """A run of clips that are like the query. `best`: the clip with the highest `score` (cosine). `like`: the clip of
-    the query that it is like."""
+    the query that it is like.
+
+        >>> result.run.video, result.run.start, result.like.video
+        ('shapes.mkv', 0.0, 'shapes.mkv')
+    """
 
     run: Moment
     best: Moment

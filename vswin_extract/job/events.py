@@ -99,7 +99,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Finished:
-    """The output is complete. The counts are of all its videos; this run computed `new_clips` of the clips."""
+    """The output is complete. The counts are of all its videos; this run computed `new_clips` of the clips.
+
+    >>> done.output.name, done.new_clips, done.partial, done.bytes > 1000
+    ('out.h5', 3, 0, True)
+    """
 
     output: Path
     videos: int

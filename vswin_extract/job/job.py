@@ -1,8 +1,6 @@
 """A job: one frozen value with everything that a run needs to know. Making one reads and writes no file."""
 
-import operator
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -178,11 +176,3 @@ def parse_fps(text: str | float | None) -> Fraction | None:
         return Fraction(str(text))
     except (ValueError, ZeroDivisionError) as error:
         raise UsageError(f"fps must be a number or a fraction like 30000/1001, not {text!r}") from error
-
-
-def parse_stages(stages: int | Iterable[int]) -> tuple[int, ...]:
-    """Return one stage or several in ascending order. Raises UsageError."""
-    try:
-        return tuple(sorted({stages} if isinstance(stages, int) else {operator.index(stage) for stage in stages}))
-    except TypeError as error:
-        raise UsageError(f"stages are whole numbers from 1 to 4, not {stages!r}") from error

@@ -34,7 +34,9 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         times     (T, 2) float64, the seconds [begin, end) of each row; zeros for padding
         mask      (T,) bool, False for padding
 
-    >>> loader = DataLoader(FeatureDataset("out.h5"), batch_size=8, collate_fn=collate)  # doctest: +SKIP
+        >>> dataset = vswin_extract.FeatureDataset("out.h5", "stage4", length=8)
+        >>> len(dataset), dataset[1]["id"], dataset[1]["features"].shape
+        (2, 'shapes.mkv', torch.Size([8, 128]))
     """
 
     def __init__(
@@ -81,6 +83,11 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns id (a list of N), features (N, C, T), mask (N, 1, T) and times (N, T, 2). Raises UsageError if rows are
     maps.
+
+        >>> loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=vswin_extract.collate)
+        >>> batch = next(iter(loader))
+        >>> batch["features"].shape, batch["mask"].shape
+        (torch.Size([2, 128, 8]), torch.Size([2, 1, 8]))
     """
     if items[0]["features"].ndim != 2:
         raise UsageError("a batch for localization is made of rows (T, C), not of maps; use pool all")

@@ -1,10 +1,15 @@
-"""The published sizes of Video Swin as plain data, and the small size that comes with this package.
+"""The published sizes of Video Swin as plain data, the small size that comes with this package, and names of stages.
 
 Source: Liu et al., "Video Swin Transformer" (CVPR 2022), section 3.3; heads and depths as in the published
 configurations (SwinTransformer/Video-Swin-Transformer, configs/_base_/models/swin/).
 """
 
+import operator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+
+from vswin_extract.errors import UsageError
 
 PATCH = (2, 4, 4)
 """Frames, rows and columns that one token covers; the same in every published model."""
@@ -39,3 +44,28 @@ VARIANTS = {
         Variant("l", 192, (2, 2, 18, 2), (6, 12, 24, 48)),
     )
 }
+
+STAGES = (1, 2, 3, 4)
+StageNames = int | str | Iterable[int | str]
+"""What names stages: 4, "4", "stage4", several as [3, 4] or "3,4", or "all". See `parse_stages`."""
+
+
+def parse_stages(stages: StageNames) -> tuple[int, ...]:
+    """Return the stages that are named, each once, in ascending order. Raises UsageError."""
+    several = isinstance(stages, Iterable) and not isinstance(stages, str)
+    return tuple(sorted({number for stage in (stages if several else [stages]) for number in _numbers(stage)}))  # type: ignore[union-attr]
+
+
+def _numbers(stage: object) -> Iterable[int]:
+    """Return the stages that a number or a word names."""
+    if isinstance(stage, str):
+        words = [word.strip().removeprefix("stage").strip() for word in stage.lower().removesuffix(",").split(",")]
+        if words == ["all"]:
+            return STAGES
+        if all(word in ("1", "2", "3", "4") for word in words):
+            return map(int, words)
+    elif not isinstance(stage, bool):
+        with suppress(TypeError):
+            if (number := operator.index(stage)) in STAGES:  # type: ignore[arg-type]
+                return (number,)
+    raise UsageError(f"{stage!r} is no stage; stages are 1 to 4, several as 3,4, or all")

@@ -1,15 +1,16 @@
 """`vswin_extract.extract`: what the command line does, as a call."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from vswin_extract.backbone import Precision
 from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.job.events import Event, Finished
-from vswin_extract.job.job import AUTO, Compile, Dtype, Engine, Job, Partial, parse_fps, parse_stages
+from vswin_extract.job.job import AUTO, Compile, Dtype, Engine, Job, Partial, parse_fps
 from vswin_extract.network.pooling import Pool
+from vswin_extract.network.variants import StageNames, parse_stages
 from vswin_extract.run.run import run
 from vswin_extract.store.hdf5 import output_path
 from vswin_extract.store.layouts import Layout
@@ -25,7 +26,7 @@ def extract(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    stages: int | Iterable[int] = (),
+    stages: StageNames = (),
     manifest: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] = BUNDLED,
     variant: str | None = None,
@@ -71,7 +72,10 @@ def extract(
     Videos that fail are recorded in the file; `failed` of the result counts them. Raises VswinError for a job that
     cannot be done.
 
-        >>> vswin_extract.extract("examples/videos", "out.h5", stages=4, stride=32)  # doctest: +SKIP
+        >>> videos = ["examples/videos/clips", "examples/videos/shapes.mkv"]
+        >>> done = vswin_extract.extract(videos, "out.h5", stages=4, stride=64, size=64)
+        >>> done.videos, done.clips, done.failed
+        (2, 3, 0)
     """
     file = output_path(output)
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError, first_line
+from vswin_extract.network.variants import STAGES
 from vswin_extract.store.attributes import NESTED, parse_nested, stored_values
 from vswin_extract.store.hdf5 import (
     READ_ERRORS,
@@ -63,7 +64,13 @@ def read_links(path: str | os.PathLike[str]) -> list[Path]:
 
 
 class VideoRows:
-    """A video's rows of a dataset. Indexing reads the indexed rows only; `np.asarray` reads all."""
+    """A video's rows of a dataset. Indexing reads the indexed rows only; `np.asarray` reads all.
+
+    >>> with vswin_extract.open_features("out.h5") as features:
+    ...     rows = features["shapes.mkv"].stage4
+    ...     rows, rows[-1].shape, rows.to_torch().shape
+    (<VideoRows (2, 16, 2, 2, 128) float32>, (16, 2, 2, 128), torch.Size([2, 16, 2, 2, 128]))
+    """
 
     def __init__(self, features: "FeatureFile", name: str, first: int, count: int) -> None:
         self._features = features
@@ -120,7 +127,13 @@ class VideoRows:
 
 class VideoFeatures:
     """One video's features, as attributes: `embedding`, `stage1` to `stage4` and `logits`, if the file has them, and
-    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,)."""
+    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `len` is the number of clips.
+
+        >>> with vswin_extract.open_features("out.h5") as features:
+        ...     written = features["shapes.mkv"]
+        ...     len(written), written.stages, written.times[0].tolist(), written.at(3.0), list(written.to_torch())
+        (2, {4: <VideoRows (2, 16, 2, 2, 128) float32>}, [0.0, 2.669], 1, ['embedding', ..., 'times', 'valid'])
+    """
 
     def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
         self.id = video_id
@@ -143,7 +156,17 @@ class VideoFeatures:
         return VideoRows(self._features, path, self._first, self._count)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._features.names, *VIEWED]
+        return [*super().__dir__(), *self.names, *VIEWED]
+
+    @property
+    def names(self) -> list[str]:
+        """The features that it has: embedding, stage4…"""
+        return self._features.names
+
+    @property
+    def stages(self) -> dict[int, VideoRows]:
+        """The features of stages, by the number of the stage: `stages[4]` is `stage4`."""
+        return {stage: getattr(self, f"stage{stage}") for stage in STAGES if f"stage{stage}" in self.names}
 
     def at(self, seconds: float) -> int:
         """Return the row of the clip that covers this time, as in `video.embedding[video.at(12.5)]`.
@@ -162,7 +185,7 @@ class VideoFeatures:
 
     def to_torch(self) -> "dict[str, torch.Tensor]":
         """Return everything about the video's clips, in memory: each feature of the file, frames, times and valid."""
-        return {name: getattr(self, name).to_torch() for name in (*self._features.names, *VIEWED)}
+        return {name: getattr(self, name).to_torch() for name in (*self.names, *VIEWED)}
 
     @property
     def rows(self) -> slice:
@@ -176,11 +199,17 @@ class VideoFeatures:
         return {name: _plain(table[name][self._row]) for name in VIDEO_COLUMNS if name in table}
 
     def __repr__(self) -> str:
-        return f"<VideoFeatures {self.id!r}, {self._count} clips of {', '.join(self._features.names)}>"
+        return f"<{type(self).__name__} {self.id!r}, {len(self)} clips of {', '.join(self.names)}>"
 
 
 class FeatureFile(Mapping[str, VideoFeatures]):
-    """An output, as a mapping from video id to its features. For all videos at once, use the datasets of `file`."""
+    """An output, as a mapping from video id to its features. For all videos at once, use the datasets of `file`.
+
+    >>> features = vswin_extract.open_features("out.h5")
+    >>> list(features), features.matching("*.mkv"), features.names, features.file["embedding"].shape
+    (['shapes.avi', 'shapes.mkv'], ['shapes.mkv'], ['embedding', 'stage4'], (3, 128))
+    >>> features.close()
+    """
 
     def __init__(self, path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, follow: bool = False) -> None:
         name = os.fspath(path)
@@ -254,7 +283,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         return file
 
     def __reduce__(self) -> tuple[type["FeatureFile"], tuple[str, int, bool]]:
-        return FeatureFile, (self._path, self._chunk_cache, self._follow)
+        return type(self), (self._path, self._chunk_cache, self._follow)
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
         return VideoFeatures(video_id, self, *self._videos[video_id])
@@ -315,14 +344,14 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         return found
 
     def __repr__(self) -> str:
-        return (
-            f"<FeatureFile {self.tables.filename!r}, {len(self)} videos, {self.clips} clips of {', '.join(self.names)}>"
-        )
+        content = f"{len(self)} videos, {self.clips} clips of {', '.join(self.names)}"
+        return f"<{type(self).__name__} {self.tables.filename!r}, {content}>"
 
     def close(self) -> None:
+        """Close the file. `with` does it too."""
         self._file.close()
 
-    def __enter__(self) -> "FeatureFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -346,9 +375,6 @@ def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, 
     in memory. `follow`: an index may link to files outside of its own directory. Raises UsageError if there is no
     complete output, and UnsoundOutput if its structure is wrong.
 
-    >>> with open_features("out.h5") as features:  # doctest: +SKIP
-    ...     video = features["clips/a.mp4"]
-    ...     video.stage4[0], video.times[:]
     """
     return FeatureFile(path, chunk_cache, follow)
 

@@ -10,7 +10,7 @@ way is bounded: this thread waits when the computer and the writer are too far b
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -62,7 +62,7 @@ class Pipeline:
         self._submitted: deque[Future[list[Event]]] = deque()
         self._most = most_submitted(computer.device.threads)
 
-    def run(self, stopping: threading.Event) -> Iterator[Event | Dropped]:
+    def run(self, stopping: threading.Event) -> Generator[Event | Dropped, None, None]:
         """Yield ClipsDone, VideoDone, Dropped and Notice until all videos are done. A video that fails does not end the
         run. What is put into the queue while this waits after Dropped is extracted, even if the queue was closed. Once
         `stopping` is set, the pipeline ends with the videos in flight."""

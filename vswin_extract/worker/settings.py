@@ -20,6 +20,12 @@ from vswin_extract.video.videos import Video, fingerprint
 def load_backbone(job: Job, device: str) -> Backbone:
     """Load the model of a job. Raises what `load_model` does, and UsageError for what the model cannot do."""
     backbone = load_model(job.weights, variant=job.variant, ema=job.ema, device=device, precision=job.precision)
+    check_backbone(job, backbone)
+    return backbone
+
+
+def check_backbone(job: Job, backbone: Backbone) -> None:
+    """Raise UsageError if the model cannot do what the job asks for."""
     if job.compile == "on" and not backbone.compiles:
         raise UsageError(
             f"--compile on is for CUDA in bf16 or fp16, not for {backbone.device.type} in {backbone.precision}; "
@@ -28,7 +34,6 @@ def load_backbone(job: Job, device: str) -> Backbone:
     if job.logits and not backbone.num_classes:
         why = "".join(f" ({note})" for note in backbone.notes)
         raise UsageError(f"{backbone.name} has no classification head, so --logits has nothing to write{why}")
-    return backbone
 
 
 def describe_settings(job: Job, backbone: Backbone) -> dict[str, Any]:

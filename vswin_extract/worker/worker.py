@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from vswin_extract.backbone import Backbone
 from vswin_extract.errors import DeviceError, VswinError
 from vswin_extract.feeding.frame_memory import FrameMemory
 from vswin_extract.feeding.process import DecoderProcess
@@ -37,7 +38,7 @@ from vswin_extract.worker.messages import (
     WorkerDone,
 )
 from vswin_extract.worker.pipeline import Pipeline, clips_in_use
-from vswin_extract.worker.settings import describe_settings, feature_arrays, load_backbone, make_task
+from vswin_extract.worker.settings import check_backbone, describe_settings, feature_arrays, load_backbone, make_task
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import Writer
 
@@ -52,13 +53,16 @@ clip; with few cores it takes two or three times as long."""
 
 
 class Worker:
-    """A model on a device, with this many `cores` of the machine to itself. Raises what `load_model` does."""
+    """A model on a device, with this many `cores` of the machine to itself. `backbone`: the model, if it is loaded
+    already. Raises what `load_model` does."""
 
-    def __init__(self, job: Job, device: str, cores: int) -> None:
+    def __init__(self, job: Job, device: str, cores: int, backbone: Backbone | None = None) -> None:
         begun = time.monotonic()
         self.job = job
         self.cores = cores
-        self.backbone = load_backbone(job, device)
+        if backbone is not None:
+            check_backbone(job, backbone)
+        self.backbone = backbone or load_backbone(job, device)
         self.sampling, self.geometry = job.sampling(self.backbone.recipe), job.geometry(self.backbone.recipe)
         kind = self.backbone.device.type
         self.batch_size = job.batch_size or (8 if kind == "cuda" else 1)
@@ -109,14 +113,16 @@ class Worker:
                 yield Notice(str(error))
         with open_writer(begin.root, feature_arrays(self.job, self.backbone)) as journal:
             tables = tables_directory(begin.root)
-            pipeline = self._pipeline(queue, Writer(journal, self.backbone.precision, self.job.dtype), tables)
+            pipeline = self.pipeline(queue, Writer(journal, self.backbone.precision, self.job.dtype), tables)
             yield from pipeline.run(stopping)
             journal.close(pack=stopping.is_set())  # otherwise the output is made next
         pipeline.profile.loaded = self.loaded
         change = self.backbone.file.describe_change() if self.backbone.file else ""
         yield WorkerDone(pipeline.profile, compiled, (change,) if change else ())
 
-    def _pipeline(self, queue: VideoQueue, writer: Writer, tables: Path) -> Pipeline:
+    def pipeline(self, queue: VideoQueue, writer: Writer, tables: Path | None = None) -> Pipeline:
+        """Start decoder processes, and return the pipeline that takes the videos of a queue through this worker.
+        `tables`: the directory where frame tables are kept."""
         job, backbone = self.job, self.backbone
         device = make_device(backbone.device, self.cores)
         clips = clips_in_use(device.threads, self.batch_size)

@@ -1,8 +1,8 @@
-"""Rows into the journal, and a record of every video that is finished or failed."""
+"""Rows into the journal, or into memory, and a record of every video that is finished or failed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,40 @@ from vswin_extract.errors import (
 )
 from vswin_extract.feeding.messages import VideoEnd
 from vswin_extract.job.events import VideoDone
-from vswin_extract.journal.parts import Part
-from vswin_extract.journal.writer import JournalWriter
 from vswin_extract.store.schema import LONGEST, VideoRecord, number_out_of_range
 from vswin_extract.video.videos import Video, fingerprint
 
 
+class RowSink(Protocol):
+    """Takes the rows of a video, in order: a part of the journal, or memory. `rows`: their number so far."""
+
+    rows: int
+
+    def append(self, rows: Mapping[str, NDArray[Any]]) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+class RecordSink(Protocol):
+    """Takes finished videos: the shard directory of a process in the journal, or memory."""
+
+    def part(self, video: Video) -> Any:
+        """Return a RowSink for the rows of a video."""
+        ...
+
+    def commit(self, record: VideoRecord, part: Any = None) -> None:
+        """Take a finished video with the part that its rows are in, or a failed one without."""
+        ...
+
+
 @dataclass(eq=False)
 class InFlightVideo:
-    """A video between its queue and its record: the fingerprint of its file when it was begun, the part of the journal
-    that its rows go to, and its end once that is decoded. What still arrives after it is `done` is dropped."""
+    """A video between its queue and its record: the fingerprint of its file when it was begun, the sink that its rows
+    go to, and its end once that is decoded. What still arrives after it is `done` is dropped."""
 
     video: Video
     fingerprint: tuple[int, float, str]
-    part: Part | None = None
+    part: RowSink | None = None
     end: VideoEnd | None = None
     done: bool = False
 
@@ -38,8 +58,8 @@ class InFlightVideo:
 class Writer:
     """Writes for one thread at a time. Every method returns a VideoDone for each video that it finished."""
 
-    def __init__(self, journal: JournalWriter, precision: str, dtype: str) -> None:
-        self._journal = journal
+    def __init__(self, sink: RecordSink, precision: str, dtype: str) -> None:
+        self._sink = sink
         self._precision = precision
         self._dtype = dtype
 
@@ -73,7 +93,7 @@ class Writer:
         if video.part is not None:
             video.part.discard()
         record = failed_record(video.video, video.fingerprint, error)
-        self._journal.commit(record)
+        self._sink.commit(record)
         return record
 
     def _append(self, video: InFlightVideo, rows: Mapping[str, NDArray[Any]]) -> list[VideoDone]:
@@ -89,7 +109,7 @@ class Writer:
         if "clips/times" in rows and np.abs(rows["clips/times"]).max(initial=0) > LONGEST:
             return self.fail(video, VideoTimestamps(f"its time stamps are above {LONGEST:g} s"))
         if video.part is None:
-            video.part = self._journal.part(video.video)
+            video.part = self._sink.part(video.video)
         video.part.append(rows)
         return self._finish_if_complete(video)
 
@@ -120,7 +140,7 @@ class Writer:
         if wrong := number_out_of_range(record):
             return self.fail(video, VideoUnreadable(f"it has the {wrong}, which an output cannot hold"))
         video.done = True
-        self._journal.commit(record, part)
+        self._sink.commit(record, part)
         return [VideoDone(record, max(video.fingerprint[0], 0))]
 
 
