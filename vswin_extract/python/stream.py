@@ -142,7 +142,7 @@ def extract_in_order(worker: Worker, videos: Iterator[Video]) -> Generator[Video
     with closing(pipeline.run(threading.Event())) as events:
         for event in events:
             if isinstance(event, Dropped):
-                queue.put(replace(event.video, sequential=True))
+                queue.put(replace(event.piece, sequential=True))
             while waiting and waiting[0][0] in records.finished:
                 key, video = waiting.popleft()
                 record, part = records.finished.pop(key)
