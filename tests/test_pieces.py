@@ -96,7 +96,7 @@ def test_a_film_is_divided_among_the_decoders_of_one_worker(tmp_path: Path, open
 def test_what_is_done_is_kept_when_the_number_of_decoders_changes(tmp_path: Path, opened: list[str]) -> None:
     video = sparse(tmp_path, "film", 2000 * MB)
     job = Job((video,), tmp_path / "out.h5")
-    path, mtime = video.location, os.stat(video.path).st_mtime
+    path, mtime = video.location, os.stat(video.location).st_mtime
     with begin(job) as journal:
         first = min(piece.clip_range for piece in find_work(job, journal, ready(2), 1).left)
         record = VideoRecord("film", path, "ok", 500, size=2000 * MB, mtime=mtime, clip_range=first)
@@ -118,7 +118,7 @@ def test_what_is_not_divided(tmp_path: Path, opened: list[str], workers: int) ->
     with begin(job := Job((far,), tmp_path / "b.h5")) as journal:  # each decoder would fetch all of it
         assert len(find_work(job, journal, ready(4), workers).left) == workers
     with begin(job := Job((film,), tmp_path / "c.h5")) as journal:
-        found = os.stat(film.path)
+        found = os.stat(film.location)
         wrong = VideoRecord("film", film.location, "failed", size=found.st_size, mtime=found.st_mtime,
                             clip_range=(5, 9), error="FrameTableWrong")  # fmt: skip
         journal.writer().commit(wrong)
@@ -149,7 +149,7 @@ def test_a_frame_table_belongs_to_a_file_as_it_is(tmp_path: Path) -> None:
     assert path == table_path(tables, Video("\udcff/another id", video.path, start=3.0, end=4.0))
     assert path is not None
     assert (Path(path).parent, Path(path).suffix) == (tables, ".npz")
-    os.truncate(video.path, 6)
+    os.truncate(video.location, 6)
     assert table_path(tables, video) != path
     assert table_path(tables, Video("far", Address("https://host/far.mp4"))) is None
     sampling, geometry = Sampling(2, 1), Geometry(32, 32)

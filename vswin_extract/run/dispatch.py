@@ -3,6 +3,9 @@
 Pieces are given in order, so the longest come first where `schedule.plan` made them. When a worker dies, each video
 that it had may have caused it. From then on such a suspect is given to a worker alone, so that a video that kills
 workers takes no other video with it.
+
+When a worker drops a piece because its frame table is wrong, that worker gets the whole video. The other pieces of it
+do not count any more, and what workers say of them later is ignored.
 """
 
 import logging
@@ -131,7 +134,7 @@ class Dispatch:
                 self.done[worker] = message
             case Dropped():
                 self._drop_pieces(worker, message, ending)
-            case VideoDone(record=VideoRecord(id=id)) if id in self._sequential and message.record.clip_range != WHOLE:
+            case VideoDone(record=record) if record.id in self._sequential and record.clip_range != WHOLE:
                 if not ending:  # a piece that does not count any more
                     self._fill(worker)
             case VideoDone():

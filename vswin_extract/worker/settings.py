@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,4 +108,4 @@ def table_path(tables: Path, video: Video) -> str | None:
     if size < 0:
         return None
     name = json.dumps([video.location, size, mtime, etag])  # pure ASCII, whatever the name of the file
-    return str(tables / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz")
+    return os.path.join(os.path.abspath(tables), f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz")
