@@ -9,7 +9,7 @@ from vswin_extract.backbone import Precision
 from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.job.events import Event, Finished
 from vswin_extract.job.job import AUTO, Compile, Dtype, Engine, Job, Partial, parse_fps, parse_stages
-from vswin_extract.network.pooling import Pool
+from vswin_extract.network.pooling import CropPool, Pool
 from vswin_extract.run.run import run
 from vswin_extract.store.hdf5 import output_path
 from vswin_extract.store.layouts import Layout
@@ -45,6 +45,7 @@ def extract(
     size: int | None = None,
     resize: int | None = None,
     crop: Crop = "center",
+    crop_pool: CropPool = "mean",
     decoder: DecoderName = "pyav",
     partial: Partial = "keep",
     workers: int | None = None,
@@ -97,6 +98,7 @@ def extract(
         size=size,
         resize=resize,
         crop=crop,
+        crop_pool=crop_pool,
         decoder=decoder,
         partial=partial,
         workers=workers,

@@ -120,11 +120,11 @@ class VideoRows:
 
 class VideoFeatures:
     """One video's features, as attributes: `embedding`, `stage1` to `stage4` and `logits`, if the file has them, and
-    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,)."""
+    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `output`: the file that they are of."""
 
     def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
         self.id = video_id
-        self._features = features
+        self.output = self._features = features
         self._row = row
         self._first = first
         self._count = count
@@ -222,6 +222,8 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """The files that an index links to."""
         self.linked_as = found.links
         """How the index names them."""
+        self.crops = found.crops
+        """How many crops of a clip the rows of features have, as their first axis; 0 if there is no such axis."""
         self._unchecked = found.virtual
         """Datasets whose rows in linked files were not checked yet."""
         ids = self._file["videos_table/id"].asstr()[:].tolist()
