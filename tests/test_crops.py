@@ -232,3 +232,54 @@ def test_a_run_of_an_earlier_version_continues(
 def test_averaged_maps_in_space_are_refused(run: Run, videos: Path, arguments: list[str], tmp_path: Path) -> None:
     done = run("vswin-extract", videos, tmp_path / "out.h5", *arguments, "--stage", 3)
     assert (done.returncode, "--crop-pool none" in done.stderr) == (2, True)
+
+
+def test_export_for_mgfn(kept: Path, mean: Path, run: Run, tmp_path: Path) -> None:
+    """Loaded as MGFN's and RTFM's datasets do: a path from each line of the list, and the axes T, crop, C."""
+    made = tmp_path / "made"
+    done = run("vswin", "export", "ten-crop", kept, made, "--stem")
+    assert done.returncode == 0, done.stderr
+    listed = (made / "ten-crop.list").read_text().splitlines()
+    assert listed == [str(made / "a.npy"), str(made / "b.npy")]
+    with open_features(kept) as features:
+        for path, video in zip(listed, features.values(), strict=True):
+            values = np.load(path)
+            assert (values.dtype, values.shape) == (np.float32, (len(video), 10, 128))
+            assert np.array_equal(values, video.embedding[:])
+    assert "--feature_size 128" in (made / "ten-crop.txt").read_text()
+    refused = run("vswin", "export", "ten-crop", mean, tmp_path / "none")
+    assert (refused.returncode, "--crop ten --crop-pool none" in refused.stderr) == (2, True)
+    refused = run("vswin", "export", "ten-crop", kept, tmp_path / "none", "--stage", 3, "--pool", "space")
+    assert (refused.returncode, "--pool all" in refused.stderr) == (2, True)
+
+
+def test_other_exports_average_crops(kept: Path, mean: Path, run: Run, tmp_path: Path) -> None:
+    for name in ("npy", "tvr", "parquet"):
+        found, expected = tmp_path / f"{name}.kept", tmp_path / f"{name}.mean"
+        for source, made in ((kept, found), (mean, expected)):
+            assert run("vswin", "export", name, source, made).returncode == 0
+    assert_close(np.load(tmp_path / "npy.kept/b.mp4.npy"), np.load(tmp_path / "npy.mean/b.mp4.npy"))
+    with h5py.File(tmp_path / "tvr.kept/features.h5") as file, h5py.File(tmp_path / "tvr.mean/features.h5") as other:
+        assert_close(file["a.mp4"][:], other["a.mp4"][:])
+    assert run("vswin", "export", "npy", kept, tmp_path / "crops", "--crop-pool", "none").returncode == 0
+    assert np.load(tmp_path / "crops/b.mp4.npy").shape == (3, 10, 128)
+    refused = run("vswin", "export", "parquet", kept, tmp_path / "none", "--crop-pool", "none")
+    assert (refused.returncode, "--crop-pool mean" in refused.stderr) == (2, True)
+
+
+def test_rows_that_are_not_centred_where_they_count_are_refused(kept: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    out.write_bytes(kept.read_bytes())
+    with h5py.File(out, "r+") as file:
+        stored = json.loads(file.attrs["sampling"])
+        file.attrs["sampling"] = json.dumps({**stored, "stride": 6, "align": "center"})
+    assert run("vswin", "export", "ten-crop", out, tmp_path / "made").returncode == 0
+    text = (tmp_path / "made/ten-crop.txt").read_text()
+    assert "[k, k + 1) * 6" in text
+    assert "make it 6" in text
+    with h5py.File(out, "r+") as file:
+        file.attrs["sampling"] = json.dumps({**stored, "stride": 6})
+    refused = run("vswin", "export", "ten-crop", out, tmp_path / "again")
+    assert (refused.returncode, "--align center" in refused.stderr) == (2, True)
+    assert run("vswin", "export", "ten-crop", out, tmp_path / "again", "--resize-length", 4).returncode == 0
+    assert np.load(tmp_path / "again/a.mp4.npy").shape == (4, 10, 128)

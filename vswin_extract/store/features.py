@@ -5,7 +5,9 @@ All classes can be pickled and used in forked processes: each process opens the 
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ from vswin_extract.store.hdf5 import (
 from vswin_extract.store.links import link_problems, row_problems
 from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, LONGEST, VIDEO_COLUMNS, VIEWED
 from vswin_extract.store.structure import find_problems, read_numbers
+from vswin_extract.video.sampling import Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -272,6 +275,15 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """The root attributes, nested ones as dictionaries: model, sampling, preprocessing, precision…"""
         values = stored_values(self.tables)
         return {name: parse_nested(name, value) if name in NESTED else value for name, value in values.items()}
+
+    @property
+    def sampling(self) -> Sampling:
+        """The rule by which the videos became clips. Raises UsageError if the file does not say."""
+        stored = self.info.get("sampling", {})
+        known = {field.name: stored[field.name] for field in fields(Sampling) if field.name in stored}
+        if lacking := {"clip_len", "frame_interval"} - known.keys():
+            raise UsageError(f"{self.tables.filename} does not say its {min(lacking)}, which times are computed from")
+        return Sampling(**{**known, "fps": Fraction(known["fps"]) if known.get("fps") else None})
 
     @property
     def names(self) -> list[str]:
