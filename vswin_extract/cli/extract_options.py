@@ -152,8 +152,8 @@ pixel_options = together(
         type=Choice(["center", "three", "ten"]),
         default="center",
         show_default=True,
-        help="One crop; three along the long side; or the ten of torchvision's TenCrop: four corners and the centre, "
-        "and the same mirrored.",
+        help="One crop; three along the long side; or the ten of torchvision's TenCrop: four corners, the centre, and "
+        "the same mirrored (with --resize 256, so that they differ).",
     ),
     option(
         PIXELS,

@@ -44,6 +44,9 @@ def keep_crops(features: FeatureFile, feature: Feature) -> Feature:
 def texts(features: FeatureFile, facts: ExportFacts, names: Iterable[str]) -> Texts:
     """Return the list of files, and the numbers that the projects have to be told."""
     folder, channels = os.path.abspath(facts.place), facts.shape[-1]
+    names = list(names)
+    if broken := [path for path in (folder, *names) if "\n" in path]:
+        raise UsageError(f"ten-crop has a list with a path in each line, which {broken[0]!r} cannot be")
     listed = os.path.join(folder, "ten-crop.list")
     return {
         "ten-crop.list": "".join(f"{os.path.join(folder, name)}.npy\n" for name in names),
