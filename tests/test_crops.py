@@ -163,8 +163,9 @@ def test_search_compares_the_means_of_crops(kept: Path, mean: Path, run: Run) ->
         with open_features(path) as features:
             found.append(nearest(features, find_query(features, "a.mp4@0.1")))
     assert [result.best for result in found[0]] == [result.best for result in found[1]]
-    assert np.allclose(*([result.score for result in each] for each in found), atol=2e-6)
-    assert run("vswin", "search", kept, "a.mp4@0.1", "--duplicates").returncode in (0, 2)
+    scores, expected = ([result.score for result in each] for each in found)
+    assert np.allclose(scores, expected, atol=2e-6)
+    assert run("vswin", "search", kept, "--duplicates").returncode == 0
 
 
 def test_inspect_and_check(kept: Path, videos: Path, run: Run) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vswin_extract.errors import OutputError, UsageError
-from vswin_extract.export import configuration, formats, ten_crop
+from vswin_extract.export import configuration, formats
 from vswin_extract.export.configuration import ExportFacts, Texts
 from vswin_extract.export.formats import Item
 from vswin_extract.export.grid import Grid, find_grid
 from vswin_extract.export.names import check_names, file_names, without_extension
 from vswin_extract.export.summary import write_summary
+from vswin_extract.export.ten_crop import keep_crops, ten_crop_texts
 from vswin_extract.files import names_path
 from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import FeatureFile, open_features
@@ -102,7 +103,7 @@ def export(
     with open_features(source, follow=follow) as features:
         if not len(features):
             raise UsageError(f"{os.fspath(source)} has no videos to export")
-        feature = ten_crop.keep_crops(features, feature) if format == "ten-crop" else feature
+        feature = keep_crops(features, feature) if format == "ten-crop" else feature
         shape = feature.shape(features)
         if len(shape) > 1 and format not in (*MAPS, "ten-crop"):
             crops = " and --crop-pool mean" if feature.crop_pool == "none" else ""
@@ -212,7 +213,7 @@ def _texts(
         missing = [name for each in features.failures if (name := without_extension(each["id"], stem)) not in there]
         texts["missing_files.txt"] = "".join(f"{name}\n" for name in missing)
     if format == "ten-crop":
-        texts |= ten_crop.texts(features, facts, names.values())
+        texts |= ten_crop_texts(features, facts, names.values())
     return texts
 
 

@@ -96,4 +96,5 @@ def find_changes(ruptures: Any, rows: NDArray[np.float32]) -> list[int]:
     changes = np.arange(1, len(found))
     penalties = changes / (2 * count) * (np.log(count / changes) + 1)
     costs = np.array([search.cost.sum_of_costs(ends) for ends in found]) / count + [0, *penalties]
-    return found[int(costs.argmin())][:-1]
+    best: list[int] = found[int(costs.argmin())]
+    return best[:-1]

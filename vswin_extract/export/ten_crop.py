@@ -6,6 +6,7 @@ dataset.py:60, test_10crop.py:30)
 """
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -41,13 +42,13 @@ def keep_crops(features: FeatureFile, feature: Feature) -> Feature:
     return kept
 
 
-def texts(features: FeatureFile, facts: ExportFacts, names: Iterable[str]) -> Texts:
+def ten_crop_texts(features: FeatureFile, facts: ExportFacts, names: Iterable[str]) -> Texts:
     """Return the list of files, and the numbers that the projects have to be told."""
     folder, channels = os.path.abspath(facts.place), facts.shape[-1]
     names = list(names)
-    if broken := [path for path in (folder, *names) if "\n" in path]:
+    if broken := [path for path in (folder, *names) if "\n" in path or "\r" in path]:
         raise UsageError(f"ten-crop has a list with a path in each line, which {broken[0]!r} cannot be")
-    listed = os.path.join(folder, "ten-crop.list")
+    listed = shlex.quote(os.path.join(folder, "ten-crop.list"))
     return {
         "ten-crop.list": "".join(f"{os.path.join(folder, name)}.npy\n" for name in names),
         "ten-crop.txt": f"# MGFN and RTFM. {_frames_of_rows(features, facts)}\n"
