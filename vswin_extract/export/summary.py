@@ -62,16 +62,16 @@ def _describe(item: Item, changes: list[int]) -> dict[str, NDArray[Any]]:
 def find_picks(video: VideoFeatures) -> tuple[NDArray[np.int64], int]:
     """Return the frame from which on each row counts, and how many frames the video has; those of a segment are counted
     from its first one. A frame counts for the row whose clip has the nearest centre."""
-    sampling, frames, times, info = video.output.sampling, video.frames[:], video.times[:], video.info
+    sampling, frames, times, total = video.output.sampling, video.frames[:], video.times[:], video.info["frames"]
     starts = np.array([sampling.start(k) for k in range(len(video))])
     ahead = max(0, int(starts[0]))  # positions before the first clip
-    rate = float(sampling.fps or info["fps"])
-    begin = times[0, 0] - ahead / rate
     if sampling.fps is None:
-        first = int(frames[0, 0]) - ahead
+        begin, rate, first = 0.0, 1.0, int(frames[0, 0]) - ahead
         last = int(frames[-1, 0]) - first
     else:
-        first = round(frames[0, 0] - ahead / rate * info["fps"]) if info["start"] else 0
+        rate = float(sampling.fps)
+        begin = times[0, 0] - ahead / rate
+        first = round(frames[0, 0] - ahead / rate * video.info["fps"]) if video.info["start"] else 0
         last = round((times[-1, 0] - begin) * rate)
     if sampling.tail == "shift":
         starts[-1] = last
@@ -79,8 +79,8 @@ def find_picks(video: VideoFeatures) -> tuple[NDArray[np.int64], int]:
     if sampling.fps is not None:
         seconds, where = np.unique(times, return_index=True)
         edges = np.interp(begin + edges / rate, seconds, frames.ravel()[where]) - first
-    picks = np.floor(edges + 0.5).astype(np.int64).clip(0, info["frames"] - 1)
-    return np.concatenate([[0], picks]), info["frames"]
+    picks = np.floor(edges + 0.5).astype(np.int64).clip(0, max(0, total - 1))
+    return np.concatenate([[0], picks]), total
 
 
 def find_changes(ruptures: Any, rows: NDArray[np.float32]) -> list[int]:
