@@ -79,7 +79,7 @@ def _query(video: VideoFeatures, seconds: float | None, path: str) -> Query:
     clip = None if seconds is None else _clip_at(video, seconds)
     rows = slice(None) if clip is None else slice(clip, clip + 1)
     moments = tuple(Moment(video.id, float(start), float(end)) for start, end in video.times[rows])
-    return Query(moments, unit_rows(video.output, video.embedding[rows]), path)
+    return Query(moments, unit_rows(video, video.embedding[rows]), path)
 
 
 def _clip_at(video: VideoFeatures, seconds: float) -> int:

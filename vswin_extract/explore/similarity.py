@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError
-from vswin_extract.store.features import FeatureFile
+from vswin_extract.store.features import FeatureFile, VideoFeatures
 
 Floats = NDArray[np.float32]
 BLOCK = 4096
@@ -31,9 +31,9 @@ def embeddings(features: FeatureFile) -> h5py.Dataset:
     return features.file["embedding"]
 
 
-def average_crops(features: FeatureFile, rows: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return rows of the embedding or the logits of an output, (n, C), with the mean of each clip's crops where the
-    output has them, (n, crops, C)."""
+def average_crops(features: FeatureFile | VideoFeatures, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return rows of the embedding or the logits of an output or a video, (n, C), with the mean of each clip's crops
+    where it has them, (n, crops, C)."""
     return rows.mean(1, dtype=np.float32) if features.crops else rows
 
 
@@ -48,8 +48,8 @@ def unit(rows: NDArray[np.floating]) -> Floats:
     return rows / np.maximum(lengths, np.finfo(np.float32).tiny)  # type: ignore[no-any-return]
 
 
-def unit_rows(features: FeatureFile, rows: NDArray[np.floating]) -> Floats:
-    """Do the same for rows of an output's embedding, after their crops are averaged."""
+def unit_rows(features: FeatureFile | VideoFeatures, rows: NDArray[np.floating]) -> Floats:
+    """Do the same for rows of the embedding of an output or a video, after their crops are averaged."""
     return unit(average_crops(features, rows))
 
 

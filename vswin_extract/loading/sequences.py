@@ -69,7 +69,7 @@ class Feature:
     def _averaged(self, video: VideoFeatures) -> Iterator[NDArray[np.float32]]:
         rows = getattr(video, self.name)
         step = block_rows(len(rows), int(np.prod(rows.shape)) * rows.dtype.itemsize)
-        crops = 1 if video.output.crops else 0
+        crops = 1 if video.crops else 0
         last = len(rows.shape) - 1
         over = tuple(range(MOST_AXES[self.pool] - 1 + crops, last))
         if crops and self.crop_pool == "mean":

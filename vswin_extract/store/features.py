@@ -125,9 +125,13 @@ class VideoFeatures:
     """One video's features, as attributes: `embedding`, `stage1` to `stage4` and `logits`, if the file has them, and
     `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `output`: the file that they are of."""
 
+    crops = 0
+    """How many crops of a clip the rows of features have, as their first axis; 0 if there is no such axis."""
+
     def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
         self.id = video_id
         self.output = self._features = features
+        self.crops = features.crops
         self._row = row
         self._first = first
         self._count = count
