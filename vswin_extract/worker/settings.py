@@ -53,6 +53,7 @@ def describe_settings(job: Job, backbone: Backbone) -> dict[str, Any]:
             "logits": job.logits,
             "dtype": job.dtype,
             "compression": job.compression,
+            "crop_pool": job.crop_pool,
         },
         "precision": backbone.precision,
         "decoder": job.decoder,
@@ -76,6 +77,8 @@ def feature_arrays(job: Job, backbone: Backbone) -> Arrays:
         shapes[f"stage{stage}"] = full[job.pool]
     if job.logits:
         shapes["logits"] = (backbone.num_classes,)
+    if job.crop_pool == "none":
+        shapes = {name: (geometry.crops, *shape) for name, shape in shapes.items()}
     return Arrays(shapes, job.dtype, job.compression)
 
 
