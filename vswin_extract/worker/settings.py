@@ -101,6 +101,7 @@ def make_task(
         cache=job.cache() if address else None,
         table=None if tables is None or not job.decodes_ranges else table_path(tables, video),
         sequential=video.sequential,
+        divided=job.shard is None,
     )
 
 
@@ -111,4 +112,4 @@ def table_path(tables: Path, video: Video) -> str | None:
     if size < 0:
         return None
     name = json.dumps([video.location, size, mtime, etag])  # pure ASCII, whatever the name of the file
-    return os.path.join(os.path.abspath(tables), f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz")
+    return os.path.join(os.path.abspath(tables), f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy")
