@@ -52,7 +52,7 @@ TRACEBACK = 99
 """The exit code here of an exception that a command does not expect."""
 CODES = {"check": {0, 2, 4}, "merge": {0, 2, 3}, "vswin-extract": {0, 2, 3}}
 """Exit codes of commands; of others 0 and 2."""
-FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet")
+FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet", "summary")
 SECRETS = (TOKEN.encode(), np.float32(SECRET_FLOAT).tobytes() * 2, str(SECRET_FLOAT).encode())
 CONTROL = re.compile("[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 """Characters that a terminal may obey."""

@@ -208,7 +208,10 @@ def test_a_table_of_another_video_is_noticed(long_video: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'shape': (9999999999,)}"]
 )
-def test_a_table_that_cannot_be_read_is_made_again(long_video: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_table_that_cannot_be_read_is_made_again(
+    long_video: Path, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vswin_extract.feeding.by_table.KEPT", 100)
     path = tmp_path / "frames" / "table.npy"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -217,6 +220,15 @@ def test_a_table_that_cannot_be_read_is_made_again(long_video: Path, tmp_path: P
     table = load_table(path)
     assert table is not None
     assert table.frames == 320
+
+
+def test_a_piece_of_a_video_that_packets_do_not_prove_asks_for_the_whole(tmp_path: Path) -> None:
+    path = numbered.write(tmp_path / "a.avi", 60, rate=25, codec="mpeg4", options={"q": "3"})
+    whole = decode(task(path, Sampling(4, 1), divided=True))
+    assert len(whole.rows) == 15
+    with pytest.raises(FrameTableWrong, match="mpeg4"):
+        decode(task(path, Sampling(4, 1), (5, None), divided=True))
+    assert decode(task(path, Sampling(4, 1), (5, None))).rows == whole.rows[5:]
 
 
 def test_an_index_that_leads_elsewhere_costs_time_only(long_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,7 +264,8 @@ def test_npy(output: Path, tmp_path: Path) -> None:
             assert np.array_equal(np.load(tmp_path / "made" / f"{key}.npy"), video.stage4[:])
             assert np.array_equal(np.load(tmp_path / "made" / f"{key}.times.npy"), video.times[:])
     facts = json.loads((tmp_path / "made/export.json").read_text())
-    assert facts["feature"] == {"name": "stage4", "pool": "none", "length": None, "l2": False, "shape": list(MAP)}
+    expected = {"name": "stage4", "pool": "none", "length": None, "l2": False, "crop_pool": "mean"}
+    assert facts["feature"] == {**expected, "shape": list(MAP)}
     assert (facts["source"], facts["sampling"]["stride"]) == ("out.h5", 16)
 
 

@@ -30,7 +30,7 @@ from vswin_extract.store.features import open_features
 from vswin_extract.video.sampling import Sampling
 
 GRID = Sampling(16, 2)
-FORMATS: tuple[Format, ...] = get_args(Format)
+FORMATS: tuple[Format, ...] = tuple(name for name in get_args(Format) if name != "ten-crop")  # which needs crops
 
 
 def videos(path: Path, *ids: str, failed: Iterable[str] = ()) -> Path:

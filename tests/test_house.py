@@ -18,7 +18,7 @@ from vswin_extract.cli import COMMANDS, vswin
 from vswin_extract.cli.extract import extract
 from vswin_extract.decoding import decoders
 from vswin_extract.job import job
-from vswin_extract.network.pooling import Pool
+from vswin_extract.network.pooling import CropPool, Pool
 from vswin_extract.store import layouts
 from vswin_extract.store.schema import Compression
 from vswin_extract.video import geometry, sampling
@@ -235,6 +235,7 @@ def test_choices_of_the_command_line_are_those_of_the_library() -> None:
         "align": sampling.Align,
         "tail": sampling.Tail,
         "crop": geometry.Crop,
+        "crop_pool": CropPool,
         "decoder": decoders.DecoderName,
         "dtype": job.Dtype,
         "compression": Compression,

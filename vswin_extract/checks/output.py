@@ -124,7 +124,7 @@ def check_completeness(features: FeatureFile) -> Iterator[Problem]:
 def check_classes(file: h5py.File) -> Iterator[Problem]:
     """Yield what is wrong with the names of classes: there must be one for each column of /logits."""
     if "classes" in file and "logits" in file:
-        names, columns = len(file["classes"]), file["logits"].shape[1]
+        names, columns = len(file["classes"]), file["logits"].shape[-1]
         if names != columns:
             yield Problem("/classes", f"has {names} names, but there are {columns} columns in /logits")
 

@@ -28,7 +28,7 @@ def check_views(features: FeatureFile) -> Iterator[Problem]:
     if len(features) > GROUPED and not root.get_num_objs():
         return
     names = _viewed(features)
-    found = look_into(file.id)
+    found = look_into(file.id, features.crops)
     folders: dict[str, h5g.GroupID] = {"": root}
     for video_id, video in features.items():
         try:

@@ -7,7 +7,18 @@ from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import HELP, Choice, file_argument, follow_option
 from vswin_extract.formatting import plural
 
-FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet")
+FORMATS = (
+    "actionformer",
+    "opentad",
+    "moment-detr",
+    "tvr",
+    "clip-retrieval",
+    "npy",
+    "webdataset",
+    "parquet",
+    "ten-crop",
+    "summary",
+)
 
 
 @click.command(context_settings=HELP)
@@ -37,6 +48,14 @@ FORMATS = ("actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "n
 )
 @click.option("--l2", is_flag=True, help="Divide each row by its length; clip-retrieval always does.")
 @click.option(
+    "--crop-pool",
+    type=Choice(["mean", "none"]),
+    default="mean",
+    show_default=True,
+    help="Average the crops of a clip, where the file keeps them. Crops go with npy and webdataset; ten-crop always "
+    "has them.",
+)
+@click.option(
     "--stem", is_flag=True, help="Call files by ids without the video's extension, as annotations usually have them."
 )
 @follow_option
@@ -49,6 +68,7 @@ def export(
     pool: str,
     length: int | None,
     l2: bool,
+    crop_pool: str,
     stem: bool,
     follow: bool,
 ) -> None:
@@ -59,6 +79,8 @@ def export(
     opentad         <id>.npy (T, C), missing_files.txt, opentad.py
     moment-detr     <id>.npz with "features" (T, C), moment-detr.txt
     tvr             features.h5, a dataset (T, C) by id, tvr.txt
+    ten-crop        <id>.npy (T, 10, C), ten-crop.list, ten-crop.txt (MGFN, RTFM)
+    summary         summary.h5, a group a video (DSNet, PGL-SUM, VASNet, vsumm)
     clip-retrieval  img_emb/img_emb_0.npy, metadata/metadata_0.parquet
     npy             <id>.npy (T, ...), <id>.times.npy (T, 2) in seconds
     webdataset      shard-000000.tar: features.npy, times.npy, json
@@ -75,7 +97,7 @@ def export(
         format,  # type: ignore[arg-type]  # click has checked it
         file,
         destination,
-        Feature(name, pool, length, l2),  # type: ignore[arg-type]
+        Feature(name, pool, length, l2, crop_pool),  # type: ignore[arg-type]
         stem,
         follow=follow,
     )

@@ -149,10 +149,19 @@ pixel_options = together(
     option(
         PIXELS,
         "--crop",
-        type=Choice(["center", "three"]),
+        type=Choice(["center", "three", "ten"]),
         default="center",
         show_default=True,
-        help="One crop, or the average over three along the long side.",
+        help="One crop; three along the long side; or the ten of torchvision's TenCrop: four corners, the centre, and "
+        "the same mirrored (with --resize 256, so that they differ).",
+    ),
+    option(
+        PIXELS,
+        "--crop-pool",
+        type=Choice(["mean", "none"]),
+        default="mean",
+        show_default=True,
+        help="Average the features of a clip's crops, or keep them: (clips, crops, ...).",
     ),
 )
 

@@ -75,6 +75,7 @@ def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
     linked = sum(file.stat().st_size for file in features.linked)
     sampling, preprocessing, variant = (Known(info.get(name, {})) for name in ("sampling", "preprocessing", "variant"))
     fps = f" at {sampling['fps']} fps" if sampling.get("fps") else ""
+    kept = f", {plural(features.crops, 'crop')} a clip kept" if features.crops else ""
     rows = [
         ("file", f"{path} ({human_bytes(Path(path).stat().st_size)}, schema {info['schema']})"),
         *([("index of", f"{plural(len(features.linked), 'file')}, {human_bytes(linked)}")] if features.linked else ()),
@@ -88,7 +89,7 @@ def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
         ),
         (
             "pixels",
-            f"short side {preprocessing['resize']}, {preprocessing['crop']} crop {preprocessing['size']}; "
+            f"short side {preprocessing['resize']}, {preprocessing['crop']} crop {preprocessing['size']}{kept}; "
             f"decoder {info['decoder']}",
         ),
         ("computed", f"on {info['device']} in {info['precision']}"),

@@ -96,7 +96,7 @@ def _build(features: FeatureFile, target: Target, made_of: list[list[Any]], exac
     number (IVF, SQ8), which takes an eighth to a quarter of the file's size."""
     faiss = import_faiss()
     path = target.check()
-    count, channels = embeddings(features).shape
+    count, *_, channels = embeddings(features).shape
     if not count:
         raise UsageError(f"{features.file.filename} has no clips to search")
     cells = math.isqrt(count)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.explore.page import Links, breakable, clock
-from vswin_extract.explore.similarity import BLOCK, unit, unit_blocks
+from vswin_extract.explore.similarity import BLOCK, unit_blocks, unit_rows
 from vswin_extract.explore.thumbnails import Pictures
 from vswin_extract.store.features import FeatureFile
 
@@ -36,7 +36,7 @@ def principal(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]:
     """Return the mean (C,) of all embeddings divided by their lengths, the two directions (C, 2) in which they vary
     most, and the shares of the variance that these have. The covariance is added up a block at a time."""
-    channels = features.file["embedding"].shape[1]
+    channels = features.file["embedding"].shape[-1]
     total, products, count = np.zeros(channels), np.zeros((channels, channels)), features.clips
     for _, rows in unit_blocks(features, block=block):
         exact = rows.astype(np.float64)
@@ -58,7 +58,7 @@ def make_map(features: FeatureFile, rows: Sequence[int], pictures: Pictures, lin
     from bokeh.models import ColumnDataSource
 
     mean, axes, shares = principal(features)
-    points = (unit(features.file["embedding"][rows]) - mean) @ axes
+    points = (unit_rows(features, features.file["embedding"][rows]) - mean) @ axes
     names, seconds = moments_of(features, rows)
     times = features.times[rows].tolist()
     folders = [str(PurePosixPath(name).parent) for name in names]

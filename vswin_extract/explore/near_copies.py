@@ -12,7 +12,7 @@ from vswin_extract.errors import UsageError
 from vswin_extract.explore.approximate import Index
 from vswin_extract.explore.query import Moment
 from vswin_extract.explore.search import matching_videos
-from vswin_extract.explore.similarity import BLOCK, DIGITS, Floats, cosines, embeddings, unit, unit_blocks
+from vswin_extract.explore.similarity import BLOCK, DIGITS, Floats, cosines, embeddings, unit_blocks, unit_rows
 from vswin_extract.store.features import FeatureFile
 
 THRESHOLD = 0.95
@@ -117,7 +117,7 @@ def _pairs_of_index(
         for k in range(0, len(at), block):
             i, j = at[k : k + block], near[k : k + block]
             others, back = np.unique(j, return_inverse=True)
-            scores = np.round((asked[i] * unit(embeddings(features)[others])[back]).sum(1), DIGITS)
+            scores = np.round((asked[i] * unit_rows(features, embeddings(features)[others])[back]).sum(1), DIGITS)
             kept = scores >= threshold
             yield first + begin + i[kept], j[kept], scores[kept]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vswin_extract.errors import UsageError, VswinError, WeightsError
-from vswin_extract.explore.similarity import Floats, embeddings, unit
+from vswin_extract.explore.similarity import Floats, embeddings, unit_rows
 from vswin_extract.files import file_sha256
 from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
 from vswin_extract.video.file_kinds import other_kind
@@ -83,7 +83,7 @@ def _query(video: VideoFeatures, seconds: float | None, path: str) -> Query:
     clip = None if seconds is None else _clip_at(video, seconds)
     rows = slice(None) if clip is None else slice(clip, clip + 1)
     moments = tuple(Moment(video.id, float(start), float(end)) for start, end in video.times[rows])
-    return Query(moments, unit(video.embedding[rows]), path)
+    return Query(moments, unit_rows(video, video.embedding[rows]), path)
 
 
 def _clip_at(video: VideoFeatures, seconds: float) -> int:

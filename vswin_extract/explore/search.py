@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vswin_extract.explore.approximate import Index, candidates
 from vswin_extract.explore.query import Moment, Query
-from vswin_extract.explore.similarity import BLOCK, DIGITS, Floats, cosines, embeddings, unit, unit_blocks
+from vswin_extract.explore.similarity import BLOCK, DIGITS, Floats, cosines, embeddings, unit_blocks, unit_rows
 from vswin_extract.store.features import FeatureFile
 
 CANDIDATES = 10
@@ -192,7 +192,8 @@ def nearest_videos(
     for name in names:
         count = len(features[name])
         asked[name] = np.unique(np.linspace(0, count - 1, min(count, compared)).astype(int))
-        found[name] = (unit(features[name].embedding[:][asked[name]]), dict[int, tuple[float, int, int]]())
+        vectors = unit_rows(features, features[name].embedding[:][asked[name]])
+        found[name] = (vectors, dict[int, tuple[float, int, int]]())
     for first, rows in unit_blocks(features, block=block):
         begins = np.flatnonzero(np.diff(video_of[first : first + len(rows)], prepend=-1))
         for name, (vectors, best) in found.items():

@@ -11,7 +11,7 @@ import numpy as np
 from vswin_extract.errors import UsageError
 from vswin_extract.explore.page import Links
 from vswin_extract.explore.search import SearchResult
-from vswin_extract.explore.similarity import SelfSimilarity, compare_with_itself
+from vswin_extract.explore.similarity import SelfSimilarity, average_crops, compare_with_itself
 from vswin_extract.explore.thumbnails import Pictures, data_uri
 from vswin_extract.store.features import FeatureFile, VideoFeatures
 
@@ -142,13 +142,13 @@ def _draw_matrix(found: SelfSimilarity, lowest: float) -> str:
 def _class_names(features: FeatureFile) -> list[str]:
     """Return the names of the columns of /logits, numbered if they are not known."""
     names = features.file["classes"].asstr()[:].tolist() if "classes" in features.file else []
-    columns = features.file["logits"].shape[1]
+    columns = features.file["logits"].shape[-1]
     return names if len(names) == columns else [f"class {k}" for k in range(columns)]
 
 
 def _curves(features: FeatureFile, video: VideoFeatures) -> list[Curve]:
     """Return the curves of the classes with the highest mean probability."""
-    logits = np.asarray(video.logits, np.float64)
+    logits = average_crops(features, np.asarray(video.logits)).astype(np.float64)
     if not np.isfinite(logits).all():
         raise UsageError(f"{features.file.filename}: /logits has NaN or infinite values; vswin check says more")
     odds = np.exp(logits - logits.max(1, keepdims=True))

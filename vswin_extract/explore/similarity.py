@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError
-from vswin_extract.store.features import FeatureFile
+from vswin_extract.store.features import FeatureFile, VideoFeatures
 
 Floats = NDArray[np.float32]
 BLOCK = 4096
@@ -26,10 +26,16 @@ LEAST_NOVELTY = 0.02
 
 
 def embeddings(features: FeatureFile) -> h5py.Dataset:
-    """Return /embedding (clips, C). Raises UsageError if the file has none."""
+    """Return /embedding (clips, C), or (clips, crops, C). Raises UsageError if the file has none."""
     if "embedding" not in features.names:
         raise UsageError(f"{features.file.filename} has no embedding; extract it without --no-embedding")
     return features.file["embedding"]
+
+
+def average_crops(features: FeatureFile | VideoFeatures, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return rows of the embedding or the logits of an output or a video, (n, C), with the mean of each clip's crops
+    where it has them, (n, crops, C)."""
+    return rows.mean(1, dtype=np.float32) if features.crops else rows
 
 
 def unit(rows: NDArray[np.floating]) -> Floats:
@@ -43,6 +49,11 @@ def unit(rows: NDArray[np.floating]) -> Floats:
     return rows / np.maximum(lengths, np.finfo(np.float32).tiny)  # type: ignore[no-any-return]
 
 
+def unit_rows(features: FeatureFile | VideoFeatures, rows: NDArray[np.floating]) -> Floats:
+    """Do the same for rows of the embedding of an output or a video, after their crops are averaged."""
+    return unit(average_crops(features, rows))
+
+
 def unit_blocks(
     features: FeatureFile, first: int = 0, end: int | None = None, *, block: int = BLOCK
 ) -> Iterator[tuple[int, Floats]]:
@@ -51,7 +62,7 @@ def unit_blocks(
     dataset = embeddings(features)
     end = len(dataset) if end is None else end
     for begin in range(first, end, block):
-        yield begin, unit(dataset[begin : min(begin + block, end)])
+        yield begin, unit_rows(features, dataset[begin : min(begin + block, end)])
 
 
 def cosines(one: Floats, other: Floats) -> Floats:
@@ -152,7 +163,7 @@ def compare_with_itself(features: FeatureFile, video_id: str) -> SelfSimilarity:
     if video_id not in features:
         raise UsageError(f"{features.file.filename} has no video {video_id!r}; vswin inspect lists the ids")
     video = features[video_id]
-    matrix = self_similarity(np.asarray(video.embedding))
+    matrix = self_similarity(average_crops(features, np.asarray(video.embedding)))
     times = np.asarray(video.times)
     middles = times.mean(1)
     edges = np.concatenate([[times[0, 0]], (middles[1:] + middles[:-1]) / 2, [times[-1, 1]]])

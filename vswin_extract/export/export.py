@@ -18,12 +18,25 @@ from vswin_extract.export.configuration import ExportFacts, Texts
 from vswin_extract.export.formats import Item
 from vswin_extract.export.grid import Grid, find_grid
 from vswin_extract.export.names import check_names, file_names, without_extension
+from vswin_extract.export.summary import write_summary
+from vswin_extract.export.ten_crop import keep_crops, ten_crop_texts
 from vswin_extract.files import names_path
 from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import FeatureFile, open_features
 from vswin_extract.store.hdf5 import SUFFIXES
 
-Format = Literal["actionformer", "opentad", "moment-detr", "tvr", "clip-retrieval", "npy", "webdataset", "parquet"]
+Format = Literal[
+    "actionformer",
+    "opentad",
+    "moment-detr",
+    "tvr",
+    "clip-retrieval",
+    "npy",
+    "webdataset",
+    "parquet",
+    "ten-crop",
+    "summary",
+]
 
 CONFIGURATIONS: dict[str, Callable[[ExportFacts], Texts]] = {
     "actionformer": configuration.actionformer,
@@ -37,6 +50,8 @@ WRITERS: dict[str, Callable[[Path, Iterable[Item]], None]] = {
     "opentad": formats.write_npy,
     "moment-detr": formats.write_npz,
     "tvr": formats.write_hdf5,
+    "ten-crop": formats.write_npy,
+    "summary": write_summary,
     "npy": formats.write_npy_and_times,
     "webdataset": formats.write_webdataset,
     "parquet": formats.write_parquet,
@@ -88,10 +103,12 @@ def export(
     with open_features(source, follow=follow) as features:
         if not len(features):
             raise UsageError(f"{os.fspath(source)} has no videos to export")
+        feature = keep_crops(features, feature) if format == "ten-crop" else feature
         shape = feature.shape(features)
-        if len(shape) > 1 and format not in MAPS:
+        if len(shape) > 1 and format not in (*MAPS, "ten-crop"):
+            crops = " and --crop-pool mean" if feature.crop_pool == "none" else ""
             raise UsageError(
-                f"{format} takes a vector for each row, not a map of {' x '.join(map(str, shape))}; use --pool all"
+                f"{format} takes a vector for each row, not {' x '.join(map(str, shape))}; use --pool all{crops}"
             )
         names = file_names(features, stem)
         counts = features.file["videos_table/clips"][:]
@@ -195,6 +212,8 @@ def _texts(
         there = set(names.values())  # with --stem, a failed a.mkv may be called as a.mp4 is
         missing = [name for each in features.failures if (name := without_extension(each["id"], stem)) not in there]
         texts["missing_files.txt"] = "".join(f"{name}\n" for name in missing)
+    if format == "ten-crop":
+        texts |= ten_crop_texts(features, facts, names.values())
     return texts
 
 

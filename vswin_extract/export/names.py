@@ -14,6 +14,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "opentad": (".npy",),
     "moment-detr": (".npz",),
     "npy": (".npy", ".times.npy"),
+    "ten-crop": (".npy",),
 }
 """What the names of a video's files end in, by format. The other formats have no file for each video."""
 IN_ONE_FILE = ("tvr",)

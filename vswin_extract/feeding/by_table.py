@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from vswin_extract.decoding.bitstreams import UNUSED
 from vswin_extract.decoding.decoders import Decoder, Stream
 from vswin_extract.decoding.frame_table import FrameTable, load_table
+from vswin_extract.errors import FrameTableWrong
 from vswin_extract.feeding.frame_memory import GrantedSlots
 from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.feeding.positions import Positions
 from vswin_extract.feeding.sender import Send, open_sender
-from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.rows import ClipRow, Position, make_row
 
 log = logging.getLogger(__name__)  # the parent logs what this process prints
@@ -24,6 +24,8 @@ FAR = 10.0
 """Seconds before a segment from which reading the packets before it pays."""
 APART = 2.0
 """Seconds between frames that clips show, or between clips, from which there may be key frames in between."""
+KEPT = 5_000
+"""Packets of a video whose table is kept in a file: reading them again would take longer than reading the file."""
 SHORT = 96
 """Frames of a video for which reading its packets does not pay."""
 
@@ -75,9 +77,11 @@ class ClipPlan:
 def send_by_table(decoder: Decoder, task: Task, send: Send, granted: GrantedSlots) -> VideoEnd | None:
     """Decode what the clips of a task show, and send all but its end. Return None, and send nothing, where that does
     not pay, or the packets of the video do not prove its frames. Raises FrameTableWrong where they told of other frames
-    than are decoded."""
+    than are decoded, or one process shall read the whole video."""
     table = find_table(decoder, task)
     if table is None or table.doubt:
+        if table is not None and task.divided and task.clip_range[0] > 0:
+            raise FrameTableWrong(table.doubt)
         return None
     positions = Positions(decoder, task)
     known = positions.take_table(table)
@@ -114,7 +118,7 @@ def find_table(decoder: Decoder, task: Task) -> FrameTable | None:
     if table is not None:
         if table.doubt:
             log.warning("%s is read in sequence: %s", task.path, table.doubt)
-        if path is not None and (task.clip_range != WHOLE or task.start is not None or task.end is not None):
+        if path is not None and decoder.packets >= KEPT:
             try:
                 table.save(path)
             except OSError as error:  # it is made again for the next piece

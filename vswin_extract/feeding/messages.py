@@ -41,7 +41,8 @@ class Task:
     `count`: only count its clips, by its packets. `guess`: only estimate how many there are, by its header.
     `moments`: only take pictures of at most `picture_size` at these seconds, see `pictures.pictures_at`. `address`:
     it has to be fetched first, into the cache. `table`: the file where the frame table of the video is kept.
-    `sequential`: read it from its beginning, frame after frame.
+    `sequential`: read it from its beginning, frame after frame. `divided`: if that turns out to be necessary, one
+    process may read the whole video in place of all that read clip ranges of it; FrameTableWrong asks for that.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Task:
     cache: Cache | None = None
     table: str | None = None
     sequential: bool = False
+    divided: bool = False
 
     @classmethod
     def of_pictures(cls, path: Path, moments: Sequence[float], size: tuple[int, int]) -> "Task":

@@ -10,7 +10,7 @@ from vswin_extract.backbone import Precision
 from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.errors import UsageError
 from vswin_extract.job.shard import Shard
-from vswin_extract.network.pooling import Pool
+from vswin_extract.network.pooling import CropPool, Pool
 from vswin_extract.store.layouts import Layout
 from vswin_extract.store.schema import Compression
 from vswin_extract.video.fetch import CACHE_SIZE, Cache, cache_directory
@@ -36,12 +36,12 @@ class Job:
 
     `ema`: take the averaged weights of a checkpoint that has both. `stages`: stages whose maps are written, 1 to 4.
     `pool`: write the maps as they are, or averaged over space or over time and space. `embedding`: write the embedding,
-    which needs all four stages. `layout`: one file, or several files and an index. `partial`: keep the part of a
-    damaged video that decodes, or let the video fail. `shard`: extract only this part of the videos into the journal;
-    `merge` makes the output. `storage`: directory of the journal, if it is not beside the output. `cache_dir`,
-    `cache_size` (bytes): where each host keeps the files of remote videos while it decodes them. `engine`: the devices
-    of this machine, or `actors` on the Ray cluster at `ray_address` (default: as many actors as there is room for).
-    Raises UsageError for values that cannot work.
+    which needs all four stages. `crop_pool`: average the features of a clip's crops, or write each. `layout`: one file,
+    or several files and an index. `partial`: keep the part of a damaged video that decodes, or let the video fail.
+    `shard`: extract only this part of the videos into the journal; `merge` makes the output. `storage`: directory of
+    the journal, if it is not beside the output. `cache_dir`, `cache_size` (bytes): where each host keeps the files of
+    remote videos while it decodes them. `engine`: the devices of this machine, or `actors` on the Ray cluster at
+    `ray_address` (default: as many actors as there is room for). Raises UsageError for values that cannot work.
     """
 
     videos: tuple[Video, ...]
@@ -65,6 +65,7 @@ class Job:
     size: int | None = None
     resize: int | None = None
     crop: Crop = "center"
+    crop_pool: CropPool = "mean"
     decoder: DecoderName = "pyav"
     partial: Partial = "keep"
     workers: int | None = None
@@ -90,10 +91,12 @@ class Job:
         for name, kind in (
             ("pool", Pool), ("dtype", Dtype), ("compression", Compression), ("layout", Layout),
             ("precision", Precision), ("decoder", DecoderName), ("partial", Partial), ("compile", Compile),
-            ("engine", Engine),
+            ("engine", Engine), ("crop_pool", CropPool),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(kind):
-                raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
+                raise UsageError(
+                    f"{name.replace('_', '-')} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}"
+                )
         for name in ("batch_size", "workers", "size", "resize", "actors"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or not 1 <= value <= MOST):
@@ -102,10 +105,10 @@ class Job:
             raise UsageError(f"timeout must be more than 0 seconds, and finite, not {self.timeout:g}")
         if not self.output.name:
             raise UsageError(f"{self.output} is a directory; name the file to write")
-        if self.crop == "three" and self.stages and self.pool == "none":
+        if self.crop != "center" and self.crop_pool == "mean" and self.stages and self.pool == "none":
             raise UsageError(
-                "the features of three crops are averaged, which a map in space does not allow; "
-                "add --pool space or --pool all"
+                f"the features of {self.crop} crops are averaged, which a map in space does not allow; "
+                "add --pool space or --pool all, or keep the crops by --crop-pool none"
             )
         if not isinstance(self.cache_size, int) or self.cache_size < 0:
             raise UsageError(f"cache-size must be a whole number of bytes, 0 or more, not {self.cache_size!r}")

@@ -28,6 +28,7 @@ from vswin_extract.store.schema import (
     Arrays,
     RowBlock,
     VideoRecord,
+    complete_settings,
     row_types,
 )
 from vswin_extract.video.ranges import WHOLE
@@ -115,7 +116,7 @@ class OutputSource:
         if lacking := [name for name in SETTINGS if name not in info]:
             raise UsageError(f"{path} does not say its {lacking[0]}, so it cannot be merged")
         self.run = str(info.get("run", ""))
-        self.settings = {name: info[name] for name in SETTINGS}
+        self.settings = complete_settings({name: info[name] for name in SETTINGS})
         written = self.settings["features"]
         shapes = {name: file[name].shape[1:] for name in features.names}
         if not shapes or {str(file[name].dtype) for name in features.names} != {written.get("dtype")}:

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from vswin_extract.store.attributes import NESTED
-from vswin_extract.store.schema import FEATURES, INT32, INT64, MOST_FRAMES, Arrays, VideoRecord, number_out_of_range
+from vswin_extract.store.schema import (
+    FEATURES,
+    INT32,
+    INT64,
+    MOST_FRAMES,
+    Arrays,
+    VideoRecord,
+    complete_settings,
+    number_out_of_range,
+)
 from vswin_extract.video.ranges import ClipRange
 
 MOST_BYTES = 1 << 30
@@ -52,7 +61,7 @@ def check_job(content: dict[str, Any]) -> dict[str, Any]:
     output = content.get("output")
     return {
         **content,
-        "settings": _facts(content.get("settings")),
+        "settings": complete_settings(_facts(content.get("settings"))),
         "arrays": content.get("arrays"),
         "attributes": _facts(content.get("attributes", {})),
         "classes": [_text(name) for name in _list(content.get("classes", []))],
@@ -63,8 +72,8 @@ def check_job(content: dict[str, Any]) -> dict[str, Any]:
 
 def arrays_of(stored: Any) -> Arrays:
     """Return the feature datasets that job.json names."""
-    for name, allowed in NESTED["features"].items():
-        if not allowed(_dict(stored).get(name)):
+    for name in ("dtype", "compression"):
+        if not NESTED["features"][name](_dict(stored).get(name)):
             raise ValueError(f"{name} is {stored.get(name)!r}")
     shapes = {}
     for name, shape in _dict(stored.get("shapes")).items():

@@ -14,7 +14,7 @@ from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import open_features
 
 if TYPE_CHECKING:
-    from vswin_extract.network.pooling import Pool
+    from vswin_extract.network.pooling import CropPool, Pool
 
 Fit = Literal["resample", "pad"]
 
@@ -22,15 +22,15 @@ Fit = Literal["resample", "pad"]
 class FeatureDataset(Dataset[dict[str, Any]]):
     """Features by video, for a `torch.utils.data.DataLoader` with any number of workers, forked or spawned.
 
-    `name` and `pool` as in `vswin_extract.loading.sequences.Feature`. `length`: bring every video to so many rows, by
-    interpolation between clips ("resample") or by leaving out the last rows and appending zeros ("pad"). `l2`: divide
-    each row by its length. `ids`: only these videos, in this order. `follow`: as in `open_features`. Raises
-    UsageError.
+    `name`, `pool` and `crop_pool` as in `vswin_extract.loading.sequences.Feature`. `length`: bring every video to so
+    many rows, by interpolation between clips ("resample") or by leaving out the last rows and appending zeros ("pad").
+    `l2`: divide each row by its length. `ids`: only these videos, in this order. `follow`: as in `open_features`.
+    Raises UsageError.
 
     An item is a dictionary:
 
         id        the id of the video
-        features  (T, C) float32; (T, T', C) or (T, T', H', W', C) by `pool`
+        features  (T, C) float32; (T, T', C) or (T, T', H', W', C) by `pool`; (T, crops, ...) if crops are kept
         times     (T, 2) float64, the seconds [begin, end) of each row; zeros for padding
         mask      (T,) bool, False for padding
 
@@ -48,16 +48,17 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         length: int | None = None,
         fit: Fit = "resample",
         l2: bool = False,
+        crop_pool: "CropPool" = "mean",
         ids: Iterable[str] | None = None,
         follow: bool = False,
     ) -> None:
         if fit not in get_args(Fit):
             raise UsageError(f"fit must be resample or pad, not {fit!r}")
         self.file = open_features(path, follow=follow)
-        feature = Feature(name, pool, length, l2)
+        feature = Feature(name, pool, length, l2, crop_pool)
         self.feature = feature if fit == "resample" else replace(feature, length=None)
         self.shape = self.feature.shape(self.file)
-        """Shape of a row: (C,), (T', C) or (T', H', W', C)."""
+        """Shape of a row: (C,), (T', C) or (T', H', W', C), with the crops before it if they are kept."""
         self.length = length
         self.ids = list(self.file if ids is None else ids)
         if lost := [video_id for video_id in self.ids if video_id not in self.file]:
@@ -82,7 +83,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Make a batch of videos for models of temporal localization (ActionFormer): shorter ones are padded with zeros.
 
     Returns id (a list of N), features (N, C, T), mask (N, 1, T) and times (N, T, 2). Raises UsageError if rows are
-    maps.
+    maps, or have crops.
 
         >>> loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=vswin_extract.collate)
         >>> batch = next(iter(loader))
@@ -90,7 +91,9 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         (torch.Size([2, 128, 8]), torch.Size([2, 1, 8]))
     """
     if items[0]["features"].ndim != 2:
-        raise UsageError("a batch for localization is made of rows (T, C), not of maps; use pool all")
+        raise UsageError(
+            "a batch for localization is made of rows (T, C), not of maps or crops; use pool all, and crop-pool mean"
+        )
     longest = max(len(item["features"]) for item in items)
     features, times, mask = (
         torch.stack([_fitted(item[name], longest) for item in items]) for name in ("features", "times", "mask")

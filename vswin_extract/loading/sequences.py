@@ -12,10 +12,10 @@ from vswin_extract.store.features import FeatureFile, VideoFeatures
 from vswin_extract.store.schema import block_rows
 
 if TYPE_CHECKING:
-    from vswin_extract.network.pooling import Pool
+    from vswin_extract.network.pooling import CropPool, Pool
 
 MOST_AXES = {"none": 5, "space": 3, "all": 2}
-"""The most axes that rows have after pooling: (T, T', H', W', C), (T, T', C), (T, C)."""
+"""The most axes that rows have after pooling, apart from crops: (T, T', H', W', C), (T, T', C), (T, C)."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,38 @@ class Feature:
 
     `name`: embedding, stage1 to stage4 or logits. `pool`: average a stage's map over "space" or "all" (T', H', W'),
     unless the file has it averaged already. `length`: resample to so many rows, see `resample`. `l2`: divide each
-    vector of channels by its length. Raises UsageError.
+    vector of channels by its length. `crop_pool`: average the crops of a clip, where the file has them, or return each
+    ("none"). Raises UsageError.
     """
 
     name: str = "embedding"
     pool: "Pool" = "all"
     length: int | None = None
     l2: bool = False
+    crop_pool: "CropPool" = "mean"
 
     def __post_init__(self) -> None:
         if self.pool not in MOST_AXES:
             raise UsageError(f"pool must be none, space or all, not {self.pool!r}")
+        if self.crop_pool not in ("mean", "none"):
+            raise UsageError(f"crop-pool must be mean or none, not {self.crop_pool!r}")
         if self.length is not None and self.length < 1:
             raise UsageError(f"a length must be 1 or more rows, not {self.length}")
 
     def shape(self, features: FeatureFile) -> tuple[int, ...]:
-        """Return the shape of a row: (C,), (T', C) or (T', H', W', C). Raises UsageError if the file has none."""
+        """Return the shape of a row: (C,), (T', C) or (T', H', W', C), each with the crops before it if they are kept.
+        Raises UsageError if the file has no such rows."""
         if self.name not in features.names:
             raise UsageError(f"{features.file.filename} has no {self.name}; it has {', '.join(features.names)}")
-        *axes, channels = features.file[self.name].shape[1:]
+        if self.crop_pool == "none" and not features.crops:
+            raise UsageError(
+                f"{features.file.filename} has no crops of its clips, only their mean; extract with --crop-pool none"
+            )
+        kept = (features.crops,) if self.crop_pool == "none" else ()
+        *axes, channels = features.file[self.name].shape[1 + bool(features.crops) :]
         if self.pool == "space" and not axes:
             raise UsageError(f"{self.name} in {features.file.filename} is averaged over time too; use pool all")
-        return (*axes[: MOST_AXES[self.pool] - 2], channels)
+        return (*kept, *axes[: MOST_AXES[self.pool] - 2], channels)
 
     def read(self, video: VideoFeatures) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return the rows (T, …) in float32, and the seconds [begin, end) of each (T, 2)."""
@@ -59,8 +69,11 @@ class Feature:
     def _averaged(self, video: VideoFeatures) -> Iterator[NDArray[np.float32]]:
         rows = getattr(video, self.name)
         step = block_rows(len(rows), int(np.prod(rows.shape)) * rows.dtype.itemsize)
-        extra = len(rows.shape) - MOST_AXES[self.pool]
-        over = tuple(range(len(rows.shape) - 1 - extra, len(rows.shape) - 1)) if extra > 0 else ()
+        crops = 1 if video.crops else 0
+        last = len(rows.shape) - 1
+        over = tuple(range(MOST_AXES[self.pool] - 1 + crops, last))
+        if crops and self.crop_pool == "mean":
+            over = (1, *over)
         for first in range(0, len(rows), step):
             values = rows[first : first + step].astype(np.float32)
             yield values.mean(over) if over else values

@@ -1,10 +1,11 @@
-"""Averages of a stage's map over space, or over time and space."""
+"""Averages of a stage's map over space, or over time and space; and whether features are averaged over crops."""
 
 from typing import Literal
 
 from torch import Tensor
 
 Pool = Literal["none", "space", "all"]
+CropPool = Literal["mean", "none"]
 
 
 def pool_map(x: Tensor, pool: Pool) -> Tensor:

@@ -35,8 +35,9 @@ class VideoInMemory(VideoFeatures):
         ((128,), 1, True)
     """
 
-    def __init__(self, record: VideoRecord, rows: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, record: VideoRecord, rows: Mapping[str, NDArray[Any]], crops: int = 0) -> None:
         self.id = record.id
+        self.crops = crops
         self._record = record
         self._arrays = {name.removeprefix("clips/"): values.view(ArrayRows) for name, values in rows.items()}
 

@@ -9,7 +9,7 @@ from vswin_extract.backbone import Backbone, Precision
 from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.errors import UsageError, VideoError
 from vswin_extract.job.job import Dtype, Job, Partial, parse_fps
-from vswin_extract.network.pooling import Pool
+from vswin_extract.network.pooling import CropPool, Pool
 from vswin_extract.network.variants import StageNames, parse_stages
 from vswin_extract.python.memory import VideoInMemory
 from vswin_extract.python.stream import Inputs, VideoStream, extract_in_order, only, or_raise, videos_of
@@ -29,8 +29,9 @@ class VideoOptions(TypedDict, total=False):
     `stages`: maps to compute: 4, [3, 4], "stage4" or "all". `pool`: average them over "space" or over time and space
     ("all"). `embedding`, `logits`: whether to compute them. `dtype`: float32 or float16. `stride`: frames from one clip
     to the next. `fps`, `clip_len`, `frame_interval`, `align`, `tail`: which frames the clips show. `size`, `resize`,
-    `crop`: which pixels. `decoder`, `partial`, `workers`, `timeout` (seconds): how videos are decoded. `cache_dir`,
-    `cache_size` (bytes): where files of addresses are kept meanwhile. `batch_size`: clips that are computed at a time.
+    `crop`: which pixels. `crop_pool`: average the features of crops, or keep each. `decoder`, `partial`, `workers`,
+    `timeout` (seconds): how videos are decoded. `cache_dir`, `cache_size` (bytes): where files of addresses are kept
+    meanwhile. `batch_size`: clips that are computed at a time.
 
         >>> options = vswin_extract.VideoOptions(stages="stage4", pool="space", stride=64, size=64)
         >>> model.video("examples/videos/shapes.mkv", **options).stage4.shape
@@ -51,6 +52,7 @@ class VideoOptions(TypedDict, total=False):
     size: int | None
     resize: int | None
     crop: Crop
+    crop_pool: CropPool
     decoder: DecoderName
     partial: Partial
     workers: int | None

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from vswin_extract.errors import UsageError
 from vswin_extract.explore.query import Moment, Query, find_query
 from vswin_extract.explore.search import SearchResult, nearest
-from vswin_extract.explore.similarity import embeddings, unit
+from vswin_extract.explore.similarity import average_crops, embeddings, unit
 from vswin_extract.loading.table import clip_table
 from vswin_extract.store.features import CHUNK_CACHE, FeatureFile, VideoFeatures
 
@@ -71,12 +71,12 @@ class SearchableFile(FeatureFile):
         if isinstance(clips, VideoFeatures):
             if "embedding" not in clips.names:
                 raise UsageError(f"{clips.id} has no embedding, by which clips are compared")
-            values = np.asarray(clips.embedding)
+            values = average_crops(clips, np.asarray(clips.embedding))
             moments = [Moment(clips.id, float(start), float(end)) for start, end in clips.times[:]]
         else:
             values = np.atleast_2d(np.asarray(clips))
             moments = [Moment(f"row {row}", np.nan, np.nan) for row in range(len(values))]
-        wanted = embeddings(self).shape[1:]
+        wanted = embeddings(self).shape[-1:]
         if values.ndim != 2 or values.shape[1:] != wanted or not len(values) or values.dtype.kind not in "fiu":
             raise UsageError(
                 f"clips are compared by embeddings of shape {wanted} or (N, {wanted[0]}), not by {values.dtype} of "

@@ -125,6 +125,7 @@ def extract_in_order(worker: Worker, videos: Iterator[Video]) -> Generator[Video
     records = MemoryRecords(feature_arrays(worker.job, worker.backbone))
     queue, waiting = VideoQueue(), deque[tuple[str, Video]]()
     numbers = count()
+    crops = worker.geometry.crops if worker.job.crop_pool == "none" else 0
 
     def fill() -> None:
         while len(waiting) < worker.decoders * VIDEOS_PER_DECODER:
@@ -146,16 +147,17 @@ def extract_in_order(worker: Worker, videos: Iterator[Video]) -> Generator[Video
             while waiting and waiting[0][0] in records.finished:
                 key, video = waiting.popleft()
                 record, part = records.finished.pop(key)
-                yield in_memory(replace(record, id=video.id), part)
+                yield in_memory(replace(record, id=video.id), part, crops)
                 fill()
 
 
-def in_memory(record: VideoRecord, part: MemoryPart | None) -> VideoInMemory | VideoError:
-    """Return the features of a video that was extracted, or the error of one that failed. Its text names the video."""
+def in_memory(record: VideoRecord, part: MemoryPart | None, crops: int) -> VideoInMemory | VideoError:
+    """Return the features of a video that was extracted, or the error of one that failed. Its text names the video.
+    `crops`: how many of each clip are kept, 0 if they are averaged."""
     if part is None:
         named = record.message if record.path in record.message else f"{record.path}: {record.message}"
         return VIDEO_ERRORS[record.error](named)
-    return VideoInMemory(record, part.arrays())
+    return VideoInMemory(record, part.arrays(), crops)
 
 
 def or_raise(found: Generator[VideoInMemory | VideoError, None, None]) -> Generator[VideoInMemory, None, None]:

@@ -9,7 +9,7 @@ from vswin_extract.backbone import Precision
 from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.job.events import Event, Finished
 from vswin_extract.job.job import AUTO, Compile, Dtype, Engine, Job, Partial, parse_fps
-from vswin_extract.network.pooling import Pool
+from vswin_extract.network.pooling import CropPool, Pool
 from vswin_extract.network.variants import StageNames, parse_stages
 from vswin_extract.run.run import run
 from vswin_extract.store.hdf5 import output_path
@@ -46,6 +46,7 @@ def extract(
     size: int | None = None,
     resize: int | None = None,
     crop: Crop = "center",
+    crop_pool: CropPool = "mean",
     decoder: DecoderName = "pyav",
     partial: Partial = "keep",
     workers: int | None = None,
@@ -101,6 +102,7 @@ def extract(
         size=size,
         resize=resize,
         crop=crop,
+        crop_pool=crop_pool,
         decoder=decoder,
         partial=partial,
         workers=workers,

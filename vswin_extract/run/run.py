@@ -24,7 +24,7 @@ from vswin_extract.run.dispatch import Dispatch
 from vswin_extract.run.work import RemainingWork, find_work
 from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import check_output, read_attributes
-from vswin_extract.store.schema import VideoRecord
+from vswin_extract.store.schema import VideoRecord, complete_settings
 from vswin_extract.video.color import HDR
 from vswin_extract.video.remote import same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
@@ -222,7 +222,7 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
     if read_attributes(job.output) is None:
         raise OutputError(f"{job.output} exists and was not written by vswin-extract; choose another name")
     with open_features(job.output, follow=True) as features:  # of an index, its tables only
-        made = {name: features.info.get(name) for name in ready.settings}
+        made = complete_settings({name: features.info.get(name) for name in ready.settings})
         known = features.fingerprints.keys()
     if made != ready.settings or not known >= {video.id for video in job.videos}:
         raise OutputError(f"{job.output} exists, of other settings or videos; add --overwrite to have it replaced")

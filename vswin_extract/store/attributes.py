@@ -12,7 +12,8 @@ import numpy as np
 from h5py import h5a, h5t
 
 from vswin_extract.store.heaps import text_lengths
-from vswin_extract.store.schema import SCHEMA
+from vswin_extract.store.schema import SCHEMA, SCHEMA_OF_CROPS
+from vswin_extract.video.geometry import CROPS
 
 MOST_TEXT = 1 << 20
 """Bytes of a text in an attribute or in a table, at most."""
@@ -47,6 +48,7 @@ NESTED: dict[str, Mapping[str, Callable[[Any], bool]]] = {
     "features": {
         "dtype": lambda value: value in ("float16", "float32"),
         "compression": lambda value: value in ("none", "lzf", "gzip"),
+        "crop_pool": lambda value: value in ("mean", "none"),
     },
     "versions": {},
 }  # fmt: skip
@@ -113,6 +115,18 @@ def parse_nested(name: str, text: str | bool | int | float) -> dict[str, Any]:
     return value
 
 
+def kept_crops(file: h5py.File) -> int:
+    """Return how many crops of a clip the rows of an output's features have, as their first axis; 0 if there is no such
+    axis, because they were averaged."""
+    try:
+        features, pixels = (
+            parse_nested(name, stored_value(file, name) or "{}") for name in ("features", "preprocessing")
+        )
+    except ValueError:  # which `attribute_problems` says
+        return 0
+    return CROPS.get(pixels.get("crop", ""), 0) if features.get("crop_pool") == "none" else 0
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
@@ -152,9 +166,8 @@ def attribute_problems(file: h5py.File) -> Iterator[str]:
                 parse_nested(name, value)
             except ValueError as error:
                 yield f"the attribute {name} {error}"
-    version = str(values["schema"] or "").removeprefix("vswin-extract/")
-    if version and version != SCHEMA.removeprefix("vswin-extract/"):
+    if values["schema"] and values["schema"] not in (SCHEMA, SCHEMA_OF_CROPS):
         yield (
             f"it has the schema {str(values['schema'])[:50]!r}, which a newer version of vswin-extract wrote; "
-            f"this one reads {SCHEMA}: pip install -U vswin-extract"
+            f"this one reads {SCHEMA} and {SCHEMA_OF_CROPS}: pip install -U vswin-extract"
         )

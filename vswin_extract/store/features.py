@@ -5,7 +5,9 @@ All classes can be pickled and used in forked processes: each process opens the 
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +32,7 @@ from vswin_extract.store.hdf5 import (
 from vswin_extract.store.links import link_problems, row_problems
 from vswin_extract.store.schema import FAILURE_TEXTS, FEATURES, LONGEST, VIDEO_COLUMNS, VIEWED
 from vswin_extract.store.structure import find_problems, read_numbers
+from vswin_extract.video.sampling import Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +130,8 @@ class VideoRows:
 
 class VideoFeatures:
     """One video's features, as attributes: `embedding`, `stage1` to `stage4` and `logits`, if the file has them, and
-    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `len` is the number of clips.
+    `frames` (clips, 2), `times` (clips, 2) in seconds, `valid` (clips,). `output`: the file that they are of. `len` is
+    the number of clips.
 
         >>> with vswin_extract.open_features("out.h5") as features:
         ...     written = features["shapes.mkv"]
@@ -135,9 +139,13 @@ class VideoFeatures:
         (2, {4: <VideoRows (2, 16, 2, 2, 128) float32>}, [0.0, 2.669], 1, ['embedding', ..., 'times', 'valid'])
     """
 
+    crops = 0
+    """How many crops of a clip the rows of features have, as their first axis; 0 if there is no such axis."""
+
     def __init__(self, video_id: str, features: "FeatureFile", row: int, first: int, count: int) -> None:
         self.id = video_id
-        self._features = features
+        self.output = self._features = features
+        self.crops = features.crops
         self._row = row
         self._first = first
         self._count = count
@@ -251,6 +259,8 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """The files that an index links to."""
         self.linked_as = found.links
         """How the index names them."""
+        self.crops = found.crops
+        """As of `VideoFeatures`."""
         self._unchecked = found.virtual
         """Datasets whose rows in linked files were not checked yet."""
         ids = self._file["videos_table/id"].asstr()[:].tolist()
@@ -299,6 +309,15 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         """The root attributes, nested ones as dictionaries: model, sampling, preprocessing, precision…"""
         values = stored_values(self.tables)
         return {name: parse_nested(name, value) if name in NESTED else value for name, value in values.items()}
+
+    @property
+    def sampling(self) -> Sampling:
+        """The rule by which the videos became clips. Raises UsageError if the file does not say."""
+        stored = self.info.get("sampling", {})
+        known = {field.name: stored[field.name] for field in fields(Sampling) if field.name in stored}
+        if lacking := {"clip_len", "frame_interval"} - known.keys():
+            raise UsageError(f"{self.tables.filename} does not say its {min(lacking)}, which times are computed from")
+        return Sampling(**{**known, "fps": Fraction(known["fps"]) if known.get("fps") else None})
 
     @property
     def names(self) -> list[str]:
@@ -354,9 +373,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close the file. What h5py raised in the block becomes a UsageError of one line: the file is damaged."""
         name = self._file.filename if self._file else self._path
         self.close()
@@ -373,9 +390,7 @@ def feature_names(file: h5py.File) -> list[str]:
 def open_features(path: str | os.PathLike[str], chunk_cache: int = CHUNK_CACHE, *, follow: bool = False) -> FeatureFile:
     """Open an output for reading; `with` or `close()` closes it. `chunk_cache`: bytes of each dataset that HDF5 keeps
     in memory. `follow`: an index may link to files outside of its own directory. Raises UsageError if there is no
-    complete output, and UnsoundOutput if its structure is wrong.
-
-    """
+    complete output, and UnsoundOutput if its structure is wrong."""
     return FeatureFile(path, chunk_cache, follow)
 
 

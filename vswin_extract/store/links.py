@@ -9,7 +9,7 @@ import h5py
 from h5py import h5f, h5g
 
 from vswin_extract.errors import first_line
-from vswin_extract.store.attributes import stored_value
+from vswin_extract.store.attributes import kept_crops, stored_value
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem, expect_file, is_output, why_no_output, why_not_opened
 from vswin_extract.store.structure import Unsound, check_dataset, look_into, open_member
 
@@ -65,7 +65,7 @@ def _check_rows(path: Path, run: str, names: Sequence[str]) -> None:
             raise Unsound("is not the file that was linked to; another was written since")
         if root.links.exists(b"linked"):
             raise Unsound("is an index itself; merge the files that it links to")
-        found = look_into(file)
+        found = look_into(file, kept_crops(whole))
         if not isinstance(open_member(root, "clips", found), h5g.GroupID):
             raise Unsound("has no group /clips")
         for name in names:

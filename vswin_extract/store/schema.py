@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from vswin_extract.video.ranges import WHOLE, ClipRange
 
 SCHEMA = "vswin-extract/1"
+SCHEMA_OF_CROPS = "vswin-extract/2"
+"""Of an output whose features have an axis of crops, which earlier versions would take for time. All others have the
+first schema."""
 BLOCK_BYTES = 1 << 23
 """Bytes of a dataset that are in memory at a time."""
 VIDEO_BYTES = 8192
@@ -50,7 +53,8 @@ RANGES: dict[str, tuple[float, float]] = {
 """Columns of /videos_table: the least and the most that their numbers can be. A video with other numbers fails when it
 is extracted, and a file with other numbers is not read."""
 FEATURES = {"embedding": (1,), "logits": (1,), **{f"stage{stage}": (1, 2, 4) for stage in (1, 2, 3, 4)}}
-"""Feature datasets, and how many axes a row of them may have: (C,), (T', C), (T', H', W', C)."""
+"""Feature datasets, and how many axes a row of them may have: (C,), (T', C), (T', H', W', C). With crops kept, an axis
+of crops is before them."""
 FAILURE_TEXTS = ("id", "path", "error", "message")
 """Columns of /failures."""
 VIEWED = ("frames", "times", "valid")
@@ -131,6 +135,12 @@ def row_types(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], str]]:
         **{name: (shape, arrays.dtype) for name, shape in arrays.shapes.items()},
         **{f"clips/{name}": CLIP_COLUMNS[name] for name in VIEWED},
     }
+
+
+def complete_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run, or the attributes of an output, with what earlier versions leave out."""
+    features = settings.get("features")
+    return {**settings, "features": {"crop_pool": "mean", **features}} if isinstance(features, dict) else {**settings}
 
 
 def split_failed(records: Sequence[VideoRecord]) -> tuple[list[VideoRecord], list[VideoRecord]]:

@@ -21,7 +21,7 @@ from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5s, h5t, h5z
 from numpy.typing import NDArray
 
 from vswin_extract.errors import first_line
-from vswin_extract.store.attributes import MOST_TEXT, attribute_problems
+from vswin_extract.store.attributes import MOST_TEXT, attribute_problems, kept_crops
 from vswin_extract.store.hdf5 import READ_ERRORS, Problem
 from vswin_extract.store.heaps import Collections, check_heaps, check_mappings
 from vswin_extract.store.schema import (
@@ -96,7 +96,8 @@ EXPECTED = {
 class Found:
     """What was found in a file. `size`: its bytes; `base`: those before HDF5 begins; `widths`: those of its addresses
     and lengths. `links`: the files that an index links to, as it names them, and `virtual` the datasets whose rows are
-    there. `datasets` may be read, and have these `shapes`. `collections`: those of mappings that were read."""
+    there. `datasets` may be read, and have these `shapes`. `collections`: those of mappings that were read. `crops`: of
+    a clip, that the rows of features have as their first axis; 0 if there is no such axis."""
 
     size: int
     descriptor: int
@@ -107,12 +108,14 @@ class Found:
     datasets: dict[str, h5d.DatasetID] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     collections: Collections = field(default_factory=dict)
+    crops: int = 0
 
 
-def look_into(file: h5f.FileID) -> Found:
-    """Return what is known of a file before anything in it is opened."""
+def look_into(file: h5f.FileID, crops: int = 0) -> Found:
+    """Return what is known of a file before anything in it is opened. `crops`: as in `Found`."""
     creation, descriptor = file.get_create_plist(), file.get_vfd_handle()
-    return Found(os.fstat(descriptor).st_size, descriptor, creation.get_userblock(), creation.get_sizes())
+    size = os.fstat(descriptor).st_size
+    return Found(size, descriptor, creation.get_userblock(), creation.get_sizes(), crops=crops)
 
 
 def find_problems(file: h5py.File) -> tuple[list[Problem], Found]:
@@ -130,6 +133,7 @@ def find_problems(file: h5py.File) -> tuple[list[Problem], Found]:
 
 def _find_problems(file: h5py.File, found: Found) -> Iterator[Problem]:
     yield from (Problem("/", what) for what in attribute_problems(file))
+    found.crops = kept_crops(file)
     root = file["/"].id
     kinds = link_kinds(root)
     yield from (Problem(f"/{name}", "is a link") for name, kind in kinds.items() if kind != h5l.TYPE_HARD)
@@ -224,7 +228,9 @@ def check_dataset(dataset: object, name: str, found: Found) -> tuple[int, ...]:
         _check_sources(creation, name, found)
         found.virtual.append(name)
     shape: tuple[int, ...] = dataset.shape
-    if len(shape) - 1 not in expected.axes or (expected.row is not None and shape[1:] != expected.row):
+    crops = (found.crops,) if found.crops and name in FEATURES else ()
+    row = shape[1 + len(crops) :]
+    if shape[1:] != (*crops, *row) or len(row) not in expected.axes or (expected.row not in (None, row)):
         raise Unsound(f"has the shape {shape[:8]}, which it cannot have")
     if 0 in shape[1:] or (name in FEATURES and name != "logits" and shape[-1] > MOST_CHANNELS):
         raise Unsound(f"has the shape {shape[:8]}, which it cannot have")

@@ -19,6 +19,7 @@ from vswin_extract.store.hdf5 import disk_errors, expect_room, link_properties, 
 from vswin_extract.store.schema import (
     GROUPED,
     SCHEMA,
+    SCHEMA_OF_CROPS,
     VIDEO_BYTES,
     VIDEO_NUMBERS,
     VIDEO_TEXTS,
@@ -89,7 +90,8 @@ def _writing_back(file: h5py.File) -> Iterator[Callable[[], None]]:
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Write the root attributes. Nested ones become JSON strings."""
-    file.attrs["schema"] = SCHEMA
+    kept = attributes.get("features", {}).get("crop_pool") == "none"
+    file.attrs["schema"] = SCHEMA_OF_CROPS if kept else SCHEMA
     file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     file.attrs["complete"] = False
     for name, value in attributes.items():

@@ -8,6 +8,7 @@ device, see `backbone`. Only the pixels that the crops need are read.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from vswin_extract.errors import UsageError
 
 Pixels = NDArray[np.uint8]
-Crop = Literal["center", "three"]
+Crop = Literal["center", "three", "ten"]
+CROPS: dict[str, int] = {"center": 1, "three": 3, "ten": 10}
+"""How many crops of a picture each has."""
 
 
 class Box(NamedTuple):
@@ -49,8 +52,8 @@ def picture_of(rgb: Pixels) -> Picture:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize the short side to `resize`, then crop `size` x `size`: at the centre, or at three places along the long
-    side. Raises UsageError."""
+    """Resize the short side to `resize`, then crop `size` x `size`: at the centre, at three places along the long side,
+    or ten times, at the corners and the centre of the picture and of the same picture mirrored. Raises UsageError."""
 
     size: int
     resize: int
@@ -58,7 +61,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.crop not in get_args(Crop):
-            raise UsageError(f"crop must be center or three, not {self.crop!r}")
+            raise UsageError(f"crop must be center, three or ten, not {self.crop!r}")
         if self.size < 32:
             raise UsageError(f"size must be at least 32 pixels, the side of one stage 4 token, not {self.size}")
         if self.resize < self.size:
@@ -66,7 +69,7 @@ class Geometry:
 
     @property
     def crops(self) -> int:
-        return 1 if self.crop == "center" else 3
+        return CROPS[self.crop]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -75,17 +78,28 @@ class Geometry:
 
     def apply(self, picture: Picture, out: Pixels | None = None) -> Pixels:
         """Return the crops of a picture, in `out` if it is given, of `shape`. Three crops go from the left or the top
-        to the other end of the picture."""
+        to the other end of the picture. Ten are in the order of torchvision's TenCrop: top left, top right, bottom
+        left, bottom right, centre, and the same of the picture mirrored from left to right."""
+        import cv2  # here, since it is not needed to check sizes
+
         out = np.empty(self.shape, np.uint8) if out is None else out
         band = self._band(picture)
-        down, right = ((side - self.size) // 2 for side in band.shape[:2])
-        for i, crop in enumerate(out):
-            crop[:] = band[i * down : i * down + self.size, i * right : i * right + self.size]
+        bands = [band, cv2.flip(band, 1)] if self.crop == "ten" else [band]
+        places = self._places(*band.shape[:2])
+        for crop, (source, (top, left)) in zip(out, product(bands, places), strict=True):
+            crop[:] = source[top : top + self.size, left : left + self.size]
         return out
+
+    def _places(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Return the top and the left of each crop in a band of this size, which may be mirrored."""
+        down, right = height - self.size, width - self.size
+        if self.crop == "ten":  # the centre is rounded as torchvision does
+            return [(0, 0), (0, right), (down, 0), (down, right), (round(down / 2), round(right / 2))]
+        return [(i * (down // 2), i * (right // 2)) for i in range(self.crops)]
 
     def _band(self, picture: Picture) -> Pixels:
         """Return the part of the resized picture that the crops lie in, (h, w, 3)."""
-        import cv2  # here, since it is not needed to check sizes
+        import cv2
 
         box, x, y = _source(picture.height, picture.width, self)
         four = cv2.cvtColor(picture.read(box), cv2.COLOR_RGB2RGBA)  # resized in a quarter of the time of three bytes
@@ -104,7 +118,9 @@ def _source(height: int, width: int, geometry: Geometry) -> tuple[Box, NDArray[n
     ends: list[int] = []
     for axis, (source, target) in enumerate(zip((height, width), resized, strict=True)):
         long_side = (axis == 1) == (width >= height)
-        if geometry.crop == "three" and long_side:
+        if geometry.crop == "ten":
+            first, count = 0, target
+        elif geometry.crop == "three" and long_side:
             # three crops reach from end to end, and the middle one must lie on whole pixels
             first, count = 0, target - (target - geometry.size) % 2
         else:

@@ -53,6 +53,7 @@ def describe_settings(job: Job, backbone: Backbone) -> dict[str, Any]:
             "logits": job.logits,
             "dtype": job.dtype,
             "compression": job.compression,
+            "crop_pool": job.crop_pool,
         },
         "precision": backbone.precision,
         "decoder": job.decoder,
@@ -76,6 +77,8 @@ def feature_arrays(job: Job, backbone: Backbone) -> Arrays:
         shapes[f"stage{stage}"] = full[job.pool]
     if job.logits:
         shapes["logits"] = (backbone.num_classes,)
+    if job.crop_pool == "none":
+        shapes = {name: (geometry.crops, *shape) for name, shape in shapes.items()}
     return Arrays(shapes, job.dtype, job.compression)
 
 
@@ -98,6 +101,7 @@ def make_task(
         cache=job.cache() if address else None,
         table=None if tables is None or not job.decodes_ranges else table_path(tables, video),
         sequential=video.sequential,
+        divided=job.shard is None,
     )
 
 
@@ -108,4 +112,4 @@ def table_path(tables: Path, video: Video) -> str | None:
     if size < 0:
         return None
     name = json.dumps([video.location, size, mtime, etag])  # pure ASCII, whatever the name of the file
-    return os.path.join(os.path.abspath(tables), f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz")
+    return os.path.join(os.path.abspath(tables), f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy")

@@ -140,6 +140,7 @@ class Worker:
             device,
             self.batch_size,
             on_shrink=backbone.limit_batch,
+            crop_pool=job.crop_pool,
         )
         return Pipeline(slots, computer, writer, job.dtype, keep_partial=job.partial == "keep")
 
