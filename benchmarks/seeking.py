@@ -1,5 +1,5 @@
-"""Frames far apart in a film: processor time, and whether they are the right ones, beside tools with random access. Each
-frame of the film shows its own number."""
+"""Frames far apart in a film: processor time, and whether they are the right ones, beside tools with random access.
+Each frame of the film shows its own number."""
 
 import importlib.util
 import statistics
