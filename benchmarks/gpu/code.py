@@ -85,7 +85,8 @@ def compile_kernel(name: str, masked: bool, architecture: int) -> Code:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from vswin_extract.network.triton_attention import TILE, groups_kernel, launch_settings, tokens_kernel
+    from vswin_extract.network.triton_attention import groups_kernel, launch_settings, tokens_kernel
+    from vswin_extract.network.windows import TILE
 
     options: dict[str, Any] = {}
     if name == "tokens":

@@ -163,7 +163,7 @@ def last_tile_of_blocks(rows):  # type: ignore[no-untyped-def]
     return tl.reshape(tl.permute(rows, (1, 0, 2, 4, 3, 5)), (64, 16))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def attend_queries(  # type: ignore[no-untyped-def]
     block, qkv, table, rows, groups, out, channels, blocks, centre, split, ks, vs, ones, of_tile, of_last,
     PLACES: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr,
