@@ -33,7 +33,7 @@ def doctor(directory: str, gpu: bool, as_json: bool) -> None:
     else:
         show_checks(checks)
         click.echo(f"{len(failed)} failed, {plural(len(warnings), 'warning')}")
-        if gpu:
+        if gpu and len(checks) > 1:
             click.echo("Nothing above is private: please paste it into an issue, also if nothing failed.")
     if failed:
         sys.exit(1)
