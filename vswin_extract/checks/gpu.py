@@ -71,8 +71,8 @@ def measure(
         try:
             seconds = attention_seconds(device, DTYPES[precision], tokens, shifted)
             yield Check(what, "ok", f"{1e6 * seconds:.0f} microseconds a clip, stage 1 of T")
-        except RuntimeError as error:
-            yield Check(what, "failed", first_line(error))
+        except Exception as error:  # compilers raise many kinds
+            yield Check(what, "failed", f"{type(error).__name__}: {first_line(error)}")
     backbone = Backbone("drawn t", drawn_checkpoint(VARIANTS["t"]), device, precision)
     for batch in batches:
         what = f"T in {precision}, batches of {batch}"
