@@ -31,7 +31,9 @@ PARTS = (
     "model",
     "cores",
     "gpu",
+    "gpu-code",
 )
+USUAL = PARTS[:-2]
 
 
 @click.command()
@@ -42,15 +44,16 @@ PARTS = (
 @click.option("--minutes", default=8.0, show_default=True, help="Of gpu: the time for all sections.")
 @click.option("--only", default="", help="Of gpu: some sections, for example parity,attention.")
 def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool, minutes: float, only: str) -> None:
-    """Measure PARTS (default: all but gpu) and compare with the tools that people use instead.
+    """Measure PARTS (default: all but those for GPUs) and compare with the tools that people use instead.
 
-    gpu stands alone: it proves the network on a GPU, and exits with 1 if something fails.
+    gpu stands alone: it proves the network on a GPU, and exits with 1 if something fails. gpu-code compiles its kernels
+    for GPUs, and needs none.
     """
     where = find_device("cpu" if smoke else device)
     if parts == ("gpu",):
         prove_gpu(where, minutes, only, output)
         return
-    parts = parts or (PARTS[:4] if smoke else PARTS[:-1])
+    parts = parts or (PARTS[:4] if smoke else USUAL)
     found: dict[str, list[Row]] = {"machine": [describe(where)]}
     show("machine", found["machine"])
     arguments: dict[str, tuple[object, ...]] = {
@@ -73,7 +76,8 @@ def main(parts: tuple[str, ...], device: str, output: Path | None, smoke: bool, 
 
 def measure_of(part: str) -> Callable[..., list[Row]]:
     """Return the function that measures a part. Its module is loaded now: some need packages that others do not."""
-    module = import_module("benchmarks." + {"start": "end_to_end", "cores": "model"}.get(part, part.replace("-", "_")))
+    elsewhere = {"start": "end_to_end", "cores": "model", "gpu-code": "gpu.code"}
+    module = import_module("benchmarks." + elsewhere.get(part, part.replace("-", "_")))
     measure: Callable[..., list[Row]] = getattr(module, part.replace("-", "_"))
     return measure
 

@@ -9,9 +9,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from conftest import Run
 
-from vswin_extract.checks import golden, machine
+from vswin_extract.checks import golden, gpu, machine
 from vswin_extract.checks.decoders import RATE, find_wrong_frame, grey
 from vswin_extract.checks.devices import check_network
 from vswin_extract.checks.file_system import check_file_system, file_system_type
@@ -59,6 +60,30 @@ def test_a_failed_check_is_exit_code_1_with_advice(run: Run, tmp_path: Path, mon
         assert line in done.stdout
     done = run("vswin", "doctor", tmp_path, "--json")
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_proof_is_one_line(run: Run, tmp_path: Path) -> None:
+    done = run("vswin", "doctor", "--gpu", tmp_path, "--json")
+    printed = json.loads(done.stdout)
+    assert (done.returncode, printed["ok"], len(printed["checks"])) == (1, False, 1)
+
+
+@pytest.mark.gpu
+def test_the_proof_of_a_gpu() -> None:
+    assert {check.what: check.found for check in gpu.examine_gpu() if check.state == "failed"} == {}
+
+
+def test_the_proof_of_a_gpu_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own code, with tiny sizes."""
+    monkeypatch.setitem(VARIANTS, "t", VARIANTS["nano"])
+    cpu = torch.device("cpu")
+    assert gpu.check_kernel(cpu, torch.float32, groups=True).state == "ok"
+    checks = list(gpu.measure(cpu, "fp32", (8, 7, 7), (4, 32, 32), (1, 2)))
+    assert [check.state for check in checks] == ["ok"] * 4
+    assert "clips/s" in checks[-1].found
+    monkeypatch.setattr(gpu, "kernel_problem", lambda *_: "broken")
+    assert gpu.check_kernel(cpu, torch.float32, groups=True).found == "broken"
 
 
 def test_a_directory_that_cannot_be_written() -> None:

@@ -14,6 +14,7 @@ from conftest import ROOT
 
 from benchmarks import usual
 from benchmarks.gpu import faults, parity, rebuilt
+from benchmarks.gpu.code import Code, loops, programs
 from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import SHARES, OutOfTime, Section, alarm, has_failed, prove
 from benchmarks.machine import Row
@@ -79,6 +80,31 @@ def test_what_there_is_no_time_for_is_skipped_by_name(tmp_path: Path) -> None:
     assert [row["what"] for row in found["skipped"]] == ["long"]
     with pytest.raises(OutOfTime), alarm(0.05):
         time.sleep(10)
+
+
+def test_machine_code_is_read() -> None:
+    text = """
+.L_x_0:
+        /*0010*/                   LDG.E R2, desc[UR8][R4.64] ;    /* 0x1 */
+.L_x_1:
+        /*0020*/              @!P1 LDG.E.128 R4, desc[UR8][R6.64] ;    /* 0x1 */
+        /*0030*/              @P0 BRA `(.L_x_1) ;    /* 0x1 */
+        /*0040*/              @UP0 BRA `(.L_x_0) ;    /* 0x1 */
+        /*0050*/                   BRA `(.L_x_2) ;    /* 0x1 */
+.L_x_2:
+        /*0060*/                   BRA `(.L_x_2);    /* 0x1 */
+"""
+    assert list(loops(text)) == [["LDG.E.128", "BRA"], ["LDG.E", "LDG.E.128", "BRA", "BRA"]]
+
+
+def test_what_limits_the_programs_of_a_processor() -> None:
+    free = Code(registers=32, stack=0, shared=1024, columns=0, loop=[])
+    assert programs(free, 90) == 16  # warps
+    assert programs(free._replace(registers=128), 90) == 4
+    assert programs(free._replace(registers=129), 90) == 3
+    assert programs(free._replace(shared=56 * 1024), 90) == 4
+    assert programs(free._replace(shared=56 * 1024), 80) == 2
+    assert programs(free._replace(columns=512), 100) == 1
 
 
 def test_the_rebuilt_network_is_that_of_torchvision() -> None:

@@ -70,10 +70,26 @@ def by_tokens(problem: Problem) -> Call:
 
 
 def attend(problem: Problem, layout: WindowLayout) -> Call:
+    return partial(window_attention, *prepared(problem, layout), layout)
+
+
+def prepared(problem: Problem, layout: WindowLayout) -> tuple[Tensor, Tensor]:
+    """Return what a network gives the kernels: queries that are scaled as by `cuda.scaled_queries`, and biases."""
     qkv = problem.qkv.clone()
-    qkv[:, :, 0] *= DIM**-0.5 * LOG2E  # as `cuda.scaled_queries`
-    table = attention_table(problem.table, WINDOW, layout, qkv.dtype)
-    return partial(window_attention, qkv, table, layout)
+    qkv[:, :, 0] *= DIM**-0.5 * LOG2E
+    return qkv, attention_table(problem.table, WINDOW, layout, qkv.dtype)
+
+
+def with_settings(registers: int, hoisted: bool, problem: Problem) -> Call:
+    """The kernel of groups, compiled in another way. Which one is the best is decided in `launch_settings`."""
+    from vswin_extract.network.triton_attention import LaunchSettings, attend_by_groups
+
+    layout = problem.layout
+    if layout.groups is None:
+        raise ValueError("these windows do not fit groups")
+    qkv, table = prepared(problem, layout)
+    settings = LaunchSettings(registers, hoisted)
+    return partial(attend_by_groups, qkv, table, *layout.groups, layout.masked, settings)
 
 
 def sdpa(backend: SDPBackend, problem: Problem) -> Call:
@@ -123,6 +139,8 @@ def flex(problem: Problem) -> Call:
 CANDIDATES: dict[str, Candidate] = {
     "ours": ours,
     "ours, by tokens": by_tokens,
+    "ours, 128 registers, hoisted": partial(with_settings, 128, True),
+    "ours, no limit, hoisted": partial(with_settings, 0, True),
     "SDPA memory-efficient, with copies": partial(sdpa, SDPBackend.EFFICIENT_ATTENTION),
     "SDPA memory-efficient, alone": partial(sdpa_alone, SDPBackend.EFFICIENT_ATTENTION),
     "SDPA cuDNN, with copies": partial(sdpa, SDPBackend.CUDNN_ATTENTION),

@@ -46,14 +46,14 @@ def check_network() -> Iterator[Check]:
     device = find_device("auto")
     auto = find_precision("auto", device)
     for name, precision in (("nano", "fp32"), ("t", "fp32"), *((("t", auto),) if auto != "fp32" else ())):
-        yield _compare(name, device, precision)
+        yield compare_on(name, device, precision)
     if torch.backends.mps.is_available():
         for name in ("nano", "t"):
-            check = _compare(name, torch.device("mps"), "fp32")
+            check = compare_on(name, torch.device("mps"), "fp32")
             yield replace(check, what=f"{check.what} on mps")
 
 
-def _compare(name: str, device: torch.device, precision: str) -> Check:
+def compare_on(name: str, device: torch.device, precision: str) -> Check:
     """Return the check of the golden features of a variant with drawn weights."""
     try:
         return compare_variant(VARIANTS[name], device, precision)

@@ -12,18 +12,20 @@ from vswin_extract.formatting import plural
 
 @click.command(context_settings=HELP)
 @click.argument("directory", default=".", type=click.Path(), metavar="[DIR]")
+@click.option("--gpu", is_flag=True, help="Check the GPU instead, numbers and speed: a minute, to paste into an issue.")
 @json_option
 @reports_errors
-def doctor(directory: str, as_json: bool) -> None:
+def doctor(directory: str, gpu: bool, as_json: bool) -> None:
     """Check this machine: versions, cores, memory, devices, decoders, the weights cache, the file system of DIR (where
     outputs are to be; default: here), and that the network computes what it must. Exit code 1 where something fails."""
     import json
     from dataclasses import asdict
     from pathlib import Path
 
+    from vswin_extract.checks.gpu import examine_gpu
     from vswin_extract.checks.machine import examine_machine
 
-    checks = list(examine_machine(Path(directory)))
+    checks = list(examine_gpu() if gpu else examine_machine(Path(directory)))
     failed = [check for check in checks if check.state == "failed"]
     warnings = [check for check in checks if check.state == "warning"]
     if as_json:
@@ -31,5 +33,7 @@ def doctor(directory: str, as_json: bool) -> None:
     else:
         show_checks(checks)
         click.echo(f"{len(failed)} failed, {plural(len(warnings), 'warning')}")
+        if gpu and len(checks) > 1:
+            click.echo("Nothing above is private: please paste it into an issue, also if nothing failed.")
     if failed:
         sys.exit(1)

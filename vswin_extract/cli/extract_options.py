@@ -21,8 +21,8 @@ from vswin_extract.cli.options import (
 MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Output"
 
 
-def parse_workers(text: str) -> int | None:
-    """Return a number of workers, None for `auto`."""
+def parse_number(text: str) -> int | None:
+    """Return a whole number, None for `auto`."""
     try:
         return None if text == "auto" else int(text)
     except ValueError:
@@ -195,7 +195,7 @@ input_options = together(
         default="auto",
         show_default=True,
         metavar="auto|N",
-        callback=lambda context, parameter, text: parse_workers(text),
+        callback=lambda context, parameter, text: parse_number(text),
         help="Decoder processes of each device; auto: a quarter of its share of the cores, at least 2, or up to 32 "
         "beside a GPU.",
     ),
@@ -263,9 +263,11 @@ model_options = together(
     option(
         MODEL,
         "--batch-size",
-        type=int,
-        metavar="CLIPS",
-        help="Clips computed at once.  [default: 8 on CUDA, else 1]",
+        default="auto",
+        show_default=True,
+        metavar="auto|CLIPS",
+        callback=lambda context, parameter, text: parse_number(text),
+        help="Clips computed at once; auto: on CUDA as many as fit into memory, up to 32, else 1.",
     ),
 )
 

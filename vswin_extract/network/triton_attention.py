@@ -8,7 +8,12 @@ writes. Scores come in units of log2(e), so that weights are powers of two.
 `groups_kernel` is for windows of 5 to 8 frames: it keeps the keys and values of a window, and reads biases and masks
 as blocks of 8x8 (`windows.FrameGroups`). `tokens_kernel` is for all other windows: it looks up each bias in its table,
 and compares the regions of each two tokens.
+
+`python -m benchmarks gpu-code` compiles both without a GPU, and prints what their machine code needs.
 """
+
+from inspect import signature
+from typing import NamedTuple
 
 import torch
 import triton
@@ -21,9 +26,26 @@ from vswin_extract.network.windows import GROUP, TILE
 PROGRAMS = 256
 """Programs that keep a GPU busy: about two for each of its processors."""
 
-REGISTERS = 128
-"""Registers of a thread of `groups_kernel`: four programs share a processor. On an H100 this is 1.3 times as fast as
-without a limit."""
+KEEPS_LOOPS = "disable_licm" in signature(tl.range.__init__).parameters
+"""True if this version of Triton can be told to leave in a loop what is the same in each turn."""
+
+
+class LaunchSettings(NamedTuple):
+    """How `groups_kernel` is compiled. `registers`: the most of a thread; 0 is no limit. `hoisted`: what is the same
+    for all queries is computed once, and takes registers."""
+
+    registers: int
+    hoisted: bool
+
+
+def launch_settings(capability: tuple[int, int]) -> LaunchSettings:
+    """Return the settings for a GPU of this compute capability, or of (0, 0) for one of another maker.
+
+    They do not depend on timings, so every run of a GPU computes with the same code. On an H100, shared memory has room
+    for four programs on a processor, and registers only if each thread has at most 128. On other GPUs shared memory is
+    the limit, or the code needs fewer.
+    """
+    return LaunchSettings(128, hoisted=not KEEPS_LOOPS) if capability[0] == 9 else LaunchSettings(0, hoisted=True)
 
 
 @triton.jit(do_not_specialize=["windows", "offsets", "centre"])  # type: ignore[untyped-decorator]
@@ -141,10 +163,43 @@ def last_tile_of_blocks(rows):  # type: ignore[no-untyped-def]
     return tl.reshape(tl.permute(rows, (1, 0, 2, 4, 3, 5)), (64, 16))
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def attend_queries(  # type: ignore[no-untyped-def]
+    block, qkv, table, rows, groups, out, channels, blocks, centre, split, ks, vs, ones, of_tile, of_last,
+    PLACES: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Compute a tile of queries. `of_tile`, `of_last`: as `tile_rows` returns, with pointers to the groups of keys."""
+    tiles: tl.constexpr = PLACES // 8
+    query_group, keys, inside = of_tile
+    dims = tl.arange(0, DIM)
+    row = tl.load(rows + block * 64 + tl.arange(0, 64))
+    q = tl.load(qkv + tl.maximum(row, 0)[:, None] * (3 * channels) + dims[None, :])
+    # Triton keeps in registers what is computed, and in shared memory what is only loaded. Queries in shared memory
+    # would need a fence before every product, which waits for the biases that are on their way. So something is
+    # computed: `split` is always more than 0. (What is computed for empty slots is not stored.)
+    q = tl.where(split > 0, q, 0.0)
+    group = tl.load(groups + block * 8 + query_group)
+    highest = tl.full([64], -1e30, tl.float32)
+    total = tl.zeros([64, 16], tl.float32)
+    sums = tl.zeros([64, DIM], tl.float32)
+    for tile in tl.static_range(tiles):
+        number = block_number(group, tl.load(keys + tile * 8), centre, blocks, MASKED)
+        bias = tile_of_blocks(tl.load(table + (number * 64 + inside)))
+        highest, total, sums = add_keys(q, ks[tile], vs[tile], bias, ones, highest, total, sums)
+    if PLACES % 8:  # some of its slots may be empty, so regions are looked at
+        last_query_group, last_keys, last_inside = of_last
+        group = tl.load(groups + block * 8 + last_query_group)
+        number = block_number(group, tl.load(last_keys + tiles * 8), centre, blocks, True)
+        bias = last_tile_of_blocks(tl.load(table + (number * 64 + last_inside)))
+        highest, total, sums = add_keys(q, ks[tiles], vs[tiles], bias, None, highest, total, sums)
+    y = sums / tl.max(total, 1)[:, None]
+    tl.store(out + row[:, None] * channels + dims[None, :], y.to(out.dtype.element_ty), row[:, None] >= 0)
+
+
 @triton.jit(do_not_specialize=["windows", "heads", "blocks", "centre", "split"])  # type: ignore[untyped-decorator]
 def groups_kernel(  # type: ignore[no-untyped-def]
     qkv, table, rows, groups, cut, out, windows, length, heads, channels, blocks, centre, split,
-    PLACES: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr,
+    PLACES: tl.constexpr, DIM: tl.constexpr, MASKED: tl.constexpr, HOISTED: tl.constexpr,
 ):  # fmt: skip
     tiles: tl.constexpr = PLACES // 8
     query_tiles: tl.constexpr = (PLACES + 7) // 8  # tiles of queries
@@ -171,36 +226,31 @@ def groups_kernel(  # type: ignore[no-untyped-def]
         ks = ks + (k,)  # type: ignore[assignment]  # noqa: RUF005
         vs = vs + (v,)  # type: ignore[assignment]  # noqa: RUF005
     query_group, key_group, inside = tile_rows()
+    of_tile = (query_group, groups + key_group, inside)
+    of_last = of_tile
     ones = tl.full([64, 16], 1.0, qkv.dtype.element_ty)
     if PLACES % 8:  # a tile of 16 keys
         slot = tl.arange(0, 16)
         order = (slot >> 1 & 3) * 4 + (slot >> 3) * 2 + (slot & 1)
         at = tl.maximum(tl.load(rows + tiles * 64 + order), 0)
-        last_k, last_v = keys_and_values(qkv, at, dims, channels)
-        last_query_group, last_key_group, last_inside = last_tile_rows()
+        k, v = keys_and_values(qkv, at, dims, channels)
+        ks = ks + (k,)  # type: ignore[assignment]  # noqa: RUF005
+        vs = vs + (v,)  # type: ignore[assignment]  # noqa: RUF005
+        query_group, key_group, inside = last_tile_rows()
+        of_last = (query_group, groups + key_group, inside)
 
-    for turn in tl.range(0, tl.cdiv(query_tiles, split), num_stages=1):
-        block = tl.minimum(part + turn * split, query_tiles - 1)
-        row = tl.load(rows + block * 64 + tl.arange(0, 64))
-        q = tl.load(qkv + tl.maximum(row, 0)[:, None] * (3 * channels) + dims[None, :])
-        # Triton keeps in registers what is computed, and in shared memory what is only loaded. Queries in shared memory
-        # would need a fence before every product, which waits for the biases that are on their way.
-        q = tl.where(row[:, None] >= 0, q, 0.0)
-        group = tl.load(groups + block * 8 + query_group)
-        highest = tl.full([64], -1e30, tl.float32)
-        total = tl.zeros([64, 16], tl.float32)
-        sums = tl.zeros([64, DIM], tl.float32)
-        for tile in tl.static_range(tiles):
-            number = block_number(group, tl.load(groups + tile * 8 + key_group), centre, blocks, MASKED)
-            bias = tile_of_blocks(tl.load(table + number * 64 + inside))
-            highest, total, sums = add_keys(q, ks[tile], vs[tile], bias, ones, highest, total, sums)
-        if PLACES % 8:  # some of its slots may be empty, so regions are looked at
-            group = tl.load(groups + block * 8 + last_query_group)
-            number = block_number(group, tl.load(groups + tiles * 8 + last_key_group), centre, blocks, True)
-            bias = last_tile_of_blocks(tl.load(table + number * 64 + last_inside))
-            highest, total, sums = add_keys(q, last_k, last_v, bias, None, highest, total, sums)
-        y = sums / tl.max(total, 1)[:, None]
-        tl.store(out + row[:, None] * channels + dims[None, :], y.to(out.dtype.element_ty), row[:, None] >= 0)
+    if HOISTED:
+        for turn in tl.range(0, tl.cdiv(query_tiles, split), num_stages=1):
+            attend_queries(
+                tl.minimum(part + turn * split, query_tiles - 1), qkv, table, rows, groups, out, channels, blocks,
+                centre, split, ks, vs, ones, of_tile, of_last, PLACES, DIM, MASKED,
+            )  # fmt: skip
+    else:  # addresses of keys and values in shared memory would fill 40 registers that the scores need
+        for turn in tl.range(0, tl.cdiv(query_tiles, split), num_stages=1, disable_licm=True):
+            attend_queries(
+                tl.minimum(part + turn * split, query_tiles - 1), qkv, table, rows, groups, out, channels, blocks,
+                centre, split, ks, vs, ones, of_tile, of_last, PLACES, DIM, MASKED,
+            )  # fmt: skip
 
 
 def require_short(qkv: Tensor) -> None:
@@ -230,9 +280,11 @@ def attend_by_tokens(
 
 
 def attend_by_groups(
-    qkv: Tensor, table: Tensor, rows: Tensor, groups: Tensor, cut: Tensor, centre: int, places: int, masked: bool
-) -> Tensor:
-    """Return what `cuda.reference_group_attention` returns, computed by the kernel."""
+    qkv: Tensor, table: Tensor, rows: Tensor, groups: Tensor, cut: Tensor, centre: int, places: int, masked: bool,
+    settings: LaunchSettings | None = None,
+) -> Tensor:  # fmt: skip
+    """Return what `cuda.reference_group_attention` returns, computed by the kernel. `settings`: other than those of
+    `launch_settings`, to measure them."""
     require_short(qkv)
     clips, length, _, heads, dim = qkv.shape
     windows = len(rows)
@@ -240,10 +292,13 @@ def attend_by_groups(
     # with few windows, several programs share one: each has its keys, and some of its queries
     queries = triton.cdiv(places * GROUP, TILE)
     split = min(queries, max(1, PROGRAMS // (windows * clips * heads)))
-    limits = {} if torch.version.hip else {"maxnreg": REGISTERS}  # an option of NVIDIA's compiler
+    if settings is None:
+        nvidia = qkv.is_cuda and not torch.version.hip
+        settings = launch_settings(torch.cuda.get_device_capability(qkv.device) if nvidia else (0, 0))
+    limits = {"maxnreg": settings.registers} if settings.registers else {}  # an option of NVIDIA's compiler
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]  # Triton runs on the current device
         groups_kernel[(windows * clips, heads, split)](
             qkv, table, rows, groups, cut, out, windows, length, heads, heads * dim, table.shape[2], centre, split,
-            PLACES=places, DIM=dim, MASKED=masked, **limits,
+            PLACES=places, DIM=dim, MASKED=masked, HOISTED=settings.hoisted, **limits,
         )  # fmt: skip
     return out

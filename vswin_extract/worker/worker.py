@@ -1,6 +1,7 @@
 """A worker: a model on a device that extracts the videos it is given. It runs in this process, in a child process or on
 another host; `serve` is the same everywhere."""
 
+import math
 import os
 import sys
 import threading
@@ -21,11 +22,12 @@ from vswin_extract.job.job import Job
 from vswin_extract.job.versions import installed_versions
 from vswin_extract.journal.directory import tables_directory
 from vswin_extract.journal.writer import open_writer
-from vswin_extract.system import require_address_space
+from vswin_extract.system import container_memory, memory, require_address_space
 from vswin_extract.video.videos import Video
+from vswin_extract.worker.batch_size import clip_bytes, fitting_batch
 from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
-from vswin_extract.worker.device import make_device
+from vswin_extract.worker.device import CudaDevice, make_device
 from vswin_extract.worker.messages import (
     DECODERS_BESIDE_GPU,
     Begin,
@@ -65,7 +67,7 @@ class Worker:
         self.backbone = backbone or load_backbone(job, device)
         self.sampling, self.geometry = job.sampling(self.backbone.recipe), job.geometry(self.backbone.recipe)
         kind = self.backbone.device.type
-        self.batch_size = job.batch_size or (8 if kind == "cuda" else 1)
+        self.batch_size = job.batch_size or self._fitting_batch()
         # On a CPU the network needs the cores, and two decoders keep up with it. Beside a GPU, decoding needs the
         # cores.
         beside_gpu = max(1, min(DECODERS_BESIDE_GPU, cores - 1))
@@ -120,18 +122,34 @@ class Worker:
         change = self.backbone.file.describe_change() if self.backbone.file else ""
         yield WorkerDone(pipeline.profile, compiled, (change,) if change else ())
 
+    def _fitting_batch(self) -> int:
+        """Return the clips of a batch where the job does not say it: on CUDA as many as fit into memory, else 1."""
+        device, sampling, geometry = self.backbone.device, self.sampling, self.geometry
+        if device.type != "cuda":
+            return 1
+        free, _ = torch.cuda.mem_get_info(device)
+        of_clip = clip_bytes(self.backbone.variant, self.backbone.precision, sampling, geometry, self.job.stages)
+        of_frames = sampling.clip_len * math.prod(geometry.shape)
+        limits = [limit for limit in (memory()[1], (container_memory() or (0, 0))[1]) if limit]
+        return fitting_batch(free, of_clip, min(limits, default=None), of_frames, CudaDevice.threads)
+
     def pipeline(self, queue: VideoQueue, writer: Writer, tables: Path | None = None) -> Pipeline:
         """Start decoder processes, and return the pipeline that takes the videos of a queue through this worker.
         `tables`: the directory where frame tables are kept."""
         job, backbone = self.job, self.backbone
         device = make_device(backbone.device, self.cores)
         clips = clips_in_use(device.threads, self.batch_size)
-        memory = FrameMemory.for_clips(self.sampling, self.geometry, self.decoders, clips)
+        frames = FrameMemory.for_clips(self.sampling, self.geometry, self.decoders, clips)
         slots = DecoderSlots(
             queue,
             self.decoders,
+<<<<<<< HEAD
             open_decoder=lambda: DecoderProcess(job.decoder, job.timeout, memory),
             make_task=lambda video: make_task(job, video, self.sampling, self.geometry, tables=tables),
+=======
+            open_decoder=lambda: DecoderProcess(job.decoder, job.timeout, frames),
+            make_task=lambda video: make_task(job, video, self.sampling, self.geometry),
+>>>>>>> i21
         )
         computer = Computer(
             lambda frames, index: backbone.of_frames(

@@ -1,0 +1,56 @@
+"""How many clips a GPU computes at once, where nobody says it: as many as surely fit into memory."""
+
+from collections.abc import Collection
+
+from vswin_extract.network.variants import PATCH, Variant
+from vswin_extract.video.geometry import Geometry
+from vswin_extract.video.sampling import Sampling
+from vswin_extract.worker.pipeline import clips_in_use
+
+MOST_CLIPS = 32
+"""The largest batch that was measured, on an H100. It was the fastest."""
+OF_DEVICE, OF_HOST = 2, 8
+"""A batch may take one of so many parts of the device's free memory, and the frames of all clips that are read ahead
+one of so many parts of the host's memory."""
+OF_CHANNEL = 32
+"""Bytes for each channel of each token of stage 1, where memory is the most: residual and norm in float32, and the two
+maps of the MLP, which have four times the channels, in half precision (28 bytes), and copies of padded maps."""
+OF_PIXEL = 12
+"""Bytes for each value of a pixel: as it is stored, as a float, normalised, and in patches."""
+
+
+def clip_bytes(
+    variant: Variant, precision: str, sampling: Sampling, geometry: Geometry, stages: Collection[int]
+) -> int:
+    """Estimate the memory of a device that one more clip of a batch takes, in bytes. `stages`: maps that are kept."""
+    t, h, w = (
+        -(-side // patch) for side, patch in zip((sampling.clip_len, geometry.size, geometry.size), PATCH, strict=True)
+    )
+    size = 1
+    for side, window in zip((t, h, w), variant.window, strict=True):
+        size *= side if side <= window else -(-side // window) * window  # a map is padded to whole windows
+    within = min(t, variant.window[0]) * min(h, variant.window[1]) * min(w, variant.window[2])
+    needed = sampling.clip_len * geometry.size**2 * 3 * OF_PIXEL + size * variant.embed_dim * OF_CHANNEL
+    if precision == "fp32":  # everything in float32, and PyTorch's attention stores scores, biases and weights
+        needed += size * variant.embed_dim * OF_CHANNEL + 3 * 4 * variant.heads[0] * size * within
+    for stage in stages:
+        side = -(-geometry.size // 4)
+        for _ in range(stage - 1):
+            side = -(-side // 2)
+        needed += 2 * 4 * t * side**2 * variant.channels(stage)  # the map, and what is pooled or copied of it
+    return needed
+
+
+def fitting_batch(free: int, of_clip: int, memory: int | None, of_frames: int, threads: int) -> int:
+    """Return a power of two of clips, 1 to `MOST_CLIPS`, so that a little more or less memory seldom changes it.
+
+    `free`: bytes of the device; `of_clip`: of them for a clip. `memory`: of the host, or None; `of_frames`: of it for
+    the frames of a clip. `threads`: batches that the device computes at a time.
+    """
+    batch = MOST_CLIPS
+    while batch > 1 and (
+        batch * of_clip > free // OF_DEVICE
+        or (memory is not None and clips_in_use(threads, batch) * of_frames > memory // OF_HOST)
+    ):
+        batch //= 2
+    return batch
