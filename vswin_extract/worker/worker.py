@@ -143,13 +143,8 @@ class Worker:
         slots = DecoderSlots(
             queue,
             self.decoders,
-<<<<<<< HEAD
-            open_decoder=lambda: DecoderProcess(job.decoder, job.timeout, memory),
-            make_task=lambda video: make_task(job, video, self.sampling, self.geometry, tables=tables),
-=======
             open_decoder=lambda: DecoderProcess(job.decoder, job.timeout, frames),
-            make_task=lambda video: make_task(job, video, self.sampling, self.geometry),
->>>>>>> i21
+            make_task=lambda video: make_task(job, video, self.sampling, self.geometry, tables=tables),
         )
         computer = Computer(
             lambda frames, index: backbone.of_frames(
