@@ -149,6 +149,9 @@ def test_the_start_of_a_segment_is_known(tmp_path: Path, format: Format) -> None
     whole = np.isclose(times[:, 1] - times[:, 0], (times[:, 1] - times[:, 0]).max())
     centres = FORMULAS[format][0](len(times), numbers, found["b"]) + found["b"]["start"]
     assert np.abs(centres - times.mean(1))[whole].max() < 0.001
+    if format in ("actionformer", "opentad"):
+        export(format, source, tmp_path / "resized", Feature(length=8))
+        assert annotations(tmp_path / "resized")["b"]["start"] == pytest.approx(12.387)
     npy = export("npy", source, tmp_path / "npy")
     assert np.load(tmp_path / "npy/times/b.npy")[0, 0] == times[0, 0]
     assert npy.notes == ()

@@ -8,9 +8,10 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+TESTS = Path(__file__).parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from downstream.table import Row, table
+from downstream.table import Row, table  # noqa: E402
 
 RUNNERS = {
     "ActionFormer": ("happyharrycn/actionformer_release", "localization:actionformer"),
@@ -62,14 +63,14 @@ def main(words: list[str]) -> int:
     if not words:
         print(__doc__)
         return 2
-    checkouts, alone = Path(words[0]), words[1:2] == ["--alone"]
+    checkouts, alone = Path(words[0]).resolve(), words[1:2] == ["--alone"]
     if alone:
         print("ROWS", json.dumps([asdict(row) for row in run(words[2], checkouts)]))
         return 0
     rows: list[Row] = []
     for project in words[1:] or RUNNERS:  # each in a process of its own: several have packages called libs and utils
         command = [sys.executable, "-m", "downstream", str(checkouts), "--alone", project]
-        done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
         found = [line[5:] for line in done.stdout.splitlines() if line.startswith("ROWS ")]
         if found:
             rows += [Row(**each) for each in json.loads(found[-1])]

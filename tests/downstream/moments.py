@@ -98,9 +98,9 @@ def _detr_rows(project: str, package: str, checkout: Path, folder: Path) -> list
             parser.initialize()
             kinds = [action.type for action in parser.parser._actions if "--clip_length" in action.option_strings]
             assert kinds == [int]
-            rows.append(Row(project, f"BaseOptions, {case}", "refuses --clip_length, and a note says so", None))
+            rows.append(Row(project, f"BaseOptions, {case}", "no: it takes whole seconds, and a note says so", None))
         else:
-            rows.append(Row(project, f"compute_mr_results, {case}", "ends at 150 s; a note says what to set", None))
+            rows.append(Row(project, f"compute_mr_results, {case}", "ends at 150 s, and a note says what to set", None))
     return rows
 
 

@@ -10,6 +10,7 @@ from vswin_extract.errors import UsageError
 from vswin_extract.export.configuration import ExportFacts, clip_seconds, numbers
 from vswin_extract.export.formulas import FORMULAS
 from vswin_extract.export.grid import TOLERANCE
+from vswin_extract.loading.sequences import extent
 from vswin_extract.store.features import FeatureFile
 
 Database = dict[str, dict[str, Any]]
@@ -30,6 +31,9 @@ def describe_videos(format: str, features: FeatureFile, names: Mapping[str, str]
         if video_id not in names:
             continue
         rows = clips if facts.length is None else facts.length
+        if start > 0:  # it may be asked for in the middle of a frame
+            video = features[video_id]
+            start, _ = extent(video, video.times[:1])
         entry = {"duration": seconds, "fps": fps, "frame": max(1, round(seconds * fps) if fps > 0 else 1)}
         if facts.grid is not None:
             fps, start = facts.grid.videos[video_id]
@@ -89,7 +93,8 @@ def find_notes(
         some = ", ".join(map(repr, left_out[:5])) + (", …" if len(left_out) > 5 else "")
         notes.append(
             f"left out, because {format} would compute wrong times for their only clips: {some} "
-            f"({len(left_out)} in all); --resize-length takes videos of any length"
+            f"({len(left_out)} in all)"
+            + ("; --resize-length takes videos of any length" if format in ("actionformer", "opentad") else "")
         )
     segments = sum(database[name]["start"] > 0 for name in names.values())
     if segments and format in FORMULAS:
