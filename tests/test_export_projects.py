@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import ROOT
 from downstream.configurations import PUBLISHED, Published, annotations, read_ours
 from downstream.exports import CENTRED, FRACTION, MIXED, OVERLAPPING, TWO_SECONDS, Exported
 from downstream.table import Row, table
@@ -273,3 +275,26 @@ def test_what_servers_and_loaders_read(output: Path, tmp_path: Path) -> None:
 
 def test_the_table_of_projects() -> None:
     assert "| a | B | yes | 0.120 ms |" in table([Row("a", "B", "yes", 0.00012)])
+
+
+def recipes() -> list[str]:
+    """Return the code of the cookbook that needs packages of other projects."""
+    return re.findall(r"^```py\n(.*?)^```$", (ROOT / "docs/cookbook.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("code", recipes(), ids=lambda code: code.split()[1])
+def test_recipes_run_where_their_package_is(
+    code: str, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(code.split()[1])
+    export("parquet", output, tmp_path / "data/parquet", Feature(l2=True))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    try:
+        exec(compile(code, "docs/cookbook.md", "exec"), {})
+    except Exception as error:
+        if type(error).__name__ != "FiftyOneConfigError":
+            raise
+        pytest.skip("FiftyOne finds no MongoDB here")

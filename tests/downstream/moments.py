@@ -20,7 +20,7 @@ LONG = [*VIDEOS, ("long", 25 * 200, 25.0)]
 
 def _queries(made: Exported, folder: Path, seconds: float, name: str) -> Path:
     """Write a query for each row of each video, whose moment is the row, and features of its text."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for video, entry in annotations(made.folder).items():
         for k in range(entry["rows"]):
             lines.append(
@@ -147,12 +147,12 @@ def umt(checkout: Path, folder: Path) -> list[Row]:
         np.save(folder / f"{name}.npy", np.ones((len(values), 3), np.float32))
     dataset = data.QVHighlights(str(path), [ours["v_feat_dirs"], ours["v_feat_dirs"]], str(folder), str(folder))
     worst = 0.0
-    place = {"seen": "", "row": 0}
+    seen, row = "", 0
     for k in range(len(dataset)):
         item = dataset[k]
         name = dataset.label[k]["vid"]
-        place = {"seen": name, "row": place["row"] + 1 if place["seen"] == name else 0}
-        row, values = int(str(place["row"])), made.values[name]
+        seen, row = name, row + 1 if seen == name else 0
+        values = made.values[name]
         assert np.array_equal(item["video"].data.numpy()[:, : values.shape[1]], values)
         own = SimpleNamespace(kernel=1, unit=ours["clip_length"], max_num_moments=1)
         score = torch.nn.functional.one_hot(torch.tensor([row]), len(values)).float()
@@ -170,7 +170,7 @@ def tvr(checkout: Path, folder: Path) -> list[Row]:
     made = Exported(folder, "tvr", FRACTION)
     ours = read_ours(made.folder, "tvr")
     seconds = ours["clip_length"]
-    lines = []
+    lines: list[dict[str, Any]] = []
     with h5py.File(folder / "texts.h5", "w") as texts:
         for video, entry in annotations(made.folder).items():
             for k in range(entry["rows"]):

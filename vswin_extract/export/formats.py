@@ -45,12 +45,12 @@ def write_npy_and_times(folder: Path, items: Iterable[Item]) -> None:
 
 def write_npz(folder: Path, items: Iterable[Item], key: str = "features") -> None:
     for item in items:
-        np.savez(_file(folder, f"{item.name}{item.suffix}.npz"), **{key: item.values})
+        _save_all(_file(folder, f"{item.name}{item.suffix}.npz"), {key: item.values})
 
 
 def write_npz_and_times(folder: Path, items: Iterable[Item], key: str = "features") -> None:
     for item in items:
-        np.savez(_file(folder, f"{item.name}{item.suffix}.npz"), **{key: item.values, "times": item.times})
+        _save_all(_file(folder, f"{item.name}{item.suffix}.npz"), {key: item.values, "times": item.times})
 
 
 def write_csv(folder: Path, items: Iterable[Item]) -> None:
@@ -179,6 +179,10 @@ def _save(path: Path, values: NDArray[Any]) -> None:
     """Write a .npy file. Of a file, np.save would write the array by C, whose errors do not say that a disk is full."""
     with path.open("wb") as file:
         np.save(SimpleNamespace(write=file.write), values)
+
+
+def _save_all(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
 
 
 def _write_table(path: Path, head: str, values: NDArray[Any], number: str) -> None:

@@ -13,6 +13,8 @@ ACCEPTED = {
     "--transpose": ("npy", "npz"),
 }
 """Which formats take which option."""
+RESERVED = ("times", "file", "allow_pickle")
+"""Keys of .npz files that are ours, or parameters of np.savez."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class FileLayout:
                 raise UsageError(f"{option} goes with {', '.join(ACCEPTED[option])}, not with {format}")
         if "/" in self.suffix or "\0" in self.suffix:
             raise UsageError(f"a suffix is a part of a file's name, not {self.suffix!r}")
-        if self.key is not None and (not self.key.isidentifier() or self.key in ("times", "file")):
-            raise UsageError(f"a key is a name as features or feats, other than times and file, not {self.key!r}")
+        if self.key is not None and (not self.key.isidentifier() or self.key in RESERVED):
+            raise UsageError(
+                f"a key is a name as features or feats, and none of {', '.join(RESERVED)}, not {self.key!r}"
+            )
         if format == "actionformer" and self.key not in (None, "feats"):
             raise UsageError(f"ActionFormer reads the key feats of .npz files, not {self.key!r}")
 
