@@ -251,7 +251,7 @@ def test_clip_retrieval(output: Path, tmp_path: Path) -> None:
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
         assert np.allclose(embeddings, expected, atol=1e-3)
         assert [begin for table in tables for begin in table["start"]] == features.file["clips/times"][:, 0].tolist()
-        assert [name for table in tables for name in table["image_path"]] == [
+        assert [name for table in tables for name in table["video"]] == [
             video_id for video_id, video in features.items() for _ in range(len(video))
         ]
 
@@ -262,7 +262,7 @@ def test_npy(output: Path, tmp_path: Path) -> None:
     with open_features(output) as features:
         for key, video in features.items():
             assert np.array_equal(np.load(tmp_path / "made" / f"{key}.npy"), video.stage4[:])
-            assert np.array_equal(np.load(tmp_path / "made" / f"{key}.times.npy"), video.times[:])
+            assert np.array_equal(np.load(tmp_path / "made/times" / f"{key}.npy"), video.times[:])
     facts = json.loads((tmp_path / "made/export.json").read_text())
     expected = {"name": "stage4", "pool": "none", "length": None, "l2": False, "crop_pool": "mean"}
     assert facts["feature"] == {**expected, "shape": list(MAP)}
@@ -295,7 +295,8 @@ def test_webdataset(output: Path, tmp_path: Path) -> None:
     with open_features(output) as features:
         for (key, video), sample in zip(features.items(), (s for shard in found for s in shard.values()), strict=True):
             facts = json.loads(sample["json"])
-            assert (facts["id"], facts["name"], facts["end"]) == (key, os.path.splitext(key)[0], None)
+            assert (facts["id"], facts["name"]) == (key, os.path.splitext(key)[0])
+            assert facts["end"] == facts["duration"]
             assert np.array_equal(np.load(io.BytesIO(sample["times.npy"])), video.times[:])
             values = np.load(io.BytesIO(sample["features.npy"]))
             assert values.shape == (len(video), MAP[0], CHANNELS)
@@ -341,8 +342,8 @@ def test_names(tmp_path: Path) -> None:
     export("npy", twice, tmp_path / "both")
     with pytest.raises(UsageError, match="without --stem"):
         export("npy", twice, tmp_path / "one", stem=True)
-    times = make_output(tmp_path / "times.h5", [("a", 9, 25.0), ("a.times", 9, 25.0)], SAMPLING)
-    with pytest.raises(UsageError, match=r"a\.times\.npy"):  # as of A and a, where a file system takes them for one
+    times = make_output(tmp_path / "times.h5", [("a", 9, 25.0), ("times/a", 9, 25.0)], SAMPLING)
+    with pytest.raises(UsageError, match=r"times/a\.npy"):  # as of A and a, where a file system takes them for one
         export("npy", times, tmp_path / "times")
     assert not (tmp_path / "times").exists()
     outside = make_output(tmp_path / "outside.h5", [("../a.mp4", 9, 25.0)], SAMPLING)

@@ -43,11 +43,11 @@ def listed(folder: Path) -> list[str]:
 
 
 COLLISIONS: list[tuple[list[Format], bool, tuple[str, ...], tuple[str, str]]] = [
-    (["npy"], True, ("talk.mp4", "talk.times.mp4"), ("talk.mp4", "talk.times.mp4")),
-    (["npy"], False, ("talk.times", "talk"), ("talk.times", "talk")),
+    (["npy"], True, ("talk.mp4", "times/talk.mp4"), ("talk.mp4", "times/talk.mp4")),
+    (["csv"], False, ("times/talk", "talk"), ("times/talk", "talk")),
     (["npy", "tvr"], True, ("talk.mp4", "talk.mkv"), ("talk.mp4", "talk.mkv")),
     (["npy", "opentad"], False, ("cat", "cat.npy/01.mp4"), ("cat", "cat.npy/01.mp4")),
-    (["npy"], False, ("a", "cat", "cat.times.npy/b/c"), ("cat", "cat.times.npy/b/c")),
+    (["npy"], False, ("a", "cat", "times/cat.npy/b/c"), ("cat", "times/cat.npy/b/c")),
     (["moment-detr"], False, ("cat.npz/01", "cat"), ("cat", "cat.npz/01")),
     (["tvr"], False, ("cat.mp4", "cat.mp4/01.webm"), ("cat.mp4", "cat.mp4/01.webm")),
     (["tvr"], True, ("cat/01.mp4", "cat.mp4"), ("cat", "cat/01.mp4")),

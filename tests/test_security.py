@@ -91,7 +91,7 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
     "vswin merge": (["-o", "out/m.h5", "a.h5", "b.h5"], ["out/m.h5"]),
     "vswin export": (
         ["npy", "a.h5", "out/npy"],
-        ["out/npy/a.mp4.npy", "out/npy/a.mp4.times.npy", "out/npy/export.json"],
+        ["out/npy/a.mp4.npy", "out/npy/times/a.mp4.npy", "out/npy/export.json", "out/npy/videos.json"],
     ),
     "vswin check": (["a.h5"], []),
     "vswin weights list": ([], []),

@@ -2,7 +2,7 @@
 
 import click
 
-from vswin_extract.cli.console import stdout, table
+from vswin_extract.cli.console import note, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import HELP, Choice, file_argument, follow_option
 from vswin_extract.formatting import plural
@@ -14,6 +14,8 @@ FORMATS = (
     "tvr",
     "clip-retrieval",
     "npy",
+    "npz",
+    "csv",
     "webdataset",
     "parquet",
     "ten-crop",
@@ -37,7 +39,7 @@ FORMATS = (
     type=Choice(["none", "space", "all"]),
     default="all",
     show_default=True,
-    help="Average a stage's map over H' and W', or over T' too. Maps go with npy and webdataset only.",
+    help="Average a stage's map over H' and W', or over T' too. Maps go with npy, npz and webdataset only.",
 )
 @click.option(
     "--resize-length",
@@ -58,6 +60,11 @@ FORMATS = (
 @click.option(
     "--stem", is_flag=True, help="Call files by ids without the video's extension, as annotations usually have them."
 )
+@click.option("--suffix", default="", help="Put this behind the name of each file of features, as in <id>_rgb.npy.")
+@click.option(
+    "--key", metavar="NAME", help="Name of the array in .npz files (features); actionformer: write .npz, with feats."
+)
+@click.option("--transpose", is_flag=True, help="Write channels first, (C, T), in npy and npz.")
 @follow_option
 @reports_errors
 def export(
@@ -70,6 +77,9 @@ def export(
     l2: bool,
     crop_pool: str,
     stem: bool,
+    suffix: str,
+    key: str | None,
+    transpose: bool,
     follow: bool,
 ) -> None:
     """Write features as FORMAT into a new folder DEST, and a configuration with the numbers that make times come out.
@@ -82,12 +92,15 @@ def export(
     ten-crop        <id>.npy (T, 10, C), ten-crop.list, ten-crop.txt (MGFN, RTFM)
     summary         summary.h5, a group a video (DSNet, PGL-SUM, VASNet, vsumm)
     clip-retrieval  img_emb/img_emb_0.npy, metadata/metadata_0.parquet
-    npy             <id>.npy (T, ...), <id>.times.npy (T, 2) in seconds
+    npy             <id>.npy (T, ...), times/<id>.npy (T, 2) in seconds
+    npz             <id>.npz with "features" (T, ...) and "times" (T, 2)
+    csv             <id>.csv, a line a row; times/<id>.csv; mmaction2.json
     webdataset      shard-000000.tar: features.npy, times.npy, json
     parquet         features.parquet, a row a clip
 
-    The first four reckon the time of a row from its number. Every stored time is checked against that first, and the
-    export refused where one is off by more than a millisecond.
+    The projects of the first four compute the time of a row from its number. What they compute is compared with the
+    stored times first, and the export is refused if a time differs by more than a millisecond. A video of one clip
+    that would have a wrong time is left out, with a note.
     """
     from vswin_extract.export.export import export as write
     from vswin_extract.loading.sequences import Feature
@@ -100,7 +113,12 @@ def export(
         Feature(name, pool, length, l2, crop_pool),  # type: ignore[arg-type]
         stem,
         follow=follow,
+        suffix=suffix,
+        key=key,
+        transpose=transpose,
     )
+    for text in done.notes:
+        note(text)
     rows = [
         ("output", f"{done.destination}"),
         ("videos", f"{done.videos}" + (f", {plural(done.missing, 'failure')} left out" if done.missing else "")),

@@ -14,9 +14,11 @@ from typing import Any, Literal, get_args
 
 from vswin_extract.errors import OutputError, UsageError
 from vswin_extract.export import configuration, formats
+from vswin_extract.export.annotations import Database, check_times, describe_videos, find_notes, for_mmaction2
 from vswin_extract.export.configuration import ExportFacts, Texts
 from vswin_extract.export.formats import Item
 from vswin_extract.export.grid import Grid, find_grid
+from vswin_extract.export.layout import FileLayout
 from vswin_extract.export.names import check_names, file_names, without_extension
 from vswin_extract.export.summary import write_summary
 from vswin_extract.export.ten_crop import keep_crops, ten_crop_texts
@@ -32,19 +34,25 @@ Format = Literal[
     "tvr",
     "clip-retrieval",
     "npy",
+    "npz",
+    "csv",
     "webdataset",
     "parquet",
     "ten-crop",
     "summary",
 ]
 
+ON_A_GRID = ("actionformer", "opentad", "moment-detr", "tvr")
+"""Formats whose projects compute the time of a row from its number."""
 CONFIGURATIONS: dict[str, Callable[[ExportFacts], Texts]] = {
     "actionformer": configuration.actionformer,
     "opentad": configuration.opentad,
     "moment-detr": configuration.moment_detr,
     "tvr": configuration.tvr,
+    "clip-retrieval": configuration.clip_retrieval,
 }
-"""By format, for those that compute the time of a row from its number. The others store it."""
+DATA_FILES = {"webdataset": "shard-*.tar", "parquet": "features.parquet"}
+"""Formats with a dataset card, and the files of data that it names."""
 WRITERS: dict[str, Callable[[Path, Iterable[Item]], None]] = {
     "actionformer": formats.write_npy,
     "opentad": formats.write_npy,
@@ -53,10 +61,12 @@ WRITERS: dict[str, Callable[[Path, Iterable[Item]], None]] = {
     "ten-crop": formats.write_npy,
     "summary": write_summary,
     "npy": formats.write_npy_and_times,
+    "npz": formats.write_npz_and_times,
+    "csv": formats.write_csv,
     "webdataset": formats.write_webdataset,
     "parquet": formats.write_parquet,
 }
-MAPS = ("npy", "webdataset")
+MAPS = ("npy", "npz", "webdataset")
 """Formats whose rows may be maps."""
 PROVENANCE = ("model", "weights_sha256", "variant", "sampling", "preprocessing", "precision", "decoder", "run")
 """Root attributes of the output that export.json repeats."""
@@ -65,7 +75,7 @@ PROVENANCE = ("model", "weights_sha256", "variant", "sampling", "preprocessing",
 @dataclass(frozen=True)
 class Exported:
     """What was written. `shape`: of a row. `missing`: how many videos the output has under /failures. `files`: those
-    beside the features."""
+    beside the features. `notes`: what a user of the format must know."""
 
     destination: Path
     videos: int
@@ -73,6 +83,7 @@ class Exported:
     shape: tuple[int, ...]
     missing: int
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -83,18 +94,23 @@ def export(
     stem: bool = False,
     *,
     follow: bool = False,
+    suffix: str = "",
+    key: str | None = None,
+    transpose: bool = False,
 ) -> Exported:
     """Write an output's features as files of a format into a new folder.
 
-    `feature`: which, and how averaged, resampled and normalised (default: the embedding). `stem`: name a video's files
-    by its id without the extension. `follow`: as in `open_features`. One video is in memory at a time. The folder
-    appears when it is complete, as `destination`, which must not be there or be empty.
+    `feature`: which, and how averaged, resampled and normalised (default: the embedding). `follow`: as in
+    `open_features`. `stem`, `suffix`, `key`, `transpose`: as in `FileLayout`. One video is in memory at a time. The
+    folder appears when it is complete, as `destination`, which must not be there or be empty.
 
     Raises UsageError for what the format cannot hold or would give wrong times for, and OutputError if `destination` is
     in the way.
     """
     if format not in get_args(Format):
         raise UsageError(f"a format is one of {', '.join(get_args(Format))}, not {format!r}")
+    layout = FileLayout(stem, suffix, key, transpose)
+    layout.expect_fits(format)
     feature = feature or Feature()
     if format == "clip-retrieval":
         feature = Feature(feature.name, feature.pool, feature.length, l2=True)
@@ -110,20 +126,35 @@ def export(
             raise UsageError(
                 f"{format} takes a vector for each row, not {' x '.join(map(str, shape))}; use --pool all{crops}"
             )
-        names = file_names(features, stem)
-        counts = features.file["videos_table/clips"][:]
-        rows = int(counts.sum()) if feature.length is None else feature.length * len(names)
-        longest = int(counts.max()) if feature.length is None else feature.length
         grid = usable_grid(format, features, feature)
-        facts = ExportFacts(os.fspath(destination), shape, feature.length, longest, grid)
-        texts = _texts(format, features, feature, facts, names, stem)
-        write = partial(formats.write_clip_retrieval, rows=rows) if format == "clip-retrieval" else WRITERS[format]
+        usable = features if grid is None else grid.videos
+        left_out = [video_id for video_id in features if video_id not in usable]
+        names = file_names([video_id for video_id in features if video_id in usable], stem)
+        counts = [len(features[video_id]) if feature.length is None else feature.length for video_id in names]
+        facts = ExportFacts(os.path.abspath(destination), shape, feature.length, max(counts), grid, layout)
+        database = describe_videos(format, features, names, facts)
+        check_times(format, database, names, facts)
+        notes = find_notes(format, names, database, facts, left_out)
+        texts = _texts(format, features, facts, names, database, left_out)
+        texts["export.json"] = _provenance(format, features, feature, facts, notes)
+        write = _writer(format, layout, sum(counts))
         with _new_folder(destination) as folder:
-            check_names(format, names, texts, folder, destination)
-            write(folder, read_items(features, feature, names))
+            check_names(format, names, texts, folder, destination, layout)
+            write(folder, read_items(features, feature, names, layout))
             for name, text in texts.items():
                 (folder / name).write_text(text, "utf-8")
-        return Exported(destination, len(names), rows, shape, len(features.failures), tuple(texts))
+        missing = len(features.failures)
+        return Exported(destination, len(names), sum(counts), shape, missing, tuple(texts), tuple(notes))
+
+
+def _writer(format: Format, layout: FileLayout, rows: int) -> Callable[[Path, Iterable[Item]], None]:
+    """Return the function that writes the features."""
+    if format == "clip-retrieval":
+        return partial(formats.write_clip_retrieval, rows=rows)
+    if layout.key is not None:
+        write = formats.write_npz_and_times if format == "npz" else formats.write_npz
+        return partial(write, key=layout.key)
+    return WRITERS[format]
 
 
 @contextmanager
@@ -163,7 +194,7 @@ def _check_destination(destination: Path) -> None:
 def usable_grid(format: Format, features: FeatureFile, feature: Feature) -> Grid | None:
     """Return the grid from which a format computes times, or None if it needs none. Raises UsageError if it cannot use
     the grid of this output."""
-    if format not in CONFIGURATIONS or (feature.length is not None and format in ("actionformer", "opentad")):
+    if format not in ON_A_GRID or (feature.length is not None and format in ("actionformer", "opentad")):
         return None
     if feature.length is not None:
         raise UsageError(f"{format} has one clip length for all videos, so it does not go with --resize-length")
@@ -174,10 +205,16 @@ def usable_grid(format: Format, features: FeatureFile, feature: Feature) -> Grid
             "with an even --clip-len or --frame-interval"
         )
     if format in ("moment-detr", "tvr"):
+        if grid.rate is None:  # videos of one clip do not block the others
+            several = grid.without([name for name in grid.videos if len(features[name]) == 1])
+            if several.rate is not None:
+                other = [name for name, base in grid.videos.items() if base.fps != several.rate]
+                grid = grid.without([name for name in other if name not in several.videos])
         if grid.rate is None:
+            rates = [fps for fps, _ in grid.videos.values()]
             raise UsageError(
                 f"{format} has one clip length in seconds for all videos, but their frame rates lie between "
-                f"{grid.fps.min():.6g} and {grid.fps.max():.6g}; extract with --fps"
+                f"{min(rates):.6g} and {max(rates):.6g}; extract with --fps"
             )
         if grid.offset != Fraction(grid.stride, 2):
             raise UsageError(
@@ -188,52 +225,58 @@ def usable_grid(format: Format, features: FeatureFile, feature: Feature) -> Grid
     return grid
 
 
-def read_items(features: FeatureFile, feature: Feature, names: Mapping[str, str]) -> Iterator[Item]:
+def read_items(
+    features: FeatureFile, feature: Feature, names: Mapping[str, str], layout: FileLayout | None = None
+) -> Iterator[Item]:
     """Read the videos of an output one by one; `names` are those of their files, by id."""
+    layout = layout or FileLayout()
     for video_id, name in names.items():
         video = features[video_id]
-        yield Item(name, video, *feature.read(video), clips=feature.length is None)
+        values, times = feature.read(video)
+        yield Item(name, video, layout.arrange(values), times, feature.length is None, layout.suffix)
 
 
 def _texts(
     format: Format,
     features: FeatureFile,
-    feature: Feature,
     facts: ExportFacts,
     names: Mapping[str, str],
-    stem: bool,
+    database: Database,
+    left_out: Iterable[str],
 ) -> dict[str, str]:
     """Return the texts that are written beside the features, by file name."""
-    texts: dict[str, str] = {"export.json": _provenance(format, features, feature, facts)}
+    texts: dict[str, str] = {}
     if format in CONFIGURATIONS:
         texts |= CONFIGURATIONS[format](facts)
-        texts["videos.json"] = _database(features, names, facts.grid)
+    if format in DATA_FILES:
+        texts["README.md"] = configuration.dataset_card(DATA_FILES[format])
+    if format in (*ON_A_GRID, "npy", "npz", "csv"):
+        texts["videos.json"] = _json({"database": database})
+    if format == "csv" and facts.length is not None:
+        texts["mmaction2.json"] = _json(for_mmaction2(database))
     if format in ("actionformer", "opentad"):
         there = set(names.values())  # with --stem, a failed a.mkv may be called as a.mp4 is
-        missing = [name for each in features.failures if (name := without_extension(each["id"], stem)) not in there]
+        lacking = [each["id"] for each in features.failures] + [*left_out]
+        missing = [name for each in lacking if (name := without_extension(each, facts.layout.stem)) not in there]
         texts["missing_files.txt"] = "".join(f"{name}\n" for name in missing)
     if format == "ten-crop":
         texts |= ten_crop_texts(features, facts, names.values())
     return texts
 
 
-def _provenance(format: Format, features: FeatureFile, feature: Feature, facts: ExportFacts) -> str:
+def _provenance(
+    format: Format, features: FeatureFile, feature: Feature, facts: ExportFacts, notes: Iterable[str]
+) -> str:
     values: dict[str, Any] = {
         "format": format,
         "source": os.path.basename(features.file.filename),
         "feature": {**asdict(feature), "shape": facts.shape},
+        "layout": asdict(facts.layout),
+        "notes": [*notes],
         **{name: value for name, value in features.info.items() if name in PROVENANCE},
     }
+    return _json(values)
+
+
+def _json(values: Any) -> str:
     return json.dumps(values, indent=1) + "\n"
-
-
-def _database(features: FeatureFile, names: Mapping[str, str], grid: Grid | None) -> str:
-    """Return what annotations say of each video: duration in seconds, fps, frames. On a grid, frames are counted at its
-    rate, and the duration is computed from them, because OpenTAD takes frame / duration for the rate."""
-    table = features.file["videos_table"]
-    rates = table["fps"][:] if grid is None else grid.fps
-    database = {}
-    for name, seconds, fps in zip(names.values(), table["duration"][:].tolist(), rates.tolist(), strict=True):
-        frames = max(1, round(seconds * fps))
-        database[name] = {"duration": seconds if grid is None else frames / fps, "fps": fps, "frame": frames}
-    return json.dumps({"database": database}, indent=1) + "\n"

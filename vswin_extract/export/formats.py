@@ -21,29 +21,44 @@ from vswin_extract.store.features import VideoFeatures
 @dataclass(frozen=True)
 class Item:
     """A video to be written: `values` (T, …) float32, `times` (T, 2) in seconds. `name`: of its files. `clips`: True if
-    each row is a clip, False if rows are resampled."""
+    each row is a clip, False if rows are resampled. `suffix`: between the name and the ending of a file of features."""
 
     name: str
     video: VideoFeatures
     values: NDArray[np.float32]
     times: NDArray[np.float64]
     clips: bool
+    suffix: str = ""
 
 
 def write_npy(folder: Path, items: Iterable[Item]) -> None:
     for item in items:
-        _save(_file(folder, f"{item.name}.npy"), item.values)
+        _save(_file(folder, f"{item.name}{item.suffix}.npy"), item.values)
 
 
 def write_npy_and_times(folder: Path, items: Iterable[Item]) -> None:
+    """Write times into a folder of their own: many loaders take every .npy file of a folder for features."""
     for item in items:
-        _save(_file(folder, f"{item.name}.npy"), item.values)
-        _save(_file(folder, f"{item.name}.times.npy"), item.times)
+        _save(_file(folder, f"{item.name}{item.suffix}.npy"), item.values)
+        _save(_file(folder, f"times/{item.name}.npy"), item.times)
 
 
-def write_npz(folder: Path, items: Iterable[Item]) -> None:
+def write_npz(folder: Path, items: Iterable[Item], key: str = "features") -> None:
     for item in items:
-        np.savez(_file(folder, f"{item.name}.npz"), features=item.values)
+        _save_all(_file(folder, f"{item.name}{item.suffix}.npz"), {key: item.values})
+
+
+def write_npz_and_times(folder: Path, items: Iterable[Item], key: str = "features") -> None:
+    for item in items:
+        _save_all(_file(folder, f"{item.name}{item.suffix}.npz"), {key: item.values, "times": item.times})
+
+
+def write_csv(folder: Path, items: Iterable[Item]) -> None:
+    """Write a line of names and then a line for each row, with the digits that float32 needs."""
+    for item in items:
+        head = ",".join(f"f{channel}" for channel in range(item.values.shape[1]))
+        _write_table(_file(folder, f"{item.name}{item.suffix}.csv"), head, item.values, "%.9g")
+        _write_table(_file(folder, f"times/{item.name}.csv"), "start,end", item.times, "%.17g")
 
 
 def write_hdf5(folder: Path, items: Iterable[Item]) -> None:
@@ -53,14 +68,21 @@ def write_hdf5(folder: Path, items: Iterable[Item]) -> None:
 
 
 def write_clip_retrieval(folder: Path, items: Iterable[Item], rows: int, rows_per_file: int = 200_000) -> None:
-    """Write `rows` rows in all, in pairs of files."""
+    """Write `rows` rows in all, in pairs of files. image_path is no file's name, because the server opens images."""
     arrow, parquet = _arrow()
     for name in ("img_emb", "metadata"):
         (folder / name).mkdir()
     digits = len(str((rows - 1) // rows_per_file))  # readers take the files in the order of their names
     for part, (values, times, names) in enumerate(_parts(items, rows_per_file)):
         _save(folder / "img_emb" / f"img_emb_{part:0{digits}}.npy", values)
-        columns = {"image_path": names, "start": times[:, 0], "end": times[:, 1]}
+        parts = list(zip(names, times.tolist(), strict=True))
+        columns = {
+            "image_path": [f"{name}#t={start:.3f},{end:.3f}" for name, (start, end) in parts],  # W3C Media Fragments
+            "caption": [f"{name}, {start:.3f} to {end:.3f} s" for name, (start, end) in parts],
+            "video": names,
+            "start": times[:, 0],
+            "end": times[:, 1],
+        }
         parquet.write_table(arrow.table(columns), folder / "metadata" / f"metadata_{part:0{digits}}.parquet")
 
 
@@ -98,7 +120,8 @@ def write_webdataset(
                 shard = stack.enter_context(tarfile.open(folder / f"shard-{shards:06}.tar", "w"))
                 shards, samples = shards + 1, 0
             facts = {"name": item.name, **item.video.info}
-            facts["end"] = None if facts["end"] == float("inf") else facts["end"]
+            if facts["end"] == float("inf"):  # a whole video. A column of numbers has no null at first
+                facts["end"] = facts["start"] + facts["duration"]
             for kind, content in (
                 ("features.npy", _npy(item.values)), ("times.npy", _npy(item.times)),
                 ("json", json.dumps(facts, allow_nan=False).encode()),
@@ -129,11 +152,14 @@ def write_parquet(folder: Path, items: Iterable[Item], group_rows: int = 10_000)
 def _table(arrow: Any, item: Item) -> Any:
     """Return a table with a row for each clip. Resampled rows have no frames."""
     count, channels = item.values.shape
+    info = item.video.info
     columns = {
         "id": arrow.array([item.video.id] * count),
         "row": np.arange(count, dtype=np.int32),
         "start": item.times[:, 0],
         "end": item.times[:, 1],
+        "fps": np.full(count, info["fps"], np.float64),
+        "status": arrow.array([info["status"]] * count),
     }
     if item.clips:
         frames = item.video.frames[:]
@@ -153,6 +179,16 @@ def _save(path: Path, values: NDArray[Any]) -> None:
     """Write a .npy file. Of a file, np.save would write the array by C, whose errors do not say that a disk is full."""
     with path.open("wb") as file:
         np.save(SimpleNamespace(write=file.write), values)
+
+
+def _save_all(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
+def _write_table(path: Path, head: str, values: NDArray[Any], number: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f"{head}\n")
+        np.savetxt(file, values, number, ",")
 
 
 def _npy(values: NDArray[Any]) -> bytes:

@@ -6,17 +6,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vswin_extract.errors import UsageError
-from vswin_extract.store.features import FeatureFile
+from vswin_extract.export.layout import FileLayout
 from vswin_extract.video.videos import EXTENSIONS
 
-ENDINGS: dict[str, tuple[str, ...]] = {
-    "actionformer": (".npy",),
-    "opentad": (".npy",),
-    "moment-detr": (".npz",),
-    "npy": (".npy", ".times.npy"),
-    "ten-crop": (".npy",),
+FILES: dict[str, tuple[str, ...]] = {
+    "actionformer": ("{name}{suffix}.npy",),
+    "opentad": ("{name}{suffix}.npy",),
+    "moment-detr": ("{name}.npz",),
+    "npy": ("{name}{suffix}.npy", "times/{name}.npy"),
+    "npz": ("{name}{suffix}.npz",),
+    "csv": ("{name}{suffix}.csv", "times/{name}.csv"),
+    "ten-crop": ("{name}.npy",),
 }
-"""What the names of a video's files end in, by format. The other formats have no file for each video."""
+"""The files of a video, by format. The other formats have no file for each video."""
 IN_ONE_FILE = ("tvr",)
 """Formats with one HDF5 file, where the name of a video is a path."""
 LONGEST_NAME, LONGEST_PATH = 255, 4096
@@ -30,13 +32,13 @@ def without_extension(video_id: str, stem: bool) -> str:
     return path if stem and extension.lower() in EXTENSIONS else video_id
 
 
-def file_names(features: FeatureFile, stem: bool) -> dict[str, str]:
+def file_names(ids: Iterable[str], stem: bool) -> dict[str, str]:
     """Return the name of each video's files, without the format's ending: its id, which may contain `/`, or with `stem`
     its id without a video's extension. Raises UsageError if two are equal, or if a name would lead out of the folder
     of the export."""
     names: dict[str, str] = {}
     taken: dict[str, str] = {}
-    for video_id in features:
+    for video_id in ids:
         name = without_extension(video_id, stem)
         if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
             raise UsageError(f"the id {video_id!r} cannot be the name of a file")
@@ -46,24 +48,37 @@ def file_names(features: FeatureFile, stem: bool) -> dict[str, str]:
     return names
 
 
-def check_names(format: str, names: Mapping[str, str], others: Iterable[str], folder: Path, destination: Path) -> None:
+def check_names(
+    format: str,
+    names: Mapping[str, str],
+    others: Iterable[str],
+    folder: Path,
+    destination: Path,
+    layout: FileLayout,
+) -> None:
     """Raise UsageError if two of all the files of an export would have one name, if one would be in the place of
     another's folder, or if a name is too long for the file system.
 
     `names`: of the videos, by id. `others`: files that belong to no video. `folder`: where the files are written before
     they become `destination`.
     """
-    if format not in ENDINGS and format not in IN_ONE_FILE:
+    if format not in FILES and format not in IN_ONE_FILE:
         return
-    endings = ENDINGS.get(format, ("",))
-    files = [(f"{name}{ending}", video_id) for video_id, name in names.items() for ending in endings]
+    patterns = FILES.get(format, ("{name}",))
+    if format == "actionformer" and layout.key:
+        patterns = ("{name}{suffix}.npz",)
+    files = [
+        (pattern.replace("{suffix}", layout.suffix).replace("{name}", name), video_id)
+        for video_id, name in names.items()
+        for pattern in patterns
+    ]
     advice = "use a format with one file, as parquet, or other ids"
     if any(name != video_id for video_id, name in names.items()):
         advice = f"export without --stem, or {advice}"
-    if format in ENDINGS:
+    if format in FILES:
         _expect_short(files, folder, destination, advice)
         files += [(name, OURS) for name in others]
-    expect_apart(files, format in ENDINGS and ignores_case(folder), advice)
+    expect_apart(files, format in FILES and ignores_case(folder), advice)
 
 
 def expect_apart(files: Iterable[tuple[str, str]], ignore_case: bool, advice: str) -> None:
