@@ -3,8 +3,8 @@
 Words come in; text, files and an exit code go out. A command's file, named after it, declares its options: options.py
 has the shared ones and the help in groups, extract_options.py those of `vswin extract`, complete.py what a shell
 completes. A value comes from the command line, the environment or a file: origins.py knows which, config.py reads and
-writes the files. A command then calls the library, while progress.py shows a run and signals.py stops it; console.py
-and results.py print what comes out, and exit.py makes errors one line and an exit code.
+writes the files. A command then calls the library, while download.py gets weights, progress.py shows a run, and
+signals.py stops it; console.py and results.py print what comes out, and exit.py makes errors one line and an exit code.
 
 This file has the group `vswin`. It imports nothing but click before a command runs, so that --help answers at once.
 """

@@ -14,7 +14,7 @@ from vswin_extract.cli.options import Stages, suggest
 from vswin_extract.cli.origins import CONFIG, by_command, option_key
 from vswin_extract.formatting import printable
 
-GENERAL = ("VSWIN_WEIGHTS_DIR", "VSWIN_WEIGHTS_MIRROR", "VSWIN_RESTARTED")
+GENERAL = ("VSWIN_WEIGHTS_DIR", "VSWIN_WEIGHTS_MIRROR", "VSWIN_OFFLINE", "VSWIN_RESTARTED")
 """Variables that belong to no option."""
 MOST_BYTES = 16 << 20
 """Bytes of a file of options, at most; it may list many videos."""

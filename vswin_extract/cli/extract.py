@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from vswin_extract.cli.config import write_config
 from vswin_extract.cli.console import PrintableFormatter, note, say, stderr
+from vswin_extract.cli.download import fetch_weights
 from vswin_extract.cli.exit import EXIT_CODES, reports_errors
 from vswin_extract.cli.extract_options import (
     clip_options,
@@ -38,10 +39,7 @@ if TYPE_CHECKING:
 FOR_PYTORCH = 1200 << 20
 """Bytes of address space without which PyTorch, its threads and the smallest model end in errors of many kinds."""
 STAGE_WORD = re.compile(r"[1-4](,[1-4])*|all")
-ABOUT_NANO = (
-    "nano is the small bundled model, for trying things out; a full-size one: vswin weights pull t-k400, then "
-    "--weights t-k400"
-)
+ABOUT_NANO = "nano is the small bundled model, for trying things out; --weights t-k400 downloads a full-size one"
 
 
 @click.command(
@@ -82,6 +80,8 @@ def extract(
         handler.setFormatter(PrintableFormatter())
         logger.addHandler(handler)
     job = make_job(inputs, output, shard=find_shard(shard, quiet), **options)
+    if job.engine == "local":  # with Ray, each actor gets them on its own host
+        fetch_weights(job.weights, job.offline, quiet)
 
     from vswin_extract.job.events import ShardDone
 

@@ -219,7 +219,7 @@ input_options = together(
 
 model_options = together(
     weights_option(
-        "The bundled nano, a name from `vswin weights list`, or a checkpoint file.",
+        "The bundled nano; a name from `vswin weights list`, downloaded if it is not here; or a checkpoint file.",
         MODEL,
         default="nano",
         show_default=True,
@@ -231,6 +231,12 @@ model_options = together(
         help="Size of the network, instead of the one that the weights' shapes tell.",
     ),
     ema_option(MODEL),
+    option(
+        MODEL,
+        "--offline",
+        is_flag=True,
+        help="Never download weights. VSWIN_OFFLINE=1 does the same for every command.",
+    ),
     device_option(
         "auto, cpu, cuda, cuda:0, mps (not measured); a process each for several: cuda:0,1, cuda:all, cpu:2.",
         MODEL,

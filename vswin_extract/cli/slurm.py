@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vswin_extract.cli.config import absolute, check_environment, settings
+from vswin_extract.cli.download import fetch_weights
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.extract import extract, make_job
 from vswin_extract.cli.extract_options import NOT_OF_JOB
@@ -76,7 +77,6 @@ def slurm(
     from vswin_extract.journal.directory import journal_directory
     from vswin_extract.run import slurm as library
     from vswin_extract.store.hdf5 import check_output
-    from vswin_extract.weights.cache import find_weights
 
     with extract.make_context("vswin-extract", list(arguments)) as context:
         check_environment(context)  # the tasks would refuse the same
@@ -84,7 +84,7 @@ def slurm(
         if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
         job = make_job(**{name: value for name, value in asked.items() if name not in NOT_OF_JOB} | {"shard": "none"})
-        find_weights(job.weights)
+        fetch_weights(job.weights, job.offline)  # the tasks may have no network
         job.check_directories()
         check_output(job.output, job.overwrite)
         target = script_target(script, overwrite, job, context) if script else None

@@ -108,7 +108,7 @@ def extract_like(
 
     if kind := other_kind(Path(path)):
         raise UsageError(f"{path} cannot be searched for: VideoUnreadable: it is {kind}, not a video")
-    path_of_weights, ema = weights_of(features, weights)
+    path_of_weights, ema = weights_of(features, weights, on_event)
     output = folder / "query.h5"
     done = extract(
         [path],
@@ -146,17 +146,23 @@ def settings_of(features: FeatureFile) -> dict[str, Any]:
         ) from error
 
 
-def weights_of(features: FeatureFile, given: str | None) -> tuple[Path, bool]:
+def weights_of(
+    features: FeatureFile, given: str | None, on_event: "Callable[[Event], None]" = lambda event: None
+) -> tuple[Path, bool]:
     """Return the file of the weights that an output was made with, and whether its averaged weights were taken: the
     given name or file, or else the name that the output records. Raises WeightsError if it is not found, or its sha256
     is not the recorded one."""
-    from vswin_extract.weights.cache import find_weights
+    from vswin_extract.job.events import Notice
+    from vswin_extract.weights.cache import missing_weights
+    from vswin_extract.weights.pull import obtain_weights
 
     info = features.info
     name, (sha256, ema, _) = str(info.get("model")), str(info.get("weights_sha256")).partition("+")
     file = features.file.filename
     try:
-        path = find_weights(given or name)
+        if row := missing_weights(given or name):
+            on_event(Notice(f"downloading the weights {row.name}, which are not in the cache"))
+        path = obtain_weights(given or name)
     except VswinError as error:
         raise WeightsError(
             f"a video file is compared by the weights of {file}, which are {name} (sha256 {sha256[:8]}…) and were not "

@@ -36,13 +36,14 @@ MOST = 16384
 class Job:
     """The videos, the output and all settings of a run. None means: as the weights' recipe or the device says.
 
-    `ema`: take the averaged weights of a checkpoint that has both. `stages`: stages whose maps are written, 1 to 4.
-    `pool`: write the maps as they are, or averaged over space or over time and space. `embedding`: write the embedding,
-    which needs all four stages. `layout`: one file, or several files and an index. `partial`: keep the part of a
-    damaged video that decodes, or let the video fail. `shard`: extract only this part of the videos into the journal;
-    `merge` makes the output. `storage`: directory of the journal, if it is not beside the output. `cache_dir`,
-    `cache_size` (bytes): where each host keeps the files of remote videos while it decodes them. `engine`: the devices
-    of this machine, or `actors` on the Ray cluster at `ray_address` (default: as many actors as there is room for).
+    `ema`: take the averaged weights of a checkpoint that has both. `offline`: never download weights. `stages`: stages
+    whose maps are written, 1 to 4. `pool`: write the maps as they are, or averaged over space or over time and space.
+    `embedding`: write the embedding, which needs all four stages. `layout`: one file, or several files and an index.
+    `partial`: keep the part of a damaged video that decodes, or let the video fail. `shard`: extract only this part of
+    the videos into the journal; `merge` makes the output. `storage`: directory of the journal, if it is not beside the
+    output. `cache_dir`, `cache_size` (bytes): where each host keeps the files of remote videos while it decodes them.
+    `engine`: the devices of this machine, or `actors` on the Ray cluster at `ray_address` (default: as many actors as
+    there is room for).
     Raises UsageError for values that cannot work.
     """
 
@@ -51,6 +52,7 @@ class Job:
     weights: str = BUNDLED
     variant: str | None = None
     ema: bool = False
+    offline: bool = False
     stages: tuple[int, ...] = ()
     pool: Pool = "none"
     embedding: bool = True

@@ -17,7 +17,9 @@ from vswin_extract.video.videos import Video
 
 def load_backbone(job: Job, device: str) -> Backbone:
     """Load the model of a job. Raises what `load_model` does, and UsageError for what the model cannot do."""
-    backbone = load_model(job.weights, variant=job.variant, ema=job.ema, device=device, precision=job.precision)
+    backbone = load_model(
+        job.weights, variant=job.variant, ema=job.ema, device=device, precision=job.precision, offline=job.offline
+    )
     if job.compile == "on" and not backbone.compiles:
         raise UsageError(
             f"--compile on is for CUDA in bf16 or fp16, not for {backbone.device.type} in {backbone.precision}; "

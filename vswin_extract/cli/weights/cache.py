@@ -1,14 +1,11 @@
 """`vswin weights list, pull, path, prune`: the published weights, and the cache that they are kept in."""
 
-import sys
-from pathlib import Path
-from typing import Any
-
 import click
 
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, stderr, stdout, table
-from vswin_extract.cli.exit import fail, reports_errors
+from vswin_extract.cli.download import download_bar
+from vswin_extract.cli.exit import reports_errors
 from vswin_extract.formatting import human_bytes, plural, printable
 from vswin_extract.weights.cache import is_cached
 
@@ -61,53 +58,27 @@ def pull_command(names: tuple[str, ...], source: str) -> None:
     """
     from vswin_extract.errors import WeightsError
     from vswin_extract.weights.cache import bundled_file
-    from vswin_extract.weights.registry import BUNDLED, find_published
+    from vswin_extract.weights.pull import pull_weights
+    from vswin_extract.weights.registry import BUNDLED, known_name
 
     failed = []
-    for name in dict.fromkeys(names):
-        if name != BUNDLED:
-            find_published(name)  # an unknown name is an error before anything is downloaded
-    for name in dict.fromkeys(names):
+    known = dict.fromkeys(map(known_name, names))  # an unknown name is an error before anything is downloaded
+    for name in known:
         if name == BUNDLED:
             click.echo(bundled_file())
             continue
         try:
-            path, note = _download(name, source)
+            with download_bar(name) as (progress, notify):
+                path, hashed = pull_weights(name, progress, notify, source)
         except WeightsError as error:
             failed.append(str(error))
             continue
-        say(stderr(), note)
+        say(stderr(), hashed)
         click.echo(path)
     if failed:
         for message in failed[:-1]:
             click.echo(f"Error: {printable(message)}", err=True)
         raise WeightsError(failed[-1])
-
-
-def _download(name: str, source: str) -> tuple[Path, str]:
-    """Pull weights with a bar; return the file and how it was checked. Raises WeightsError."""
-    from tqdm import tqdm
-
-    from vswin_extract.weights.pull import download_progress, pull_weights
-    from vswin_extract.weights.registry import find_published
-
-    there, total = download_progress(find_published(name))
-    with tqdm(
-        desc=name, unit="B", unit_scale=True, initial=there, total=total or None, disable=None, leave=False
-    ) as bar:
-
-        def progress(done: int, total: int, bar: Any = bar) -> None:
-            bar.total = total or None
-            bar.update(done - bar.n)
-
-        def notify(text: str) -> None:
-            tqdm.write(f"{name}: {printable(text)}", file=sys.stderr)
-
-        try:
-            return pull_weights(name, progress, notify, source)
-        except KeyboardInterrupt:
-            bar.close()
-            fail("stopped; the same command continues", 130)
 
 
 @click.command()

@@ -1,22 +1,39 @@
 """`vswin weights convert, inflate`: make weights of other files."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, stderr
+from vswin_extract.cli.download import fetch_weights
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import ema_option, output_option
+from vswin_extract.cli.options import ema_option, output_option, together
 from vswin_extract.formatting import human_bytes, name_some
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vswin_extract.weights.recipe import Recipe
+
 variant_option = click.option(
     "--variant", metavar="T|S|B|L", help="Size of the network, instead of the one that the shapes tell."
 )
 replace_option = click.option("--overwrite", is_flag=True, help="Replace OUT.safetensors if it is there.")
+recipe_options = together(
+    click.option("--clip-len", type=int, metavar="FRAMES", help="Recipe: frames of a clip."),
+    click.option("--frame-interval", type=int, metavar="FRAMES", help="Recipe: from one frame of a clip to the next."),
+    click.option("--size", type=int, metavar="PIXELS", help="Recipe: side of the square crop."),
+    click.option(
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="Recipe: short side before the crop.  [default: as before, in proportion to --size]",
+    ),
+    click.option("--mean", type=float, nargs=3, metavar="R G B", help="Recipe: mean of the pixels, on 0 to 255."),
+    click.option("--std", type=float, nargs=3, metavar="R G B", help="Recipe: their standard deviation."),
+)
+"""What the weights were trained with, where the checkpoint does not say it. The file then does."""
 
 
 @click.command()
@@ -26,9 +43,13 @@ replace_option = click.option("--overwrite", is_flag=True, help="Replace OUT.saf
 @ema_option()
 @replace_option
 @click.option("--half", is_flag=True, help="Store 16-bit floats: half the size, features equal to about 1e-3.")
+@recipe_options
 @reports_errors
-def convert_command(source: str, target: str, variant: str | None, ema: bool, overwrite: bool, half: bool) -> None:
-    """Write a checkpoint of any published layout as safetensors: quick to load, and no pickle inside."""
+def convert_command(
+    source: str, target: str, variant: str | None, ema: bool, overwrite: bool, half: bool, **recipe: Any
+) -> None:
+    """Write a checkpoint of any published layout as safetensors: quick to load, no pickle inside, and with the recipe
+    that runs then use."""
     from vswin_extract.errors import WeightsError
     from vswin_extract.weights.checkpoints import save_checkpoint
     from vswin_extract.weights.fit import not_finite
@@ -36,15 +57,17 @@ def convert_command(source: str, target: str, variant: str | None, ema: bool, ov
     from vswin_extract.weights.recipe import Recipe
 
     path = check_target(target, source, overwrite)
+    fetch_weights(source)
     name, checkpoint = load_checkpoint(source, variant and variant.lower(), ema)
     state = {key: tensor.half() for key, tensor in checkpoint.state.items()} if half else checkpoint.state
     if half and (too_large := not_finite(state)):
         raise WeightsError(f"{name_some(too_large)} of {source} do not fit 16-bit floats; leave out --half")
+    kept = changed_recipe(checkpoint.recipe or Recipe(), **recipe)
     save_checkpoint(
         path,
         state,
         checkpoint.variant,
-        checkpoint.recipe or Recipe(),
+        kept,
         checkpoint.classes,
         source=checkpoint.source or f"{name} {checkpoint.sha256.partition('+')[2]}".rstrip(),
         license=checkpoint.license,
@@ -104,6 +127,24 @@ def inflate_command(source: str, output: str, variant: str | None, ema: bool, wi
     if resized:
         click.echo(f"the 2D network with its own window gives other features: relative difference {by_stage(resized)}")
     click.echo(f"{output}: variant {checkpoint.variant.name}, window {window}, {human_bytes(path.stat().st_size)}")
+
+
+def changed_recipe(recipe: "Recipe", **given: Any) -> "Recipe":
+    """Return a recipe with the values that were given instead of its own. Raises UsageError."""
+    from dataclasses import replace
+
+    from vswin_extract.errors import UsageError
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    if "size" in changes and "resize" not in changes:
+        changes["resize"] = round(recipe.resize * changes["size"] / recipe.size)
+    try:
+        changed = replace(recipe, **changes)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if changed.resize < changed.size:
+        raise UsageError(f"--resize {changed.resize} is smaller than the crop, --size {changed.size}")
+    return changed
 
 
 def by_stage(errors: dict[int, float]) -> str:
