@@ -102,6 +102,29 @@ def test_line_before_environment_before_file(config: Path, monkeypatch: pytest.M
     assert given("--stride", 4, "--embedding") == (4, True)
 
 
+def test_config_shows_each_setting_and_where_it_comes_from(run: Run, config: Path, environment: dict[str, str]) -> None:
+    environment["VSWIN_EXTRACT_STRIDE"], environment["VSWIN_WEIGHTS_MIRROR"] = "5", "http://user:secret@host/weights"
+    try:
+        done = run("vswin", "config", "--config", config, "--pool", "space")
+        wrong = run("vswin", "config", "--strid", "4")
+    finally:
+        del environment["VSWIN_EXTRACT_STRIDE"], environment["VSWIN_WEIGHTS_MIRROR"]
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    for name, value, where in (
+        ("pool", "space", "command line"),
+        ("stride", "5", "VSWIN_EXTRACT_STRIDE"),
+        ("fps", "15", str(config)),
+        ("tail", "pad", "default"),
+        ("clip-len", "4", str(config)),
+        ("size", "224", "default"),
+        ("overwrite", "false", "default"),
+    ):
+        assert value in lines[name].split()
+        assert where in lines[name]
+    assert "secret" not in done.stdout
+    assert (done.returncode, wrong.returncode, "--stride" in wrong.stderr) == (0, 2, True)
+
+
 WRONG_FILES = [
     ("strid = 4", ["strid;", "did you mean stride?"]),
     ('stride = "4"', ["stride", "'4'"]),

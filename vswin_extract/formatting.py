@@ -1,7 +1,13 @@
 """Numbers and names as people read them: the same in messages, tables and pages."""
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
+
+MOST_COMPARED = 10_000
+"""Names that are compared letter by letter with a misspelt one, at most: it takes a second."""
 
 
 def human_bytes(count: float) -> str:
@@ -16,6 +22,30 @@ def human_bytes(count: float) -> str:
 def plural(count: int, thing: str) -> str:
     """1 -> 1 video, 2 -> 2 videos."""
     return f"{count} {thing}" + ("" if count == 1 else "s")
+
+
+def clock(seconds: float) -> str:
+    """A moment of a video: 4.2 -> 0:04.2, 3725.0 -> 1:02:05.0"""
+    tenths = round(seconds * 10)
+    minutes, hours = tenths // 600 % 60, tenths // 36000
+    begins = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{begins}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def parse_clock(text: str) -> float | None:
+    """Return the seconds of a moment that `clock` or a person has written: 1:05.3, 65.3, 65.3s; None if it is none."""
+    found = re.fullmatch(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?) ?s?", text.strip())
+    return None if found is None else 3600 * int(found[1] or 0) + 60 * int(found[2] or 0) + float(found[3])
+
+
+def suggest_name(name: str, known: Iterable[str]) -> str:
+    """Return the path that a name means: the only one with its last part, with or without an extension, or the one
+    that is spelt nearly alike; "" if there is none."""
+    known = list(known)
+    meant = [each for each in known if name in (each.rpartition("/")[2], each.rpartition(".")[0], PurePath(each).stem)]
+    if not meant and len(known) <= MOST_COMPARED:
+        meant = difflib.get_close_matches(name, known, n=1)
+    return meant[0] if len(meant) == 1 else ""
 
 
 def name_some(names: list[str], most: int = 3) -> str:

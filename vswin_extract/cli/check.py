@@ -6,14 +6,15 @@ import sys
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import note, say, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.merge import merge_command
-from vswin_extract.cli.options import HELP, file_argument, follow_option
+from vswin_extract.cli.options import follow_option, output_argument
 
 
-@click.command(context_settings=HELP)
-@file_argument
+@command("vswin check out.h5", "vswin check out.h5 --against videos/")
+@output_argument
 @click.option(
     "--against",
     multiple=True,

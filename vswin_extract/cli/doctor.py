@@ -4,13 +4,14 @@ import sys
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import show_checks
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, json_option
+from vswin_extract.cli.options import json_option
 from vswin_extract.formatting import plural
 
 
-@click.command(context_settings=HELP)
+@command("vswin doctor", "vswin doctor /scratch --json")
 @click.argument("directory", default=".", type=click.Path(), metavar="[DIR]")
 @json_option
 @reports_errors

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, follow_option, json_option
+from vswin_extract.cli.options import file_argument, follow_option, json_option
 from vswin_extract.formatting import human_bytes, plural
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ SHOWN_VIDEOS = 20
 """Videos and failures that are listed without --all."""
 
 
-@click.command(context_settings=HELP)
+@command("vswin inspect out.h5", "vswin inspect out.h5 --all", "vswin inspect out.h5 --json")
 @file_argument
 @click.option(
     "--all", "show_all", is_flag=True, help=f"List all videos and failures, not only the first {SHOWN_VIDEOS}."

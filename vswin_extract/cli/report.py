@@ -2,19 +2,20 @@
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import stderr
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, follow_option, output_option, target_option, videos_option
+from vswin_extract.cli.options import beside, file_argument, follow_option, output_option, target_option, videos_option
 from vswin_extract.formatting import human_bytes, plural, printable
 
 LIMIT, SPOTS = 50, 1000
 """The defaults of `write_report`. Importing them would make --help slow."""
 
 
-@click.command(context_settings=HELP)
+@command("vswin report out.h5", "vswin report out.h5 -o page.html --within 'clips/*'")
 @file_argument
-@output_option("X.html", "The page.")
-@target_option("X.html")
+@output_option("OUT.html", "The page.  [default: as IN.h5, but .html]")
+@target_option("the page")
 @videos_option("Where the videos are, if no longer where they were extracted.")
 @click.option(
     "--limit",
@@ -37,7 +38,14 @@ LIMIT, SPOTS = 50, 1000
 @follow_option
 @reports_errors
 def report(
-    file: str, output: str, overwrite: bool, videos: str | None, limit: int, within: str, spots: int, follow: bool
+    file: str,
+    output: str | None,
+    overwrite: bool,
+    videos: str | None,
+    limit: int,
+    within: str,
+    spots: int,
+    follow: bool,
 ) -> None:
     """Write one page to look at, with all in it, that opens from disk: the run and its failures, a map of all clips,
     and videos in detail, with their frames, segments, classes and the clips of others that are like theirs. Needs the
@@ -50,6 +58,7 @@ def report(
     from vswin_extract.explore.report import write_report
     from vswin_extract.store.features import open_features
 
+    output = output or beside(file, ".html")
     console = stderr()
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     with open_features(file, follow=follow) as features, progress as bar:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vswin_extract.cli.command import ExampleCommand, command
 from vswin_extract.cli.config import absolute, check_environment, settings
 from vswin_extract.cli.download import fetch_weights
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.extract import extract, make_job
 from vswin_extract.cli.extract_options import NOT_OF_JOB
 from vswin_extract.cli.merge import merge_command
-from vswin_extract.cli.options import HELP, target_option
+from vswin_extract.cli.options import target_option
 from vswin_extract.cli.origins import CONFIG, is_given
 from vswin_extract.formatting import printable
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vswin_extract.job.job import Job
 
 
-class SlurmCommand(click.Command):
+class SlurmCommand(ExampleCommand):
     """A command whose error says where options of vswin-extract go."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -35,7 +36,11 @@ class SlurmCommand(click.Command):
             raise
 
 
-@click.command(cls=SlurmCommand, context_settings=HELP)
+@command(
+    "vswin slurm videos/ out.h5 --tasks 8 --gpus-per-task 1 -o extract.sbatch",
+    "vswin slurm videos/ out.h5 --tasks 8 --submit -- --weights t-k400 --stage 4",
+    cls=SlurmCommand,
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="VIDEOS... OUT.h5 [-- OPTIONS OF VSWIN-EXTRACT]")
 @click.option(
     "--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array, a shard each."
@@ -106,6 +111,8 @@ def slurm(
     if target is not None:
         with target.write() as unfinished:
             unfinished.write_bytes(os.fsencode(text))
+        if not submit:
+            click.echo(f"{printable(str(script))}: {tasks} tasks; its first lines say how to submit it, and the merge")
     elif not submit:
         click.echo(os.fsencode(text), nl=False)
     if submit:

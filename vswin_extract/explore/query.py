@@ -12,6 +12,7 @@ import numpy as np
 from vswin_extract.errors import UsageError, VswinError, WeightsError
 from vswin_extract.explore.similarity import Floats, embeddings, unit
 from vswin_extract.files import file_sha256
+from vswin_extract.formatting import clock, parse_clock, suggest_name
 from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
 from vswin_extract.video.file_kinds import other_kind
 
@@ -47,18 +48,16 @@ def find_query(
     device: str = "auto",
     on_event: "Callable[[Event], None]" = lambda event: None,
 ) -> Query:
-    """Return the query that a text names. ID@SECONDS is the clip of the file around that second, ID all clips of a
-    video of the file. A video file, PATH or PATH@SECONDS, is first extracted with the file's settings and weights. An
-    id of the file is never taken for a path. `weights`: a name or file, if those of the file cannot be found.
+    """Return the query that a text names. ID@TIME is the clip of the file at that time (65.3 or 1:05.3), ID all
+    clips of a video of the file. A video file, PATH or PATH@TIME, is first extracted with the file's settings and
+    weights. An id of the file is never taken for a path. `weights`: a name or file, if those of the file cannot be
+    found.
 
     Raises UsageError, WeightsError, DeviceError.
     """
     embeddings(features)
     name, _, after = text.rpartition("@")
-    try:
-        seconds = float(after) if name else None
-    except ValueError:
-        seconds = None
+    seconds = parse_clock(after) if name else None
     if text in features or seconds is None:
         name, seconds = text, None
     if name in features:
@@ -71,7 +70,11 @@ def find_query(
                 with open_features(output) as extracted:
                     (video,) = extracted.values()
                     return _query(video, at, path)
-    raise UsageError(f"{text!r} is neither a video of {features.file.filename} (ID or ID@SECONDS) nor a video file")
+    meant = suggest_name(name, features)
+    hint = f"did you mean {meant}{'' if seconds is None else f'@{after}'}?" if meant else "vswin inspect lists the ids"
+    raise UsageError(
+        f"{text!r} is neither a video of {features.file.filename} (ID or ID@TIME) nor a video file; {hint}"
+    )
 
 
 def _query(video: VideoFeatures, seconds: float | None, path: str) -> Query:
@@ -88,7 +91,7 @@ def _clip_at(video: VideoFeatures, seconds: float) -> int:
     times = np.asarray(video.times)
     first, end = times[:, 0].min(), times[:, 1].max()
     if not first <= seconds <= end:
-        raise UsageError(f"second {seconds:g} is not in {video.id}, whose clips go from {first:.2f} to {end:.2f}")
+        raise UsageError(f"{clock(seconds)} is not in {video.id}, whose clips go from {clock(first)} to {clock(end)}")
     far = np.abs(times.mean(1) - seconds)
     covers = (times[:, 0] <= seconds) & (seconds <= times[:, 1])
     return int(np.argmin(np.where(covers, far, far + end)))

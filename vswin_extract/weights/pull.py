@@ -60,7 +60,7 @@ def obtain_weights(
     if offline or is_offline():
         why = "--offline" if offline else OFFLINE
         raise WeightsError(
-            f"{row.name} is not in the weights cache, and {why} forbids to download it; without {why}: "
+            f"{row.name} is not in the weights cache, and {why} forbids a download; where there is a network: "
             f"vswin weights pull {row.name}"
         )
     return pull_weights(row.name, progress, say, answer=answer)[0]

@@ -2,6 +2,7 @@
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, stderr, stdout, table
 from vswin_extract.cli.download import download_bar
@@ -13,7 +14,7 @@ FOREIGN = 10
 """Files in the cache that are not published weights: how many are listed at most."""
 
 
-@click.command()
+@command("vswin weights list", short_help="Show the published weights, and which are in the cache.")
 @reports_errors
 def list_command() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
@@ -28,7 +29,8 @@ def list_command() -> None:
         done, total = download_progress(row)
         here = "yes" if is_cached(row) else f"{done / total:.0%}" if total else ""
         top1, top5 = (f"{percent:.1f}" for percent in row.accuracy)
-        rows.append((row.name, row.dataset, top1, top5, size, row.license, here))
+        trained_on = row.dataset.replace("Something-Something v2", "SSv2")  # 80 columns are enough then
+        rows.append((row.name, trained_on, top1, top5, size, row.license, here))
     out = stdout()
     titles = ("name", "trained on", "top-1", "top-5", "size", "licence", "here")
     out.print(table(rows, titles, right=("top-1", "top-5", "size")))
@@ -40,7 +42,11 @@ def list_command() -> None:
         click.echo(f"Cache: none, as this user has no home directory; set {DIRECTORIES} to a directory of your own")
 
 
-@click.command()
+@command(
+    "vswin weights pull t-k400",
+    "vswin weights pull t-k400 b-k400 --from /mnt/weights",
+    short_help="Download published weights into the cache.",
+)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=weights_names)
 @click.option(
     "--from",
@@ -81,7 +87,7 @@ def pull_command(names: tuple[str, ...], source: str) -> None:
         raise WeightsError(failed[-1])
 
 
-@click.command()
+@command("vswin weights path t-k400", short_help="Print where the file of weights is.")
 @click.argument("name", metavar="NAME|FILE", shell_complete=weights_names)
 @reports_errors
 def path_command(name: str) -> None:
@@ -91,7 +97,7 @@ def path_command(name: str) -> None:
     click.echo(find_weights(name))
 
 
-@click.command()
+@command("vswin weights prune", "vswin weights prune --yes", short_help="Remove what unfinished downloads left.")
 @click.option("--yes", is_flag=True, help="Remove it; otherwise it is only listed.")
 @reports_errors
 def prune_command(yes: bool) -> None:

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, stderr
 from vswin_extract.cli.download import fetch_weights
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import ema_option, output_option, together
+from vswin_extract.cli.options import beside, ema_option, output_option, together
 from vswin_extract.formatting import human_bytes, name_some
 
 if TYPE_CHECKING:
@@ -36,9 +37,14 @@ recipe_options = together(
 """What the weights were trained with, where the checkpoint does not say it. The file then does."""
 
 
-@click.command()
+@command(
+    "vswin weights convert mine.pth",
+    "vswin weights convert mine.pth -o mine.safetensors --clip-len 16 --size 160",
+    short_help="Write a checkpoint as safetensors, with its recipe.",
+)
 @click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
-@click.argument("target", type=click.Path(dir_okay=False), metavar="OUT.safetensors")
+@click.argument("target", type=click.Path(dir_okay=False), required=False, metavar="")
+@output_option("OUT.safetensors", "The file to write.  [default: as the file, or the name, but .safetensors]")
 @variant_option
 @ema_option()
 @replace_option
@@ -46,7 +52,14 @@ recipe_options = together(
 @recipe_options
 @reports_errors
 def convert_command(
-    source: str, target: str, variant: str | None, ema: bool, overwrite: bool, half: bool, **recipe: Any
+    source: str,
+    target: str | None,
+    output: str | None,
+    variant: str | None,
+    ema: bool,
+    overwrite: bool,
+    half: bool,
+    **recipe: Any,
 ) -> None:
     """Write a checkpoint of any published layout as safetensors: quick to load, no pickle inside, and with the recipe
     that runs then use."""
@@ -56,6 +69,7 @@ def convert_command(
     from vswin_extract.weights.load import load_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
+    target = output or target or beside(source, ".safetensors")
     path = check_target(target, source, overwrite)
     fetch_weights(source)
     name, checkpoint = load_checkpoint(source, variant and variant.lower(), ema)
@@ -80,9 +94,13 @@ def convert_command(
     )
 
 
-@click.command()
+@command(
+    "vswin weights inflate swin_tiny.pth",
+    "vswin weights inflate swin_base.pth -o b.safetensors --window 16x7x7",
+    short_help="Make 3D weights of a 2D Swin.",
+)
 @click.argument("source", metavar="2D.pth")
-@output_option("OUT.safetensors", "The file to write.", "--output")
+@output_option("OUT.safetensors", "The file to write.  [default: as the 2D file, but -3d.safetensors]")
 @variant_option
 @ema_option()
 @click.option(
@@ -90,7 +108,9 @@ def convert_command(
 )
 @replace_option
 @reports_errors
-def inflate_command(source: str, output: str, variant: str | None, ema: bool, window: str, overwrite: bool) -> None:
+def inflate_command(
+    source: str, output: str | None, variant: str | None, ema: bool, window: str, overwrite: bool
+) -> None:
     """Make a Video Swin of a 2D Swin checkpoint, of Microsoft's or timm's layout, and check it on a still clip: the
     features of every stage must be the 2D network's at every time step."""
     from pathlib import Path
@@ -102,12 +122,13 @@ def inflate_command(source: str, output: str, variant: str | None, ema: bool, wi
     from vswin_extract.weights.load import read_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
+    output = output or beside(source, "-3d.safetensors")
     path = check_target(output, source, overwrite)
     checkpoint = read_checkpoint(Path(source), variant and variant.lower(), parse_window(window), ema=ema)
     if checkpoint.layout not in LAYOUTS_2D:
         raise UsageError(
             f"{source} is a 3D checkpoint already ({checkpoint.layout}), so it cannot be inflated; "
-            f"use it as it is, or: vswin weights convert {source} {output}"
+            f"use it as it is, or: vswin weights convert {source} -o {output}"
         )
     for note in checkpoint.notes:
         say(stderr(), f"note: {note}")
@@ -161,7 +182,7 @@ def check_target(target: str, source: str, overwrite: bool) -> "Path":
     from vswin_extract.weights.cache import find_weights
 
     if not target.endswith(".safetensors"):
-        raise UsageError(f"{target} must end in .safetensors")
+        raise UsageError(f"{target} must end in .safetensors, as {beside(target, '.safetensors')}")
     return Target(Path(target), FileKind("empty", ()), lambda: [find_weights(source)], overwrite).check()
 
 
