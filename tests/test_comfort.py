@@ -34,8 +34,8 @@ from vswin_extract.cli.config import GENERAL, check_environment, parameters, wri
 from vswin_extract.cli.console import PrintableFormatter, note, show_checks, stderr, stdout, table
 from vswin_extract.cli.exit import fail
 from vswin_extract.cli.extract import extract
-from vswin_extract.cli.progress import LiveProgress, LogProgress, QuietProgress
-from vswin_extract.job.events import ClipsDone, Notice, Started, VideoDone
+from vswin_extract.cli.progress import LiveProgress, LogProgress, NotebookProgress, QuietProgress
+from vswin_extract.job.events import ClipsDone, ClipsExpected, Notice, Started, VideoDone
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.sampling import Sampling
 
@@ -402,13 +402,14 @@ def test_no_colour_on_a_terminal_but_a_live_display(videos: Path, small_weights:
 
 EVENTS = (
     Started("nano", 4_200_000, "cpu", "fp32", videos=3, resumed=1, bytes=20, notes=("a note",)),
+    ClipsExpected(40),
     ClipsDone(7),
     VideoDone(VideoRecord("[red]a.mp4", "/v/a.mp4", "ok", clips=7), bytes=10),
     VideoDone(VideoRecord("b\x1b[2J.mp4", "/v/b.mp4", "failed", error="VideoUnreadable", message="bad"), bytes=10),
 )
 
 
-@pytest.mark.parametrize("display", [LiveProgress, LogProgress, QuietProgress])
+@pytest.mark.parametrize("display", [LiveProgress, LogProgress, NotebookProgress, QuietProgress])
 def test_displays_name_what_failed_as_text(display: type[QuietProgress]) -> None:
     shown = io.StringIO()
     live = display is LiveProgress

@@ -24,6 +24,14 @@ def plural(count: int, thing: str) -> str:
     return f"{count} {thing}" + ("" if count == 1 else "s")
 
 
+def human_seconds(seconds: float) -> str:
+    """How long something takes: 44.6 -> 45 s, 754 -> 13 min, 12600 -> 3 h 30 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def clock(seconds: float) -> str:
     """A moment of a video: 4.2 -> 0:04.2, 3725.0 -> 1:02:05.0"""
     tenths = round(seconds * 10)

@@ -35,8 +35,8 @@ HEADER = "# Written by vswin-extract"
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF VSWIN-EXTRACT]")
 @reports_errors
 def config(words: tuple[str, ...]) -> None:
-    """Show the settings of vswin-extract that are in force here, and where each comes from: these options, variables, the
-    file of --config, or the default."""
+    """Show the settings of vswin-extract that are in force here, and where each comes from: these options, variables,
+    the file of --config, or the default."""
     from vswin_extract.cli.console import stdout, table
     from vswin_extract.cli.extract import extract
 

@@ -29,7 +29,7 @@ from vswin_extract.cli.options import Several, version_option
 from vswin_extract.cli.origins import by_environment, origins
 from vswin_extract.cli.results import show_profile, show_shard, show_summary, show_survey
 from vswin_extract.cli.signals import Interrupted, StopSignals
-from vswin_extract.formatting import printable
+from vswin_extract.formatting import plural, printable
 from vswin_extract.system import keep_freed_memory, require_address_space
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ FOR_PYTORCH = 1200 << 20
 """Bytes of address space without which PyTorch, its threads and the smallest model end in errors of many kinds."""
 STAGE_WORD = re.compile(r"[1-4](,[1-4])*|all")
 ABOUT_NANO = "nano is the small bundled model, for trying things out; --weights t-k400 downloads a full-size one"
+NOTEBOOK = "JPY_PARENT_PID"
+"""The variable that Jupyter sets for its kernels, and the commands that they start."""
 ORDER = "Options come from the command line, else from variables as VSWIN_EXTRACT_CLIP_LEN, else from --config."
 OTHER = 4
 """The exit code of `vswin check` and `vswin weights verify` alone."""
@@ -245,12 +247,13 @@ def follow(
     job: "Job", console: "Console", quiet: bool, verbose: bool, grace: float, about_nano: bool
 ) -> "Finished | ShardDone":
     """Run the job and show its progress: a live display on a terminal, lines elsewhere. Exits if it is stopped."""
-    from vswin_extract.cli.progress import LiveProgress, LogProgress, QuietProgress
+    from vswin_extract.cli.progress import LiveProgress, LogProgress, NotebookProgress, QuietProgress
     from vswin_extract.job.events import Finished, ShardDone, Started
     from vswin_extract.run.run import run
 
     live = sys.stderr.isatty() and not console.is_dumb_terminal  # FORCE_COLOR makes no terminal
-    progress = QuietProgress(console) if quiet else (LiveProgress if live else LogProgress)(console, verbose)
+    kind = NotebookProgress if NOTEBOOK in os.environ else LiveProgress if live else LogProgress
+    progress = QuietProgress(console) if quiet else kind(console, verbose)
     try:
         with progress, StopSignals(grace, progress.say) as signals, closing(run(job, signals.stopping)) as events:
             for event in events:
@@ -261,7 +264,7 @@ def follow(
                     return event
     except Interrupted:
         console.print("stopped at once; the videos in flight will be extracted again")
-    click.echo(f"stopped: {_done(job, progress)}; the same command continues", err=True)
+    say(console, f"stopped: {_done(job, progress)}; the same command continues")
     if signals.stuck:
         os._exit(signals.code)
     sys.exit(signals.code)
@@ -274,6 +277,7 @@ def _done(job: "Job", progress: "QuietProgress") -> str:
     parts = journal_directory(job.output, job.storage)
     if not progress.total:
         return "nothing was begun"
-    if parts.is_dir():
-        return f"{progress.videos} of {progress.total} videos are done, kept in {printable(str(parts))}"
-    return "no video was finished"
+    share = f" ({progress.clips / progress.expected:.0%} of the clips of this run)" if progress.expected else ""
+    kept = f", kept in {printable(str(parts))}" if parts.is_dir() else ""
+    are = "is" if progress.total == 1 else "are"
+    return f"{progress.videos} of {plural(progress.total, 'video')} {are} done{share}{kept}"

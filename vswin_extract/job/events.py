@@ -1,6 +1,6 @@
 """The events that a run yields. Importing them needs neither torch nor h5py.
 
-Started, then Notice, ClipsDone and VideoDone in any order, then one of Stopped, ShardDone and Finished
+Started, then Notice, ClipsExpected, ClipsDone and VideoDone in any order, then one of Stopped, ShardDone and Finished
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,13 @@ class Notice:
 @dataclass(frozen=True)
 class ClipsDone:
     """The features of this many more clips are computed."""
+
+    clips: int
+
+
+@dataclass(frozen=True)
+class ClipsExpected:
+    """About how many clips this run computes in all, with those that are done. It comes again when more is known."""
 
     clips: int
 
@@ -128,4 +135,4 @@ class ShardDone:
     profile: Profile
 
 
-Event = Started | Notice | ClipsDone | VideoDone | Stopped | ShardDone | Finished
+Event = Started | Notice | ClipsExpected | ClipsDone | VideoDone | Stopped | ShardDone | Finished

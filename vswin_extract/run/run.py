@@ -16,11 +16,12 @@ from vswin_extract.formatting import as_utf8, describe_difference
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
-from vswin_extract.journal.directory import finish_interrupted_cleanup, journal_directory
+from vswin_extract.journal.directory import finish_interrupted_cleanup, journal_directory, read_list
 from vswin_extract.journal.journal import Journal, join_journal, open_journal
 from vswin_extract.pools.pool import WorkerPool, make_pool
 from vswin_extract.run.clip_counts import clips_ahead
 from vswin_extract.run.dispatch import Dispatch
+from vswin_extract.run.forecast import ForecastEvents
 from vswin_extract.run.work import RemainingWork, find_work
 from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import check_output, read_attributes
@@ -86,7 +87,7 @@ def run(
         with begin_journal(job, ready) as journal, closing(pool):  # workers end before the journal is given up
             work = find_work(job, journal, ready, len(pool.names))
             yield describe_start(job, work, pool, ready, journal)
-            outcome = yield from extract_work(pool, work, arrived, ready, journal, stopping)
+            outcome = yield from extract_work(job, pool, work, arrived, ready, journal, stopping)
             if outcome is None:
                 return
             if job.shard is not None:
@@ -157,7 +158,13 @@ def describe_start(job: Job, work: RemainingWork, pool: WorkerPool, ready: Ready
 
 
 def extract_work(
-    pool: WorkerPool, work: RemainingWork, arrived: Arrived, ready: Ready, journal: Journal, stopping: threading.Event
+    job: Job,
+    pool: WorkerPool,
+    work: RemainingWork,
+    arrived: Arrived,
+    ready: Ready,
+    journal: Journal,
+    stopping: threading.Event,
 ) -> Generator[Event, None, Outcome | None]:
     """Have the workers do the work. Return what they did, or None after Stopped."""
     clips = clips_ahead(list({video.id: video for video in work.left}.values()), ready.sampling)
@@ -171,15 +178,19 @@ def extract_work(
         watch=journal.check_noticed,
     )
     new_clips, failed, hdr = 0, 0, ""
-    for event in dispatch.run(arrived, stopping):
-        new_clips += event.clips if isinstance(event, ClipsDone) else 0
-        failed += isinstance(event, VideoDone) and event.record.status == "failed"
-        yield event
-        if not hdr and isinstance(event, VideoDone) and (hdr := HDR.get(event.record.transfer, "")):
-            yield Notice(
-                f"{event.record.id} is HDR ({hdr}): it is decoded as it is, without tone mapping; the column "
-                "transfer of /videos_table names all such videos"
-            )
+    known = {name: count for name, count in read_list(journal.root).items() if count is not None}
+    with ForecastEvents(work.left, known, job, ready) as forecast:
+        yield from forecast.after(None)
+        for event in dispatch.run(arrived, stopping):
+            new_clips += event.clips if isinstance(event, ClipsDone) else 0
+            failed += isinstance(event, VideoDone) and event.record.status == "failed"
+            yield event
+            yield from forecast.after(event)
+            if not hdr and isinstance(event, VideoDone) and (hdr := HDR.get(event.record.transfer, "")):
+                yield Notice(
+                    f"{event.record.id} is HDR ({hdr}): it is decoded as it is, without tone mapping; the column "
+                    "transfer of /videos_table names all such videos"
+                )
     done = dispatch.done.values()
     yield from map(Notice, dict.fromkeys(note for each in done for note in each.notes))
     if dispatch.left:
