@@ -1,6 +1,8 @@
 """`vswin doctor`: check this machine."""
 
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +11,9 @@ from vswin_extract.cli.console import show_checks
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import json_option
 from vswin_extract.formatting import plural
+
+if TYPE_CHECKING:
+    from vswin_extract.checks.result import Check
 
 
 @command("vswin doctor", "vswin doctor /scratch --json")
@@ -22,15 +27,17 @@ def doctor(directory: str, as_json: bool) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from vswin_extract.checks.machine import examine_machine
+    def examine() -> "Iterator[Check]":
+        from vswin_extract.checks.machine import examine_machine  # imports torch, which may take seconds
 
-    checks = list(examine_machine(Path(directory)))
+        yield from examine_machine(Path(directory))
+
+    checks = list(examine()) if as_json else show_checks(examine(), "checking this machine")
     failed = [check for check in checks if check.state == "failed"]
     warnings = [check for check in checks if check.state == "warning"]
     if as_json:
         click.echo(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=1))
     else:
-        show_checks(checks)
         click.echo(f"{len(failed)} failed, {plural(len(warnings), 'warning')}")
     if failed:
         sys.exit(1)

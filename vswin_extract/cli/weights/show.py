@@ -88,10 +88,12 @@ def verify_command(sources: tuple[str, ...], record: bool, ema: bool, as_json: b
 
     found = {}
     for source in sources:
-        found[source] = list(verify_weights(source, record, ema))
-        if not as_json:
+        checks = verify_weights(source, record, ema)
+        if as_json:
+            found[source] = list(checks)
+        else:
             say(stdout(), f"{source}:")
-            show_checks(found[source])
+            found[source] = show_checks(checks, f"checking {source}")
     if as_json:
         facts = {source: [asdict(check) for check in checks] for source, checks in found.items()}
         click.echo(json.dumps(facts, indent=1))
