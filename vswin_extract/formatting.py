@@ -72,18 +72,25 @@ def as_utf8(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the settings that differ, each as "name was old, is new"."""
+def describe_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "", was: str = "was", now: str = "is"
+) -> str:
+    """Return the settings that differ, each as "name was old, is new", or with other words for the two."""
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
         before, after = old.get(key), new.get(key)
         if before == after:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            found.append(describe_difference(before, after, f"{prefix}{key}."))
+            found.append(describe_difference(before, after, f"{prefix}{key}.", was, now))
         else:
-            found.append(f"{prefix}{key} was {shorten(before)}, is {shorten(after)}")
+            found.append(f"{prefix}{key} {was} {shorten(_or_none(before))}, {now} {shorten(_or_none(after))}")
     return "; ".join(found)
+
+
+def _or_none(value: object) -> object:
+    """Return a value, or "none" for an empty list or text, and for a setting that is not there."""
+    return "none" if value is None or value in ([], (), "") else value
 
 
 def shorten(value: object, most: int = 200) -> str:

@@ -11,6 +11,7 @@ from vswin_extract.cli.console import note, say, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.merge import merge_command
 from vswin_extract.cli.options import follow_option, output_argument
+from vswin_extract.formatting import plural
 
 
 @command("vswin check out.h5", "vswin check out.h5 --against videos/")
@@ -38,7 +39,8 @@ def check(file: str, against: tuple[str, ...], manifest: str | None, follow: boo
     out = stdout()
     state = "finished" if found.finished else "unfinished"
     if found.readable:
-        out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")
+        amount = f"{plural(found.videos, 'video')} with {plural(found.clips, 'clip')}, {found.failures} failed"
+        out.print(f"{state}: {amount}")
     else:
         out.print("not read any further, because of its structure")
     for text in found.notes:

@@ -150,10 +150,10 @@ def extract(
         sys.exit(3 if found.unreadable else 0)
     console = stderr()
     if not quiet and (elsewhere := origins(context)):
-        say(console, f"note: options come from {elsewhere}, too")
+        say(console, f"note: some options come from {elsewhere}")
     chose_weights = context.get_parameter_source("weights") != ParameterSource.DEFAULT
     keep_freed_memory()
-    finished = follow(job, console, quiet, verbose, grace, about_nano=not (quiet and chose_weights))
+    finished = follow(job, console, quiet, verbose, grace, about_nano=not chose_weights)
     if (why := write_config(context, finished.output)) and not quiet:
         say(console, f"note: {why}")
     if not quiet:

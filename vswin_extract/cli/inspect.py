@@ -115,7 +115,7 @@ def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
         shape = " x ".join(map(str, dataset.shape))
         size = dataset.nbytes if features.linked else dataset.id.get_storage_size()
         rows.append((name, f"{shape} {dataset.dtype}, {human_bytes(size)}"))
-    rows.append(("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed"))
+    rows.append(("videos", f"{len(features)} with {plural(features.clips, 'clip')}, {len(features.failures)} failed"))
     return rows
 
 

@@ -109,10 +109,11 @@ def merge(
         follow=follow,
         on_note=lambda text: say(console, f"note: {text}"),
     )
+    inspect = shlex.join(["vswin", "inspect", str(merged.output)])
     rows = [
         ("output", f"{merged.output} ({human_bytes(merged.bytes)})"),
         ("videos", f"{merged.videos} of {merged.sources} parts" if merged.sources > 1 else f"{merged.videos}"),
-        ("failed", f"{merged.failed}" + (", see: vswin inspect" if merged.failed else "")),
+        ("failed", f"{merged.failed}" + (f", see: {inspect}" if merged.failed else "")),
         ("clips", f"{merged.clips}"),
         ("time", f"{merged.seconds:.1f} s"),
     ]

@@ -17,7 +17,7 @@ from vswin_extract.cli.extract_options import NOT_OF_JOB
 from vswin_extract.cli.merge import merge_command
 from vswin_extract.cli.options import target_option
 from vswin_extract.cli.origins import CONFIG, is_given
-from vswin_extract.formatting import printable
+from vswin_extract.formatting import plural, printable
 
 if TYPE_CHECKING:
     from vswin_extract.files import Target
@@ -112,13 +112,14 @@ def slurm(
         with target.write() as unfinished:
             unfinished.write_bytes(os.fsencode(text))
         if not submit:
-            click.echo(f"{printable(str(script))}: {tasks} tasks; its first lines say how to submit it, and the merge")
+            count = plural(tasks, "task")
+            click.echo(f"{printable(str(script))}: {count}; its first lines say how to submit it, and the merge")
     elif not submit:
         click.echo(os.fsencode(text), nl=False)
     if submit:
         array, last = library.submit(text, merging)
         click.echo(
-            f"job {array}: extracts, in {tasks} tasks\n"
+            f"job {array}: extracts, in {plural(tasks, 'task')}\n"
             f"job {last}: merges, when job {array} has ended\n"
             f"next: squeue --jobs {array},{last}; when both jobs are gone, {printable(paths[-1])} is there, or "
             f"slurm-{last}.out says what is missing; then run the same command again, which continues"

@@ -10,6 +10,9 @@ from pathlib import Path
 from vswin_extract.job.shard import Shard
 from vswin_extract.store.schema import VideoRecord
 
+BOTTLENECK = 0.3
+"""The share of a run's time from which on a part of it counts as what holds it up."""
+
 
 @dataclass(frozen=True)
 class Started:
@@ -95,12 +98,17 @@ class Profile:
         reasons = {
             "compute-bound: the network takes longest; a faster device, fewer clips or smaller weights help":
                 self.computed,
-            "decode-bound: the device waits for frames; add --workers, or processor cores": self.waited,
+            "decode-bound: the device waits for frames; add --workers, or processor cores"
+            if self.decoded >= self.waited / 2
+            else "waiting: decoders started or read files, and hardly computed; give more videos at once, or use a faster disk":
+                self.waited,
             "write-bound: features leave faster than they are stored; use --pool, --dtype float16 or a faster disk":
                 self.written + self.published,
             "start-up: loading the model took longer than anything else; give it more videos at once": self.loaded,
         }  # fmt: skip
         reason, most = max(reasons.items(), key=lambda item: item[1])
+        if most < BOTTLENECK * seconds:
+            return f"balanced: the longest part, {reason.partition(':')[0]}, took only {most / seconds:.0%} of the time"
         return f"{reason} ({most / seconds:.0%} of the time)" if seconds else reason
 
 

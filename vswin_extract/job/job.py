@@ -137,7 +137,9 @@ class Job:
     def check_directories(self) -> None:
         """Raise UsageError where a directory that the run needs is not there and cannot be made."""
         if self.storage is not None and not self.storage.is_dir():
-            raise UsageError(f"no directory {self.storage} to store unfinished work in")
+            raise UsageError(
+                f"no directory {self.storage} to store unfinished work in; make it, or name another by --storage"
+            )
         if any(isinstance(video.path, Address) for video in self.videos):
             self.cache()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vswin_extract.errors import DeviceError, OutputError, WeightsError, WorkerDied
-from vswin_extract.formatting import as_utf8, describe_difference
+from vswin_extract.formatting import as_utf8, describe_difference, name_some, plural
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
@@ -219,8 +219,8 @@ def settle(job: Job, journal: Journal) -> None:
             return
         if time.monotonic() > deadline:
             raise OutputError(
-                f"{journal.root} lacks {missing[0]} and {len(missing) - 1} more videos that were extracted: do all "
-                "workers write into the same directory? (--storage)"
+                f"{journal.root} lacks {plural(len(missing), 'video')} that {'was' if len(missing) == 1 else 'were'} "
+                f"extracted: {name_some(missing)}; do all workers write into the same directory? (--storage)"
             )
         time.sleep(1)
 
@@ -242,7 +242,7 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
         made = {name: features.info.get(name) for name in ready.settings}
         known = features.fingerprints.keys()
     if made != ready.settings or not known >= {video.id for video in job.videos}:
-        raise OutputError(f"{job.output} exists, of other settings or videos; add --overwrite to have it replaced")
+        raise OutputError(f"{job.output} exists, with other settings or videos; add --overwrite to replace it")
     root = journal_directory(job.output, job.storage)
     seconds = time.monotonic() - begun
     return ShardDone(job.output, root, shard, 0, 0, 0, seconds, True, Profile())
@@ -258,9 +258,11 @@ def check_same(one: Ready, other: Ready) -> None:
             f"worker that was started later reads {now}; with the first file in its place, the same command continues"
         )
     if other.settings != one.settings:
+        first, second = (each.attributes["device"] for each in (one, other))
+        difference = describe_difference(one.settings, other.settings, was=f"on {first} is", now=f"on {second} is")
         raise DeviceError(
-            f"{other.attributes['device']} would compute other features than {one.attributes['device']}: "
-            f"{describe_difference(one.settings, other.settings)}; give a setting that both have, as --precision fp32"
+            f"{second} would compute other features than {first}: {difference}; give a setting that both have, as "
+            "--precision fp32"
         )
 
 

@@ -113,8 +113,11 @@ def prune_command(yes: bool) -> None:
         stdout().print(table([(human_bytes(path.stat().st_size), path) for path in found.unfinished]))
     if yes:
         remove_leftovers(found.unfinished)
-    left = "removed" if yes else "to be removed by --yes"
-    click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
+    if found.unfinished:
+        done = "removed" if yes else "not removed; remove with: vswin weights prune --yes"
+        click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}: {done}")
+    else:
+        click.echo("no unfinished downloads")
     for running in found.running:
         click.echo(f"being downloaded, and left: {printable(running)}")
     for path in found.foreign[:FOREIGN]:
