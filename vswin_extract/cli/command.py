@@ -5,7 +5,7 @@ know which variable or file a wrong value comes from, so the classes here would 
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -55,7 +55,7 @@ class RealNumber(click.types.FloatParamType):
         return number
 
 
-def in_words(kind: click.ParamType) -> click.ParamType:
+def in_words(kind: click.ParamType) -> click.ParamType:  # type: ignore[type-arg]  # click before 8.4 takes none
     """Return our type for a range of click's."""
     if isinstance(kind, click.IntRange) and kind.min is not None:
         return WholeNumber(int(kind.min))
@@ -70,7 +70,7 @@ class WordFormatter(click.HelpFormatter):
     def write_text(self, text: str) -> None:
         super().write_text(text.replace("-", UNBROKEN))
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         super().write_dl([(name, text.replace("-", UNBROKEN)) for name, text in rows], col_max, col_spacing)
 
     def write(self, string: str) -> None:
@@ -117,9 +117,8 @@ class ExampleCommand(click.Command):
                 ) from None
             raise
         except click.MissingParameter as error:
-            if self.examples and not error.message:
-                error.message = f"For example: {self.examples[0]}"
-            raise
+            example = f"For example: {self.examples[0]}"
+            raise click.MissingParameter(example, ctx, error.param, error.param_hint, error.param_type) from None
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(self.examples, formatter)

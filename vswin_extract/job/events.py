@@ -95,13 +95,15 @@ class Profile:
 
     def verdict(self, seconds: float) -> str:
         """Say what most of the run's `seconds` went into, and what would make the run faster."""
+        frames = "decode-bound: the device waits for frames; add --workers, or processor cores"
+        if self.decoded < self.waited / 2:
+            frames = (
+                "waiting: decoders start or read, and hardly compute; a faster disk or more videos at once help"
+            )
         reasons = {
             "compute-bound: the network takes longest; a faster device, fewer clips or smaller weights help":
                 self.computed,
-            "decode-bound: the device waits for frames; add --workers, or processor cores"
-            if self.decoded >= self.waited / 2
-            else "waiting: decoders started or read files, and hardly computed; give more videos at once, or use a faster disk":
-                self.waited,
+            frames: self.waited,
             "write-bound: features leave faster than they are stored; use --pool, --dtype float16 or a faster disk":
                 self.written + self.published,
             "start-up: loading the model took longer than anything else; give it more videos at once": self.loaded,
