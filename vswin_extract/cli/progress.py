@@ -67,9 +67,9 @@ class QuietProgress:
 
     @property
     def left(self) -> str:
-        """The time that is left, in words; "" if it is not known."""
+        """The time that is left, in words; "" if it is not known, or there is none."""
         seconds = self.pace.left(time.monotonic() - self.begun, self.clips, self.expected)
-        return "" if seconds is None else f"about {human_seconds(seconds)} left"
+        return f"about {human_seconds(seconds)} left" if seconds else ""
 
     @property
     def amount(self) -> str:

@@ -97,9 +97,7 @@ class Profile:
         """Say what most of the run's `seconds` went into, and what would make the run faster."""
         frames = "decode-bound: the device waits for frames; add --workers, or processor cores"
         if self.decoded < self.waited / 2:
-            frames = (
-                "waiting: decoders start or read, and hardly compute; a faster disk or more videos at once help"
-            )
+            frames = "waiting: decoders start or read, and hardly compute; a faster disk or more videos at once help"
         reasons = {
             "compute-bound: the network takes longest; a faster device, fewer clips or smaller weights help":
                 self.computed,
