@@ -3,11 +3,12 @@
 import random
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vswin_extract.cli.progress import Pace
-from vswin_extract.formatting import human_seconds
+from vswin_extract.formatting import clock, human_seconds, parse_clock
 from vswin_extract.run.forecast import AFTER, Forecast
 from vswin_extract.video.ranges import WHOLE
 
@@ -86,6 +87,23 @@ def test_a_run_that_continues_expects_the_rest_of_its_clips() -> None:
     forecast.count("a", 100)
     forecast.count("b", 40)
     assert forecast.clips == 40 + 10 + 10
+
+
+@given(st.integers(0, 10**6))
+def test_times_are_read_as_they_are_written(tenths: int) -> None:
+    assert parse_clock(clock(tenths / 10)) == pytest.approx(tenths / 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("65.3", 65.3), ("65.3s", 65.3), ("1:05.3", 65.3), ("1:02:03", 3723), ("0", 0)]
+)
+def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_clock(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "-1", "nan", "1:", ":5", "1:234:5", "inf"])
+def test_other_words_are_no_times(text: str) -> None:
+    assert parse_clock(text) is None
 
 
 def test_durations_in_words() -> None:

@@ -174,7 +174,7 @@ input_options = together(
         "--manifest",
         type=click.Path(),
         metavar="FILE",
-        help="A .csv or .tsv with the columns path[,id,start,end], times in seconds.",
+        help="A .csv or .tsv with the columns path[,id,start,end], times in seconds or as 1:05.3.",
     ),
     option(
         INPUT,
