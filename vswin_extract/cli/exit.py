@@ -93,8 +93,7 @@ def _expect_working_directory() -> None:
 
 
 def _meant_by_input() -> str:
-    """Return what to do about the file that a command reads if it cannot hold features: it is a video or a directory,
-    or is not there."""
+    """Return what to do about the input of a command if it may be a video, or is a directory; else ""."""
     context = click.get_current_context(silent=True)
     path = context.params.get("file") if context else None
     if not isinstance(path, str) or path.endswith((".h5", ".hdf5")) or not os.path.exists(path):

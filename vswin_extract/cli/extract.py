@@ -252,8 +252,8 @@ def follow(
     from vswin_extract.run.run import run
 
     live = sys.stderr.isatty() and not console.is_dumb_terminal  # FORCE_COLOR makes no terminal
-    kind = NotebookProgress if NOTEBOOK in os.environ else LiveProgress if live else LogProgress
-    progress = QuietProgress(console) if quiet else kind(console, verbose)
+    on_terminal = NotebookProgress if NOTEBOOK in os.environ else LiveProgress
+    progress = QuietProgress(console) if quiet else (on_terminal if live else LogProgress)(console, verbose)
     try:
         with progress, StopSignals(grace, progress.say) as signals, closing(run(job, signals.stopping)) as events:
             for event in events:

@@ -128,9 +128,8 @@ def _checking(progress: ProgressCallback, lock: locks.Lock) -> ProgressCallback:
 def _require_answer(row: Published, url: str, seconds: float) -> None:
     """Raise WeightsError unless the server, or a proxy, can be connected to within so many seconds."""
     found: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(
-        target=lambda: found.put(unreachable(url, 2 * seconds)), daemon=True
-    ).start()  # names may take minutes
+    # in a thread, because looking up a name may take minutes
+    threading.Thread(target=lambda: found.put(unreachable(url, 2 * seconds)), daemon=True).start()
     try:
         why = found.get(timeout=seconds)
     except queue.Empty:
