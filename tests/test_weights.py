@@ -57,6 +57,9 @@ NAMES = {
     "b_k400_in22k": "b-k400-in22k",
     "swin_base_patch244_window877_kinetics400_22k.pth": "b-k400-in22k",
     "k600": "b-k600-in22k",
+    "Video Swin-B Something-Something V2": "b-ssv2",
+    "swin-b-kinetics-400-imagenet-22k": "b-k400-in22k",
+    "t-kinetics400": "t-k400",
     "NANO": "nano",
 }
 """What other tools and users call weights, and what the manifest does."""

@@ -21,11 +21,16 @@ allows copying. Their classes are numbers, in the order of the training labels.
 
 SYNONYMS = {
     "tiny": "t", "small": "s", "base": "b", "large": "l",
-    "kinetics400": "k400", "kinetics600": "k600", "kinetics700": "k700", "kinetics710": "k710", "sthv2": "ssv2",
-    "22k": "in22k", "imagenet22k": "in22k",
-    "swin3d": "torchvision", "mmaction": "mmaction2", "openmmlab": "mmaction2",
+    "22k": "in22k", "swin3d": "torchvision", "mmaction": "mmaction2", "openmmlab": "mmaction2",
 }  # fmt: skip
 """What other tools call a part of a name, and what the manifest calls it."""
+PATTERNS = {
+    r"k(?:inetics)?[^a-z0-9]?(400|600|700|710)": r"k\1",
+    r"something[^a-z0-9]?something[^a-z0-9]?(?:v2)?|sth[^a-z0-9]?v2": "ssv2",
+    r"(?:imagenet|in)[^a-z0-9]?(1k|22k)": r"in\1",
+    r"(?<=swin)(?=[tsbl](?![a-z0-9]))": " ",  # as in swint
+}
+"""What is written with signs between its parts, or without them."""
 FILLERS = {"video", "swin", "videoswin", "vswin", "transformer", "model", "weights", "v1", "3d", "rgb", "in1k", "1k"}
 """Parts of other tools' names that choose nothing."""
 NEAREST = 4
@@ -109,8 +114,9 @@ def _data(name: str) -> str:
 
 def _named_alike(name: str) -> list[str]:
     """Return the names of the manifest that have all the parts that a name of another tool has."""
-    apart = re.sub(r"(?<=swin)(?=[tsbl](?![a-z0-9]))", " ", name)  # as in swint
-    words = set(filter(None, re.split(r"[^a-z0-9]+", apart))) - FILLERS
+    for pattern, written in PATTERNS.items():
+        name = re.sub(pattern, written, name)
+    words = set(filter(None, re.split(r"[^a-z0-9]+", name))) - FILLERS
     parts = {SYNONYMS.get(word, word) for word in words}
     return [known for known in manifest() if parts and parts <= set(known.split("-"))]
 
