@@ -140,7 +140,7 @@ def test_examples_of_help_are_commands() -> None:
                 name = max((each for each in every if f"{example} ".startswith(f"{each} ")), key=len)
                 target, rest = every[name], words[len(name.split()) :]
             assert isinstance(target, click.Command)
-            context = target.context_class(target, info_name=path)
+            context = target.context_class(target, info_name=path, **target.context_settings)
             target.make_parser(context).parse_args(list(rest))
 
 

@@ -47,12 +47,12 @@ def parse_clock(text: str) -> float | None:
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:
-    """Return the path that a name means: the only one with its last part, with or without an extension, or the one
-    that is spelt nearly alike; "" if there is none."""
+    """Return the path that a name means: the only one with its last part, with or without an extension, or the only
+    one that is spelt nearly alike; "" if there is none."""
     known = list(known)
     meant = [each for each in known if name in (each.rpartition("/")[2], each.rpartition(".")[0], PurePath(each).stem)]
     if not meant and len(known) <= MOST_COMPARED:
-        meant = difflib.get_close_matches(name, known, n=1)
+        meant = difflib.get_close_matches(name, known, n=2, cutoff=0.85)
     return meant[0] if len(meant) == 1 else ""
 
 

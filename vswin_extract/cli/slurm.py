@@ -112,8 +112,7 @@ def slurm(
         with target.write() as unfinished:
             unfinished.write_bytes(os.fsencode(text))
         if not submit:
-            count = plural(tasks, "task")
-            click.echo(f"{printable(str(script))}: {count}; its first lines say how to submit it, and the merge")
+            click.echo(f"{printable(str(script))}: how to submit it, and the merge after it, is in its first lines")
     elif not submit:
         click.echo(os.fsencode(text), nl=False)
     if submit:

@@ -176,7 +176,7 @@ def parse_fps(text: str | float | None) -> Fraction | None:
             raise ValueError(text)
         return Fraction(str(text))
     except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"fps must be a number or a fraction like 30000/1001, not {text!r}") from error
+        raise UsageError(f"fps must be a number above 0, or a fraction like 30000/1001, not {text!r}") from error
 
 
 def parse_stages(stages: int | Iterable[int]) -> tuple[int, ...]:
