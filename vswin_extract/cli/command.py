@@ -87,18 +87,26 @@ class ExampleCommand(click.Command):
     """A command whose --help begins with `examples`, and shows options under the headings that `option` gives them.
 
     `meant`: for words that other tools have and this command does not, what is meant: an option, or a sentence.
+    `headings`: by the name of a parameter, the heading of its option, instead of that of `option`.
     """
 
     context_class = HelpContext
 
     def __init__(
-        self, *args: Any, examples: tuple[str, ...] = (), meant: Mapping[str, str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        examples: tuple[str, ...] = (),
+        meant: Mapping[str, str] | None = None,
+        headings: Mapping[str, str] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.meant = meant or {}
         for parameter in self.params:
             parameter.type = in_words(parameter.type)
+            if heading := (headings or {}).get(parameter.name or ""):
+                parameter.group = heading  # type: ignore[attr-defined]  # as of GroupedOption
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         words = list(args)  # parsing empties args

@@ -65,11 +65,9 @@ search_options = together(
     ),
     target_option("the page"),
     follow_option,
-    videos_option("With -o: where the videos are, if no longer where they were extracted."),
-    weights_option(
-        "For a video file as QUERY: the weights that IN.h5 was made with, if they are neither bundled nor in the cache."
-    ),
-    device_option("For a video file as QUERY: auto, cpu, cuda, mps."),
+    videos_option("Where the videos are, if no longer where they were extracted."),
+    weights_option("The weights that IN.h5 was made with, if they are neither bundled nor published."),
+    device_option("auto, cpu, cuda, mps."),
 )
 
 
@@ -77,6 +75,10 @@ search_options = together(
     "vswin search out.h5 a.mp4@12.5",
     "vswin search out.h5 query.mp4 -k 20 -o found.html",
     "vswin search out.h5 --duplicates",
+    headings={
+        **dict.fromkeys(("html", "overwrite", "videos", "play"), "Page"),
+        **dict.fromkeys(("weights", "device"), "A video file as QUERY"),
+    },
 )
 @file_argument
 @click.argument("query", required=False, metavar="[QUERY]", shell_complete=video_ids)

@@ -22,17 +22,17 @@ variant_option = click.option(
 )
 replace_option = click.option("--overwrite", is_flag=True, help="Replace OUT.safetensors if it is there.")
 recipe_options = together(
-    click.option("--clip-len", type=int, metavar="FRAMES", help="Recipe: frames of a clip."),
-    click.option("--frame-interval", type=int, metavar="FRAMES", help="Recipe: from one frame of a clip to the next."),
-    click.option("--size", type=int, metavar="PIXELS", help="Recipe: side of the square crop."),
+    click.option("--clip-len", type=int, metavar="FRAMES", help="Frames of a clip."),
+    click.option("--frame-interval", type=int, metavar="FRAMES", help="From one frame of a clip to the next."),
+    click.option("--size", type=int, metavar="PIXELS", help="Side of the square crop."),
     click.option(
         "--resize",
         type=int,
         metavar="PIXELS",
-        help="Recipe: short side before the crop.  [default: as before, in proportion to --size]",
+        help="Short side before the crop.  [default: as before, in proportion to --size]",
     ),
-    click.option("--mean", type=float, nargs=3, metavar="R G B", help="Recipe: mean of the pixels, on 0 to 255."),
-    click.option("--std", type=float, nargs=3, metavar="R G B", help="Recipe: their standard deviation."),
+    click.option("--mean", type=float, nargs=3, metavar="R G B", help="Mean of the pixels, on 0 to 255."),
+    click.option("--std", type=float, nargs=3, metavar="R G B", help="Their standard deviation."),
 )
 """What the weights were trained with, where the checkpoint does not say it. The file then does."""
 
@@ -40,6 +40,7 @@ recipe_options = together(
 @command(
     "vswin weights convert mine.pth",
     "vswin weights convert mine.pth -o mine.safetensors --clip-len 16 --size 160",
+    headings=dict.fromkeys(("clip_len", "frame_interval", "size", "resize", "mean", "std"), "Recipe"),
     short_help="Write a checkpoint as safetensors, with its recipe.",
 )
 @click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
