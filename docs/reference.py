@@ -10,8 +10,8 @@ import click
 from python_reference import python_page
 
 from vswin_extract.cli import vswin
+from vswin_extract.cli.command import OPTIONS
 from vswin_extract.cli.extract import extract
-from vswin_extract.cli.options import RUN
 from vswin_extract.video.sampling import Sampling
 
 HERE = Path(__file__).parent
@@ -30,6 +30,7 @@ def section(name: str, command: click.Command) -> Iterator[str]:
     context = click.Context(command, info_name=name)
     yield f"## {name}\n"
     yield f"    {name} {' '.join(command.collect_usage_pieces(context))}\n"
+    yield "\n".join(f"    {example}" for example in getattr(command, "examples", ())) + "\n"
     yield from paragraphs(command.help or "")
     yield from tables(command, context)
     yield from paragraphs(command.epilog or "")
@@ -58,7 +59,7 @@ def tables(command: click.Command, context: click.Context) -> Iterator[str]:
         if record is not None:
             names, description = (text.replace("|", "\\|") for text in record)
             variable = f"`{each.envvar}`" if each.envvar else ""
-            groups.setdefault(getattr(each, "group", RUN), []).append(f"| `{names}` | {description} | {variable} |")
+            groups.setdefault(getattr(each, "group", OPTIONS), []).append(f"| `{names}` | {description} | {variable} |")
     for title, rows in groups.items():
         yield "\n".join([f"| {title if len(groups) > 1 else 'option'} | | variable |", "|---|---|---|", *rows]) + "\n"
 

@@ -33,6 +33,7 @@ from vswin_extract.weights.recipe import Recipe
 REQUIRE_GPU = os.environ.get("VSWIN_REQUIRE_GPU") == "1"
 for variable in [name for name in os.environ if name.startswith(("SLURM_", "VSWIN_"))]:
     del os.environ[variable]  # of a job that runs the tests, which would be shards of it; and options of the user's
+os.environ["VSWIN_OFFLINE"] = "1"  # a test that names published weights must not get them from the network
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background starts the tests with it ignored
 

@@ -474,6 +474,18 @@ def test_half_precision_that_would_make_infinite_values_is_refused(nano: StateDi
     assert not out.exists()
 
 
+def test_a_recipe_that_was_given_once_is_kept(small_weights: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    given = "--clip-len 16 --size 64 --mean 127.5 127.5 127.5 --std 128 128 128".split()
+    assert run("vswin", "weights", "convert", small_weights, out, *given).returncode == 0
+    grey, scale = (127.5,) * 3, (128.0,) * 3
+    assert read_checkpoint(out).recipe == Recipe(64, 64, grey, scale, clip_len=16, frame_interval=2)
+    for wrong in (["--clip-len", "0"], ["--std", "0", "1", "1"], ["--resize", "16"]):
+        done = run("vswin", "weights", "convert", small_weights, tmp_path / "wrong.safetensors", *wrong)
+        assert (done.returncode, wrong[1] in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "wrong.safetensors").exists()
+
+
 def test_weights_that_fp16_cannot_hold_are_refused_before_any_video(nano: StateDict, tmp_path: Path) -> None:
     name = "backbone.layers.2.blocks.1.mlp.fc1.weight"
     path = save({**nano, name: torch.full_like(nano[name], 1e5)}, tmp_path / "w.pth")

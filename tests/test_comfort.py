@@ -34,8 +34,8 @@ from vswin_extract.cli.config import GENERAL, check_environment, parameters, wri
 from vswin_extract.cli.console import PrintableFormatter, note, show_checks, stderr, stdout, table
 from vswin_extract.cli.exit import fail
 from vswin_extract.cli.extract import extract
-from vswin_extract.cli.progress import LiveProgress, LogProgress, QuietProgress
-from vswin_extract.job.events import ClipsDone, Notice, Started, VideoDone
+from vswin_extract.cli.progress import LiveProgress, LogProgress, NotebookProgress, QuietProgress
+from vswin_extract.job.events import ClipsDone, ClipsExpected, Notice, Started, VideoDone
 from vswin_extract.store.schema import VideoRecord
 from vswin_extract.video.sampling import Sampling
 
@@ -100,6 +100,29 @@ def test_line_before_environment_before_file(config: Path, monkeypatch: pytest.M
     monkeypatch.setenv("VSWIN_EXTRACT_EMBEDDING", "no")
     assert given() == (5, False)
     assert given("--stride", 4, "--embedding") == (4, True)
+
+
+def test_config_shows_each_setting_and_where_it_comes_from(run: Run, config: Path, environment: dict[str, str]) -> None:
+    environment["VSWIN_EXTRACT_STRIDE"], environment["VSWIN_WEIGHTS_MIRROR"] = "5", "http://user:secret@host/weights"
+    try:
+        done = run("vswin", "config", "--config", config, "--pool", "space")
+        wrong = run("vswin", "config", "--strid", "4")
+    finally:
+        del environment["VSWIN_EXTRACT_STRIDE"], environment["VSWIN_WEIGHTS_MIRROR"]
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    for name, value, where in (
+        ("pool", "space", "command line"),
+        ("stride", "5", "VSWIN_EXTRACT_STRIDE"),
+        ("fps", "15", str(config)),
+        ("tail", "pad", "default"),
+        ("clip-len", "4", str(config)),
+        ("size", "224", "default"),
+        ("overwrite", "false", "default"),
+    ):
+        assert value in lines[name].split()
+        assert where in lines[name]
+    assert "secret" not in done.stdout
+    assert (done.returncode, wrong.returncode, "--stride" in wrong.stderr) == (0, 2, True)
 
 
 WRONG_FILES = [
@@ -379,13 +402,14 @@ def test_no_colour_on_a_terminal_but_a_live_display(videos: Path, small_weights:
 
 EVENTS = (
     Started("nano", 4_200_000, "cpu", "fp32", videos=3, resumed=1, bytes=20, notes=("a note",)),
+    ClipsExpected(40),
     ClipsDone(7),
     VideoDone(VideoRecord("[red]a.mp4", "/v/a.mp4", "ok", clips=7), bytes=10),
     VideoDone(VideoRecord("b\x1b[2J.mp4", "/v/b.mp4", "failed", error="VideoUnreadable", message="bad"), bytes=10),
 )
 
 
-@pytest.mark.parametrize("display", [LiveProgress, LogProgress, QuietProgress])
+@pytest.mark.parametrize("display", [LiveProgress, LogProgress, NotebookProgress, QuietProgress])
 def test_displays_name_what_failed_as_text(display: type[QuietProgress]) -> None:
     shown = io.StringIO()
     live = display is LiveProgress

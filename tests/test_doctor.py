@@ -18,6 +18,7 @@ from vswin_extract.checks.devices import check_network
 from vswin_extract.checks.file_system import check_file_system, file_system_type
 from vswin_extract.checks.result import Check
 from vswin_extract.checks.weights import check_cache
+from vswin_extract.cli.console import show_checks
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.weights.cache import cached_file
 from vswin_extract.weights.registry import manifest
@@ -168,3 +169,15 @@ def test_a_machine_that_computes_something_else_fails(monkeypatch: pytest.Monkey
     assert checks
     assert {check.state for check in checks} == {"failed"}
     assert "relative error" in checks[0].found
+
+
+def test_each_check_is_printed_as_soon_as_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+
+    def checks() -> Iterator[Check]:
+        for number in range(3):
+            yield Check(f"number {number}", "warning", "found", f"advice {number}")
+            seen.append(capsys.readouterr().out)
+
+    assert len(show_checks(checks(), "checking")) == 3
+    assert [f"number {number}" in out and f"advice {number}" in out for number, out in enumerate(seen)] == [True] * 3

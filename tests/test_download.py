@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -20,15 +21,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numbered
 import pytest
-from conftest import Run, script
+from conftest import ROOT, Run, script
 from web import Web, serve
 
-from vswin_extract import locks
+from vswin_extract import load_model, locks, open_features
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.weights.cache import bundled_file, cached_file, find_weights, recorded_hash_file
 from vswin_extract.weights.download import Patience
-from vswin_extract.weights.pull import pull_weights
+from vswin_extract.weights.pull import ANSWER, obtain_weights, pull_weights
 from vswin_extract.weights.registry import Published, manifest
 
 CONTENT = b"not really weights" * 1000
@@ -728,6 +730,81 @@ def test_several_names(run: Run, mirror: str, store: Path, tmp_path: Path) -> No
     assert done.returncode == 2
     assert "9950e3be6b0b" in done.stderr.splitlines()[-1]
     assert run("vswin", "weights", "path", NAME).stdout == f"{store}{mirror}\n"
+
+
+@pytest.fixture
+def online(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads are allowed, as they are for users; other tests would otherwise reach the network."""
+    monkeypatch.delenv("VSWIN_OFFLINE")
+    monkeypatch.delitem(environment, "VSWIN_OFFLINE")
+
+
+@pytest.mark.usefixtures("online")
+def test_a_run_downloads_the_weights_that_it_needs_once(
+    run: Run, web: Web, mirror: str, store: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    web.files[mirror] = small_weights.read_bytes()
+    monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", web.url)
+    numbered.write(tmp_path / "a.mp4", 20)
+    for time_, notes in ((1, 1), (2, 0)):
+        out = tmp_path / f"{time_}.h5"
+        done = run("vswin-extract", tmp_path / "a.mp4", out, "--weights", NAME.upper(), "--device", "cpu")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(f"downloading the weights {NAME}") == notes
+        with open_features(out) as features:
+            assert features.info["model"] == NAME
+    assert web.gets(mirror) == [None]
+    assert (store / mirror[1:]).read_bytes() == small_weights.read_bytes()
+    (store / mirror[1:]).unlink()
+    assert load_model(NAME, device="cpu").name == NAME
+    assert web.gets(mirror) == [None, None]
+
+
+def test_nothing_is_downloaded_offline(
+    run: Run, web: Web, mirror: str, store: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", web.url)
+    words = ("vswin-extract", "examples/videos", store.parent / "out.h5", "--weights", NAME)
+    by_variable = run(*words, cwd=ROOT)
+    monkeypatch.delenv("VSWIN_OFFLINE")
+    monkeypatch.setitem(environment, "VSWIN_OFFLINE", "0")
+    by_option = run(*words, "--offline", cwd=ROOT)
+    for done, named in ((by_variable, "VSWIN_OFFLINE"), (by_option, "--offline")):
+        assert (done.returncode, f"vswin weights pull {NAME}" in done.stderr, named in done.stderr) == (2, True, True)
+        assert len(done.stderr.splitlines()) == 1
+    assert web.asked == []
+
+
+@pytest.mark.usefixtures("online", "mirror")
+def test_without_a_network_the_error_comes_soon_and_names_the_command(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # as behind a firewall: it never answers
+        monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(WeightsError, match=rf"within 0.3 s.*vswin weights pull {NAME}"):
+            obtain_weights(NAME, answer=0.3)
+    with pytest.raises(WeightsError, match=f"refused.*vswin weights pull {NAME}"):
+        obtain_weights(NAME)
+    assert ANSWER < 10
+    assert names(store) == []
+
+
+@pytest.mark.usefixtures("online")
+def test_of_tasks_that_start_together_one_downloads(web: Web, mirror: str, store: Path) -> None:
+    web.always[mirror] = "drip"
+    code = f"from vswin_extract.weights.pull import obtain_weights; print(obtain_weights({NAME!r}, say=print))"
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "VSWIN_WEIGHTS_MIRROR": web.url},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for task in tasks:
+        assert task.communicate(timeout=60)[0].splitlines()[-1] == f"{store}{mirror}"
+    assert web.gets(mirror) == [None]
 
 
 def test_list_shows_the_files_in_the_cache(run: Run, offer: Offer, web: Web, store: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -740,6 +741,8 @@ def test_the_bundled_model_is_named_unless_it_was_chosen(run: Run, videos: Path,
         "vswin-extract", videos / "short.webm", tmp_path / "c.h5", "--size", 32, "--quiet", "--weights", "nano"
     )
     assert (chosen.stderr, chosen.stdout, chosen.returncode) == ("", "", 0)
+    loud = run("vswin-extract", videos / "short.webm", tmp_path / "d.h5", "--size", 32, "--weights", "nano")
+    assert "trying" not in loud.stderr
 
 
 def test_logits_of_weights_without_head(run: Run, videos: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -792,7 +795,7 @@ def test_profile_prints_where_the_time_went(run: Run, videos: Path, small_weight
     assert "waiting for decoders" in done.stdout
     assert "idle for" in done.stdout
     assert "ms a clip" in done.stdout
-    assert "-bound" in done.stdout or "start-up" in done.stdout
+    assert re.search(r"(-bound|start-up|waiting|balanced):", done.stdout)
 
 
 def test_the_verdict_names_the_bottleneck(videos: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -804,7 +807,9 @@ def test_the_verdict_names_the_bottleneck(videos: Path, small_weights: Path, tmp
     assert 0 < profile.computed <= finished.seconds
     assert profile.decoded > 0
     assert profile.processor > 0
-    assert Profile(waited=5, computed=3).verdict(9).startswith("decode-bound")
+    assert Profile(waited=5, computed=3, decoded=5).verdict(9).startswith("decode-bound")
+    assert Profile(waited=5, computed=3, decoded=1).verdict(9).startswith("waiting")
+    assert Profile(waited=1, computed=0.9, decoded=1).verdict(10).startswith("balanced")
     assert Profile(waited=1, computed=8).verdict(9).startswith("compute-bound")
     assert Profile(written=3, published=3, computed=4).verdict(9).startswith("write-bound")
     assert Profile(loaded=3, waited=1).verdict(9) == (

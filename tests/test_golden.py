@@ -1,6 +1,7 @@
 """Golden features, and `vswin weights show` and `verify` for right and wrong weights."""
 
 import json
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_golden_features_of_other_weights_are_recorded_once(
     stored = json.loads(kept.read_text())
     kept.write_text(json.dumps({key: [value + 1e-3 for value in values] for key, values in stored.items()}))
     wrong = run("vswin", "weights", "verify", small_weights)
-    assert (wrong.returncode, "failed golden features" in wrong.stdout) == (4, True)
+    assert (wrong.returncode, bool(re.search("failed +golden features", wrong.stdout))) == (4, True)
     kept.unlink()
 
 
@@ -113,7 +114,8 @@ def test_wrong_weights_are_noticed(run: Run, small_weights: Path, cache: Path, t
     broken = {**read.state, "norm.bias": torch.full_like(read.state["norm.bias"], float("nan"))}
     save_checkpoint(tmp_path / "nan.safetensors", broken, read.variant, Recipe())
     done = run("vswin", "weights", "verify", small_weights, tmp_path / "nan.safetensors")
-    assert (done.returncode, "failed finite" in done.stdout, "norm.bias hold NaN" in done.stdout) == (4, True, True)
+    assert (done.returncode, "norm.bias hold NaN" in done.stdout) == (4, True)
+    assert re.search("failed +finite", done.stdout)
 
     lacking = {name: value for name, value in read.state.items() if name != "norm.bias"}
     torch.save(lacking, tmp_path / "lacking.pth")

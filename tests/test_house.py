@@ -53,7 +53,8 @@ GROUND = ("__init__", "errors", "files", "formatting", "locks", "processes", "sy
 
 
 def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "cli" if name == "__main__" else name
 
 
 def floor(name: str) -> int:

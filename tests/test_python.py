@@ -228,7 +228,7 @@ def test_the_model_takes_what_a_backbone_and_a_job_take() -> None:
     public, inner = (inspect.signature(load) for load in (load_model, backbone.load_model))
     assert list(public.parameters) == [name for name in inner.parameters if name != "kind"]
     of_files = {"videos", "output", "compression", "layout", "storage", "shard", "overwrite"}
-    of_models = {"weights", "variant", "ema", "device", "precision", "compile"}
+    of_models = {"weights", "variant", "ema", "device", "precision", "compile", "offline"}
     of_clusters = {"engine", "ray_address", "actors"}
     left = {field.name for field in fields(Job)} - of_files - of_models - of_clusters
     assert left == VideoOptions.__annotations__.keys(), "a new option of Job belongs to VideoOptions, or to a set above"

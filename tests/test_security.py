@@ -94,6 +94,7 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["out/npy/a.mp4.npy", "out/npy/times/a.mp4.npy", "out/npy/export.json", "out/npy/videos.json"],
     ),
     "vswin check": (["a.h5"], []),
+    "vswin config": ([], []),
     "vswin weights list": ([], []),
     "vswin weights path": (["nano"], []),
     "vswin weights prune": ([], []),

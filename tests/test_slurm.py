@@ -143,7 +143,7 @@ def test_the_example_is_what_the_command_writes(videos: Path, tmp_path: Path, mo
         "-o extract.sbatch -- --weights t-k400 --stage 4 --pool space"
     )
     done = CliRunner().invoke(vswin, arguments.split())
-    assert (done.exit_code, done.output) == (0, "")
+    assert (done.exit_code, done.output.startswith("extract.sbatch: ")) == (0, True)
     written = (tmp_path / "extract.sbatch").read_text()
     assert written.replace(str(tmp_path), "/data").replace(str(Path(sys.executable).parent), "/opt/vswin/bin") == (
         EXAMPLE.read_text()

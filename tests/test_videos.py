@@ -70,6 +70,13 @@ def test_an_absolute_path_loses_its_slash() -> None:
     assert (video.id, video.path) == ("data/x.mkv", Path("/data/x.mkv"))
 
 
+def test_a_manifest_with_times_as_they_are_printed(tree: Path) -> None:
+    manifest = tree.parent / "list.csv"
+    manifest.write_text("path,start,end\nvideos/b.mp4,0:04.5,1:02:05\n")
+    (video,) = find_videos(manifest=manifest)
+    assert (video.start, video.end) == (4.5, 3725.0)
+
+
 def test_a_manifest(tree: Path) -> None:
     manifest = tree.parent / "list.csv"
     manifest.write_text('path,id,start,end\nvideos/b.mp4,first,0.5,2\nvideos/b.mp4,second,2,\n"videos/a/x.mkv",,,\n')

@@ -6,10 +6,10 @@ import pytest
 
 from vswin_extract.errors import UsageError, WeightsError
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights.cache import bundled_file, cached_file, find_weights, recorded_hash_file
+from vswin_extract.weights.cache import bundled_file, cached_file, find_weights, recorded_hash_file, standard_name
 from vswin_extract.weights.layouts import LAYOUTS
 from vswin_extract.weights.load import load_checkpoint
-from vswin_extract.weights.registry import find_published, manifest
+from vswin_extract.weights.registry import NEAREST, find_published, known_name, manifest
 
 
 def test_the_manifest_names_all_published_weights() -> None:
@@ -37,12 +37,55 @@ def test_unknown_names(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("VSWIN_WEIGHTS_DIR", str(cache))
     with pytest.raises(UsageError, match=r"t-k40.*did you mean t-k400"):
         find_weights("t-k40")
-    with pytest.raises(UsageError, match="nano, t-k400"):
+    with pytest.raises(UsageError, match="vswin weights list"):
         find_published("zzzzzzzz")
     with pytest.raises(WeightsError, match="vswin weights pull t-k400"):
         find_weights("t-k400")
     with pytest.raises(WeightsError, match=r"x\.pth"):
         find_weights(str(tmp_path / "x.pth"))
+
+
+NAMES = {
+    "t": "t-k400",
+    "tiny": "t-k400",
+    "T-K400": "t-k400",
+    "swint": "t-k400",
+    "VideoSwin-T": "t-k400",
+    "swin3d_t": "t-k400-torchvision",
+    "Swin3D_T_Weights.KINETICS400_V1": "t-k400-torchvision",
+    "mmaction2-t": "t-k400-mmaction2",
+    "b_k400_in22k": "b-k400-in22k",
+    "swin_base_patch244_window877_kinetics400_22k.pth": "b-k400-in22k",
+    "k600": "b-k600-in22k",
+    "Video Swin-B Something-Something V2": "b-ssv2",
+    "swin-b-kinetics-400-imagenet-22k": "b-k400-in22k",
+    "t-kinetics400": "t-k400",
+    "NANO": "nano",
+}
+"""What other tools and users call weights, and what the manifest does."""
+
+
+@pytest.mark.parametrize(("name", "known"), NAMES.items())
+def test_names_of_other_tools_are_understood(name: str, known: str) -> None:
+    assert known_name(name) == known
+    assert standard_name(name) == known
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("video_swin_b", ("b-k400", "b-k400-in22k", "b-k600-in22k", "b-ssv2")),
+        ("swin3d_b", ("b-k400-torchvision", "b-k400-in22k-torchvision")),
+        ("large", ("l-k400-mmaction2", "l-k700-mmaction2")),
+        ("t-k40", ("t-k400",)),
+    ],
+)
+def test_an_unclear_name_is_an_error_with_few_names(name: str, near: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as raised:
+        standard_name(name)
+    words = str(raised.value).replace(",", " ").replace("?", " ").split()
+    assert set(near) <= set(words)
+    assert len(set(words) & manifest().keys()) <= NEAREST
 
 
 def test_a_file_of_the_cache_must_have_its_hash(

@@ -21,6 +21,8 @@ from vswin_extract.weights.cache import COMPILED, writable_cache
 from vswin_extract.weights.checkpoints import Checkpoint
 from vswin_extract.weights.fit import build_network, not_finite
 from vswin_extract.weights.load import load_checkpoint
+from vswin_extract.weights.part import ProgressCallback
+from vswin_extract.weights.pull import obtain_weights
 from vswin_extract.weights.recipe import Recipe
 from vswin_extract.weights.registry import BUNDLED
 
@@ -233,6 +235,8 @@ def load_model(
     ema: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
+    offline: bool = False,
+    on_download: ProgressCallback = lambda done, total: None,
     kind: type[Backbone] = Backbone,  # which class is made: the Model of the Python API is one, above this room
 ) -> Backbone:
     """Load weights by name or file onto a device.
@@ -241,7 +245,9 @@ def load_model(
     `variant`: replaces the one that follows from the shapes. `ema`: the averaged weights that a training has saved
     beside the usual ones in the same file. `device`: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps"
     (Apple's GPUs, in fp32 only). `precision`: "auto" is bf16 if the device has instructions for it, else fp32 on a CPU
-    and mps, fp16 on CUDA. Raises UsageError, WeightsError, DeviceError.
+    and mps, fp16 on CUDA. Published weights that are not in the cache are downloaded, unless `offline` or the variable
+    VSWIN_OFFLINE is set; `on_download` is called with the bytes that are there and the bytes of the file, 0 if unknown.
+    Raises UsageError, WeightsError, DeviceError.
 
         >>> import torch, vswin_extract
         >>> model = vswin_extract.load_model("nano", device="cpu")
@@ -251,6 +257,7 @@ def load_model(
     """
     where = find_device(device)
     how = find_precision(precision, where)
+    obtain_weights(os.fspath(weights), offline, on_download)
     name, checkpoint = load_checkpoint(os.fspath(weights), variant, ema)
     if how == "fp16" and (too_large := not_finite(_matrices_in_half(checkpoint))):
         raise WeightsError(

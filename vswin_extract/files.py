@@ -65,7 +65,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def require_parent(path: Path, error: type[VswinError] = UsageError) -> None:
     """Raise `error` unless the directory that `path` is to be written into is there."""
     if not path.absolute().parent.is_dir():
-        raise error(f"no directory {path.absolute().parent} to write {path.name} into")
+        raise error(f"no directory {path.absolute().parent} to write {path.name} into; make it, or name another")
 
 
 @dataclass(frozen=True)

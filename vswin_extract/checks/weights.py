@@ -22,6 +22,7 @@ from vswin_extract.weights.cache import (
     check_hash,
     find_weights,
     is_cached,
+    standard_name,
     writable_cache,
 )
 from vswin_extract.weights.checkpoints import Checkpoint
@@ -34,6 +35,7 @@ from vswin_extract.weights.registry import BUNDLED, SIZE_TOLERANCE, Published, c
 def describe_weights(name_or_file: str, ema: bool = False) -> dict[str, Any]:
     """Return what is known of weights; what is not known is None. Of published weights that are not in the cache, it is
     what the manifest says. `ema`: of the averaged weights in the file. Raises what `load` raises."""
+    name_or_file = standard_name(name_or_file)
     row = manifest().get(name_or_file)
     if row is not None and not is_cached(row):
         return {
@@ -76,6 +78,7 @@ def verify_weights(name_or_file: str, record: bool = False, ema: bool = False) -
 
     Raises UsageError or WeightsError if there are no such weights, OSError if the features cannot be stored.
     """
+    name_or_file = standard_name(name_or_file)
     path = find_weights(name_or_file)
     try:
         file, content = read_file(path)

@@ -1,10 +1,11 @@
 """The command line: every command parses its words, calls the library and prints. Nothing else in the package prints.
 
-Words come in; text, files and an exit code go out. A command's file, named after it, declares its options: options.py
-has the shared ones and the help in groups, extract_options.py those of `vswin extract`, complete.py what a shell
-completes. A value comes from the command line, the environment or a file: origins.py knows which, config.py reads and
-writes the files. A command then calls the library, while progress.py shows a run and signals.py stops it; console.py
-and results.py print what comes out, and exit.py makes errors one line and an exit code.
+Words come in; text, files and an exit code go out. A command's file, named after it, declares its options: command.py
+has the class of all commands, options.py the shared options, extract_options.py those of `vswin extract`, complete.py
+what a shell completes. A value comes from the command line, the environment or a file: origins.py knows which,
+config.py reads, writes and shows the files. A command then calls the library, while download.py gets weights,
+progress.py shows a run, and signals.py stops it; console.py and results.py print what comes out, and exit.py makes
+errors one line and an exit code.
 
 This file has the group `vswin`. It imports nothing but click before a command runs, so that --help answers at once.
 """
@@ -16,7 +17,8 @@ from typing import Any
 
 import click
 
-from vswin_extract.cli.options import HELP, suggest, version_option
+from vswin_extract.cli.command import HELP, AliasGroup, suggest
+from vswin_extract.cli.options import version_option
 from vswin_extract.cli.origins import by_environment, names_origin
 from vswin_extract.formatting import printable
 
@@ -31,18 +33,24 @@ COMMANDS = {
     "export": "Write features as the files that other projects load.",
     "check": "Verify a file of features, or an unfinished run.",
     "weights": "List, download, convert and check weights.",
+    "config": "Show the settings in force, and where each comes from.",
     "doctor": "Check whether this machine can do the work.",
 }
 """The commands of `vswin`, each in a module of its name, with the line that `vswin --help` shows."""
 
 
-class LazyGroup(click.Group):
+ALIASES = {"info": "inspect", "show": "inspect", "ls": "inspect"}
+"""Names that other tools have for commands."""
+
+
+class LazyGroup(AliasGroup):
     """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        name = self.aliases.get(name, name)
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
@@ -52,11 +60,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            if "/" in name or os.path.exists(name):
-                words = printable(shlex.join(args))
-                ctx.fail(f"no command {name!r}; to extract features of videos: vswin extract {words}")
-            ctx.fail(f"no command {name!r}; {suggest(name, COMMANDS) or 'there are ' + ', '.join(COMMANDS)}")
+        if name not in (*COMMANDS, *ALIASES) and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"no command {printable(name)!r}; {meant_by(args)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -68,7 +73,27 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings=HELP)
+def meant_by(words: list[str]) -> str:
+    """Return what was meant by words that do not begin with a command."""
+    name, *rest = words
+    if name == "help":
+        return f"did you mean: vswin {printable(shlex.join([*rest[:1], '--help']))}"
+    if name == "version":
+        return "did you mean: vswin --version"
+    if name.endswith((".h5", ".hdf5")) and not rest:
+        return f"to show what is in it: vswin inspect {printable(shlex.quote(name))}"
+    if "/" in name or os.path.exists(name):
+        extract = shlex.join(["vswin", "extract", *words, *([] if rest else ["out.h5"])])
+        return f"to extract features of videos: {printable(extract)}"
+    return suggest(name, [*COMMANDS, *ALIASES]) or f"there are {', '.join(COMMANDS)}"
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings=HELP,
+    aliases=ALIASES,
+    examples=("vswin extract videos/ out.h5", "vswin inspect out.h5", "vswin search out.h5 a.mp4@12.5"),
+)
 @version_option()
 def vswin(**_: Any) -> None:
     """Video Swin features: extract them, look at them, manage weights."""

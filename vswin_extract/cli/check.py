@@ -6,14 +6,16 @@ import sys
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import note, say, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.merge import merge_command
-from vswin_extract.cli.options import HELP, file_argument, follow_option
+from vswin_extract.cli.options import follow_option, output_argument
+from vswin_extract.formatting import plural
 
 
-@click.command(context_settings=HELP)
-@file_argument
+@command("vswin check out.h5", "vswin check out.h5 --against videos/")
+@output_argument
 @click.option(
     "--against",
     multiple=True,
@@ -37,7 +39,8 @@ def check(file: str, against: tuple[str, ...], manifest: str | None, follow: boo
     out = stdout()
     state = "finished" if found.finished else "unfinished"
     if found.readable:
-        out.print(f"{state}: {found.videos} videos with {found.clips} clips, {found.failures} failed")
+        amount = f"{plural(found.videos, 'video')} with {plural(found.clips, 'clip')}, {found.failures} failed"
+        out.print(f"{state}: {amount}")
     else:
         out.print("not read any further, because of its structure")
     for text in found.notes:

@@ -1,7 +1,10 @@
-"""Options in TOML files: --config reads them, and a run writes the options it used beside its output."""
+"""Options in TOML files: --config reads them, and a run writes the options it used beside its output. `vswin config`
+shows which options are in force, and where each comes from."""
 
+import copy
 import errno
 import os
+import re
 import reprlib
 import stat
 from collections.abc import Iterator
@@ -10,16 +13,66 @@ from typing import Any
 
 import click
 
-from vswin_extract.cli.options import Stages, suggest
-from vswin_extract.cli.origins import CONFIG, by_command, option_key
+from vswin_extract.cli.command import HELP, command, suggest
+from vswin_extract.cli.exit import reports_errors
+from vswin_extract.cli.options import Stages
+from vswin_extract.cli.origins import CONFIG, by_command, is_given, option_key, origin
 from vswin_extract.formatting import printable
 
-GENERAL = ("VSWIN_WEIGHTS_DIR", "VSWIN_WEIGHTS_MIRROR", "VSWIN_RESTARTED")
+GENERAL = ("VSWIN_WEIGHTS_DIR", "VSWIN_WEIGHTS_MIRROR", "VSWIN_OFFLINE", "VSWIN_RESTARTED")
 """Variables that belong to no option."""
 MOST_BYTES = 16 << 20
 """Bytes of a file of options, at most; it may list many videos."""
 HEADER = "# Written by vswin-extract"
 """How our own files begin. Other files are never replaced."""
+
+
+@command(
+    "vswin config",
+    "vswin config --config run.toml --stride 4",
+    context_settings={**HELP, "ignore_unknown_options": True},
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF VSWIN-EXTRACT]")
+@reports_errors
+def config(words: tuple[str, ...]) -> None:
+    """Show the settings of vswin-extract that are in force here, and where each comes from: these options, variables,
+    the file of --config, or the default."""
+    from vswin_extract.cli.console import stdout, table
+    from vswin_extract.cli.extract import extract
+
+    asked = copy.copy(extract)
+    asked.params = [copy.copy(each) for each in extract.params]
+    for parameter in asked.params:
+        parameter.required = False
+    with asked.make_context("vswin-extract", list(words)) as context:
+        check_environment(context)
+        rows = [*_option_rows(context), *_general_rows()]
+    stdout().print(table(rows, ("setting", "value", "from")))
+
+
+def _option_rows(context: click.Context) -> Iterator[tuple[str, str, str]]:
+    for key, parameter in parameters(context.command).items():
+        value = context.params.get(parameter.name or "")
+        if is_given(context, parameter):
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            yield key, shown.lower() if isinstance(value, bool) else shown, origin(context, parameter) or "command line"
+        elif isinstance(parameter, click.Option):
+            in_help = re.search(r"\[default: (.*)\]", parameter.help or "")
+            usual = parameter.default if isinstance(parameter.default, str | float | int) else "none"
+            yield key, in_help[1] if in_help else str(value if parameter.is_flag else usual).lower(), "default"
+
+
+def _general_rows() -> Iterator[tuple[str, str, str]]:
+    from vswin_extract.video.remote import without_secrets
+    from vswin_extract.weights.cache import DIRECTORIES, OFFLINE, cache_dirs, is_offline
+    from vswin_extract.weights.pull import MIRROR
+
+    def where(variable: str) -> str:
+        return variable if os.environ.get(variable) else "default"
+
+    yield "weights cache", os.pathsep.join(map(str, cache_dirs())) or "none", where(DIRECTORIES)
+    yield "weights come from", without_secrets(os.environ.get(MIRROR, "")) or "where they are published", where(MIRROR)
+    yield "no downloads", str(is_offline()).lower(), where(OFFLINE)
 
 
 def parameters(command: click.Command) -> dict[str, click.Parameter]:

@@ -9,9 +9,13 @@ import logging
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from vswin_extract.formatting import printable
+
+CHECK_WIDTH = 28
+"""Columns of a terminal for what is checked."""
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +102,8 @@ def table(rows: Iterable[Sequence[object]], titles: Sequence[str] = (), right: C
         header_style="bold",
         show_header=bool(titles),
     )
-    for title in titles:
+    rows = list(rows)
+    for title in titles or [""] * max(map(len, rows), default=0):
         made.add_column(title, justify="right" if title in right else "left", overflow="fold")
     if titles:
         made.columns[0].no_wrap = True
@@ -107,10 +112,14 @@ def table(rows: Iterable[Sequence[object]], titles: Sequence[str] = (), right: C
     return made
 
 
-def show_checks(checks: Iterable["Check"]) -> None:
-    """Print what was checked, and what to do where it is not ok."""
-    out = stdout()
-    out.print(table([(check.state, check.what, check.found) for check in checks]))
-    for check in checks:
-        if check.advice:
-            say(out, f"{check.what}: {check.advice}")
+def show_checks(checks: Iterable["Check"], what: str = "") -> "list[Check]":
+    """Print each check as soon as it ends, and what to do where it is not ok. Return them. `what`: what a terminal
+    shows meanwhile."""
+    out, shown = stdout(), []
+    with out.status(what) if what and out.is_terminal else nullcontext():
+        for check in checks:
+            out.print(table([(f"{check.state:<7}", f"{check.what:<{CHECK_WIDTH}}", check.found)]))
+            if check.advice:
+                say(out, f"{check.what}: {check.advice}")
+            shown.append(check)
+    return shown

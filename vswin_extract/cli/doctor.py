@@ -1,16 +1,22 @@
 """`vswin doctor`: check this machine."""
 
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import show_checks
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, json_option
+from vswin_extract.cli.options import json_option
 from vswin_extract.formatting import plural
 
+if TYPE_CHECKING:
+    from vswin_extract.checks.result import Check
 
-@click.command(context_settings=HELP)
+
+@command("vswin doctor", "vswin doctor /scratch --json")
 @click.argument("directory", default=".", type=click.Path(), metavar="[DIR]")
 @click.option("--gpu", is_flag=True, help="Check the GPU instead, numbers and speed: a minute, to paste into an issue.")
 @json_option
@@ -22,16 +28,18 @@ def doctor(directory: str, gpu: bool, as_json: bool) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from vswin_extract.checks.gpu import examine_gpu
-    from vswin_extract.checks.machine import examine_machine
+    def examine() -> "Iterator[Check]":
+        from vswin_extract.checks.gpu import examine_gpu  # imports torch, which may take seconds
+        from vswin_extract.checks.machine import examine_machine
 
-    checks = list(examine_gpu() if gpu else examine_machine(Path(directory)))
+        yield from examine_gpu() if gpu else examine_machine(Path(directory))
+
+    checks = list(examine()) if as_json else show_checks(examine(), "checking this machine")
     failed = [check for check in checks if check.state == "failed"]
     warnings = [check for check in checks if check.state == "warning"]
     if as_json:
         click.echo(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=1))
     else:
-        show_checks(checks)
         click.echo(f"{len(failed)} failed, {plural(len(warnings), 'warning')}")
         if gpu and len(checks) > 1:
             click.echo("Nothing above is private: please paste it into an issue, also if nothing failed.")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -55,7 +56,8 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
                 return command(*args, **kwargs)
         except VswinError as error:
             elsewhere = origins(click.get_current_context(silent=True))
-            fail(str(error) + (f" (options come from {elsewhere}, too)" if elsewhere else ""), 2)
+            also = f" (some options come from {elsewhere})" if elsewhere else ""
+            fail(f"{error}{_meant_by_input()}{also}", 2)
         except KeyboardInterrupt:
             fail("stopped; the same command begins again", 130)
         except Terminated:
@@ -88,6 +90,21 @@ def _expect_working_directory() -> None:
         os.getcwd()
     except FileNotFoundError:
         fail("the working directory was removed; go to one that is there, and give the command again", 2)
+
+
+def _meant_by_input() -> str:
+    """Return what to do about the input of a command if it may be a video, or is a directory; else ""."""
+    context = click.get_current_context(silent=True)
+    path = context.params.get("file") if context else None
+    if not isinstance(path, str) or path.endswith((".h5", ".hdf5")) or not os.path.exists(path):
+        return ""
+    from pathlib import Path
+
+    from vswin_extract.video.file_kinds import other_kind
+
+    if not os.path.isdir(path) and other_kind(Path(path)):
+        return ""
+    return f"; features of videos are extracted by: {shlex.join(['vswin-extract', path, 'out.h5'])}"
 
 
 def describe_memory_error(error: BaseException) -> str:

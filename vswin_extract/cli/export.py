@@ -2,9 +2,10 @@
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import note, stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, Choice, file_argument, follow_option
+from vswin_extract.cli.options import Choice, file_argument, follow_option
 from vswin_extract.formatting import plural
 
 FORMATS = (
@@ -23,7 +24,7 @@ FORMATS = (
 )
 
 
-@click.command(context_settings=HELP)
+@command("vswin export actionformer out.h5 features/ --stem", "vswin export npy out.h5 arrays/ --stage 4")
 @click.argument("format", type=Choice(FORMATS), metavar="FORMAT")
 @file_argument
 @click.argument("destination", type=click.Path(), metavar="DEST")

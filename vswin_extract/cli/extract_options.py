@@ -6,7 +6,6 @@ import click
 
 from vswin_extract.cli.config import read_config
 from vswin_extract.cli.options import (
-    RUN,
     Choice,
     Stages,
     device_option,
@@ -18,7 +17,7 @@ from vswin_extract.cli.options import (
     weights_option,
 )
 
-MODEL, CLIPS, PIXELS, INPUT, OUTPUT = "Model", "Clips", "Pixels", "Input", "Output"
+MAIN, MODEL, CLIPS, PIXELS, INPUT, OUTPUT, RUN = "Most used", "Model", "Clips", "Pixels", "Input", "Output", "Run"
 
 
 def parse_number(text: str) -> int | None:
@@ -37,9 +36,15 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * 1000.0 ** " kmgt".index(found[2].lower() or " "))
 
 
-output_options = together(
+main_options = together(
+    weights_option(
+        "The bundled nano; a name from `vswin weights list`, downloaded if it is not here; or a checkpoint file.",
+        MAIN,
+        default="nano",
+        show_default=True,
+    ),
     option(
-        OUTPUT,
+        MAIN,
         "--stage",
         "stages",
         type=Stages(),
@@ -50,13 +55,28 @@ output_options = together(
         "or all. Repeatable.",
     ),
     option(
-        OUTPUT,
+        MAIN,
         "--pool",
         type=Choice(["none", "space", "all"]),
         default="none",
         show_default=True,
         help="Stage maps as they are (T',H',W',C), averaged over space (T',C), or over all (C).",
     ),
+    option(
+        MAIN,
+        "--stride",
+        type=int,
+        metavar="FRAMES",
+        help="From the start of a clip to the start of the next.  [default: the clip's span, clip-len x "
+        "frame-interval]",
+    ),
+    device_option(
+        "auto, cpu, cuda, cuda:0, mps (not measured); a process each for several: cuda:0,1, cuda:all, cpu:2.",
+        MAIN,
+    ),
+)
+
+output_options = together(
     option(
         OUTPUT,
         "--embedding/--no-embedding",
@@ -96,14 +116,6 @@ clip_options = together(
         type=int,
         metavar="FRAMES",
         help="From one frame of a clip to the next.  [default: the weights' recipe, 2]",
-    ),
-    option(
-        CLIPS,
-        "--stride",
-        type=int,
-        metavar="FRAMES",
-        help="From the start of a clip to the start of the next.  [default: the clip's span, clip-len x "
-        "frame-interval]",
     ),
     option(
         CLIPS,
@@ -171,7 +183,7 @@ input_options = together(
         "--manifest",
         type=click.Path(),
         metavar="FILE",
-        help="A .csv or .tsv with the columns path[,id,start,end], times in seconds.",
+        help="A .csv or .tsv with the columns path[,id,start,end], times in seconds or as 1:05.3.",
     ),
     option(
         INPUT,
@@ -227,12 +239,6 @@ input_options = together(
 )
 
 model_options = together(
-    weights_option(
-        "The bundled nano, a name from `vswin weights list`, or a checkpoint file.",
-        MODEL,
-        default="nano",
-        show_default=True,
-    ),
     option(
         MODEL,
         "--variant",
@@ -240,9 +246,11 @@ model_options = together(
         help="Size of the network, instead of the one that the weights' shapes tell.",
     ),
     ema_option(MODEL),
-    device_option(
-        "auto, cpu, cuda, cuda:0, mps (not measured); a process each for several: cuda:0,1, cuda:all, cpu:2.",
+    option(
         MODEL,
+        "--offline",
+        is_flag=True,
+        help="Never download weights. VSWIN_OFFLINE=1 does the same for every command.",
     ),
     option(
         MODEL,

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, file_argument, follow_option, json_option
+from vswin_extract.cli.options import file_argument, follow_option, json_option
 from vswin_extract.formatting import human_bytes, plural
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ SHOWN_VIDEOS = 20
 """Videos and failures that are listed without --all."""
 
 
-@click.command(context_settings=HELP)
+@command("vswin inspect out.h5", "vswin inspect out.h5 --all", "vswin inspect out.h5 --json")
 @file_argument
 @click.option(
     "--all", "show_all", is_flag=True, help=f"List all videos and failures, not only the first {SHOWN_VIDEOS}."
@@ -46,12 +47,27 @@ def file_facts(features: "FeatureFile") -> dict[str, Any]:
             for name in features.names
         },
         "clips": features.clips,
-        "videos": [
-            {name: None if value == float("inf") else value for name, value in features[video_id].info.items()}
-            for video_id in features
-        ],
+        "videos": video_facts(features),
         "failures": features.failures,
     }
+
+
+def video_facts(features: "FeatureFile") -> list[dict[str, Any]]:
+    """Return what the file says of each video. The columns are read at once: one by one, a large file takes minutes."""
+    from vswin_extract.store.schema import VIDEO_COLUMNS
+
+    stored = features.tables["videos_table"]
+    columns = {name: stored[name][:].tolist() for name in VIDEO_COLUMNS if name in stored}
+    return [
+        {name: _plain(value) for name, value in zip(columns, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return None if value == float("inf") else value
 
 
 def short_sha256(sha256: str) -> str:
@@ -100,7 +116,7 @@ def run_facts(features: "FeatureFile", path: str) -> list[tuple[str, str]]:
         shape = " x ".join(map(str, dataset.shape))
         size = dataset.nbytes if features.linked else dataset.id.get_storage_size()
         rows.append((name, f"{shape} {dataset.dtype}, {human_bytes(size)}"))
-    rows.append(("videos", f"{len(features)} with {features.clips} clips, {len(features.failures)} failed"))
+    rows.append(("videos", f"{len(features)} with {plural(features.clips, 'clip')}, {len(features.failures)} failed"))
     return rows
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import say, stderr, stdout, table
 from vswin_extract.cli.exit import reports_errors
-from vswin_extract.cli.options import HELP, Choice, follow_option, layout_option, overwrite_option
+from vswin_extract.cli.options import Choice, follow_option, layout_option, overwrite_option
 from vswin_extract.formatting import human_bytes
 
 MOST_NAMED = 8
@@ -50,7 +51,7 @@ def merge_command(output: Path, journal: Path, layout: str = "single", overwrite
     return [*words, *(["--overwrite"] if overwrite else [])]
 
 
-@click.command(context_settings=HELP)
+@command("vswin merge out.h5", "vswin merge -o all.h5 a.h5 b.h5", "vswin merge -o all.h5 --link a.h5 b.h5")
 @click.argument("paths", nargs=-1, metavar="[OUT.h5] [PART...]", type=click.Path())
 @click.option(
     "-o",
@@ -88,12 +89,7 @@ def merge(
 ) -> None:
     """Make one file of features of PARTs: finished files, and the OUT.h5.parts that runs and shards leave. Without
     PARTs, of OUT.h5.parts, which is then removed. Videos come in the order of their ids; those of a single run in the
-    order of the run; with --link part by part.
-
-    \b
-    vswin merge out.h5                     the shards of a run, of out.h5.parts
-    vswin merge -o out.h5 a.h5 b.h5        several files
-    """
+    order of the run; with --link part by part."""
 
     from vswin_extract.journal.merge import merge as merge_parts
     from vswin_extract.system import allow_open_files
@@ -113,10 +109,11 @@ def merge(
         follow=follow,
         on_note=lambda text: say(console, f"note: {text}"),
     )
+    inspect = shlex.join(["vswin", "inspect", str(merged.output)])
     rows = [
         ("output", f"{merged.output} ({human_bytes(merged.bytes)})"),
         ("videos", f"{merged.videos} of {merged.sources} parts" if merged.sources > 1 else f"{merged.videos}"),
-        ("failed", f"{merged.failed}" + (", see: vswin inspect" if merged.failed else "")),
+        ("failed", f"{merged.failed}" + (f", see: {inspect}" if merged.failed else "")),
         ("clips", f"{merged.clips}"),
         ("time", f"{merged.seconds:.1f} s"),
     ]

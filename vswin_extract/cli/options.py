@@ -1,32 +1,17 @@
-"""Options of commands: help in groups, suggestions for misspelt words, and the options that several commands share.
+"""Options: kinds of values, and the options that several commands share."""
 
-cloup and rich-click give help in groups, too. With them --help takes 0.6 and 0.9 s instead of 0.3 s, and they do not
-know which variable or file a wrong value comes from, so the classes here would stay.
-"""
-
-import difflib
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from vswin_extract.cli.command import OPTIONS, suggest
 from vswin_extract.cli.complete import weights_names
-from vswin_extract.cli.origins import names_origin
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-RUN = "Run"
-"""The heading in --help for options about the run itself, and for --help."""
-HELP = {"help_option_names": ["-h", "--help"]}
-"""The context settings of every command."""
-
-
-def suggest(word: str, known: Iterable[str], least: float = 0.6) -> str:
-    """Return "did you mean …?" for the known word that is nearest to a misspelt one, "" if none is near. `least`: how
-    alike they must be, from 0 to 1. Click itself suggests names of options only."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=least)
-    return f"did you mean {near[0]}?" if near else ""
 
 
 class Choice(click.Choice[str]):
@@ -57,35 +42,9 @@ class Stages(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 tak
         from vswin_extract.network.variants import parse_stages
 
         try:
-            return parse_stages(value)
+            return parse_stages(str(value).lower().removesuffix(",") if isinstance(value, str) else value)
         except UsageError:
             return ()
-
-
-class GroupedCommand(click.Command):
-    """A command whose --help shows its options under the headings that `option` gives them."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        words = list(args)  # parsing empties args
-        try:
-            with names_origin():
-                return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            names = {name for parameter in self.params for name in parameter.opts}
-            for word in words:  # -stride: the parser sees -s, and would not suggest --stride
-                if word[:2] == error.option_name and f"-{word}" in names:
-                    raise click.NoSuchOption(word, possibilities=[f"-{word}"], ctx=ctx) from None
-            raise
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
-            if record is not None:
-                groups.setdefault(getattr(parameter, "group", RUN), []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
 
 
 class GroupedOption(click.Option):
@@ -120,7 +79,10 @@ def together(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-file_argument = click.argument("file", type=click.Path(), metavar="OUT.h5")
+output_argument = click.argument("file", type=click.Path(), metavar="OUT.h5")
+"""An output that may be unfinished."""
+
+file_argument = click.argument("file", type=click.Path(), metavar="IN.h5")
 
 follow_option = click.option(
     "--follow", is_flag=True, help="Read an index of files that are outside of its directory, wherever it says."
@@ -129,13 +91,17 @@ follow_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for other programs.")
 
 
-def output_option(metavar: str, help: str, *names: str) -> Decorator:
-    """The option -o, which must be given."""
-    path = click.Path(dir_okay=False)
-    return click.option("-o", *(names or ("output",)), type=path, required=True, metavar=metavar, help=help)
+def output_option(metavar: str, help: str) -> Decorator:
+    """The option -o, --output. A command has a default of its own, see `beside`."""
+    return click.option("-o", "--output", type=click.Path(dir_okay=False), metavar=metavar, help=help)
 
 
-def layout_option(group: str = RUN) -> Decorator:
+def beside(file: str, ending: str) -> str:
+    """Return the default of -o: a file beside the one that a command reads, with another ending."""
+    return os.path.splitext(file)[0] + ending
+
+
+def layout_option(group: str = OPTIONS) -> Decorator:
     return option(
         group,
         "--layout",
@@ -147,7 +113,7 @@ def layout_option(group: str = RUN) -> Decorator:
     )
 
 
-def overwrite_option(group: str = RUN) -> Decorator:
+def overwrite_option(group: str = OPTIONS) -> Decorator:
     text = "Replace OUT.h5 if it is there, once the new one is complete."
     return option(group, "--overwrite", is_flag=True, help=text)
 
@@ -158,12 +124,12 @@ def target_option(what: str) -> Decorator:
     return click.option("--overwrite", is_flag=True, help=text)
 
 
-def weights_option(help: str, group: str = RUN, **attributes: Any) -> Decorator:
+def weights_option(help: str, group: str = OPTIONS, **attributes: Any) -> Decorator:
     names = {"metavar": "NAME|FILE", "shell_complete": weights_names}
     return option(group, "--weights", help=help, **names, **attributes)
 
 
-def ema_option(group: str = RUN) -> Decorator:
+def ema_option(group: str = OPTIONS) -> Decorator:
     """The option --ema of every command that reads weights."""
     return option(
         group,
@@ -173,7 +139,7 @@ def ema_option(group: str = RUN) -> Decorator:
     )
 
 
-def device_option(help: str, group: str = RUN) -> Decorator:
+def device_option(help: str, group: str = OPTIONS) -> Decorator:
     return option(group, "--device", default="auto", show_default=True, metavar="DEVICE", help=help)
 
 

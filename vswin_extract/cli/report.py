@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.console import stderr
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import (
-    HELP,
+    beside,
     file_argument,
     follow_option,
     output_option,
@@ -25,10 +26,10 @@ LIMIT, SPOTS = 50, 1000
 """The defaults of `write_report`. Importing them would make --help slow."""
 
 
-@click.command(context_settings=HELP)
+@command("vswin report out.h5", "vswin report out.h5 -o page.html --within 'clips/*'")
 @file_argument
-@output_option("X.html", "The page.")
-@target_option("X.html")
+@output_option("OUT.html", "The page.  [default: as IN.h5, but .html]")
+@target_option("the page")
 @videos_option("Where the videos are, if no longer where they were extracted.")
 @click.option(
     "--limit",
@@ -53,7 +54,7 @@ LIMIT, SPOTS = 50, 1000
 @reports_errors
 def report(
     file: str,
-    output: str,
+    output: str | None,
     overwrite: bool,
     videos: str | None,
     limit: int,
@@ -72,6 +73,7 @@ def report(
     from vswin_extract.explore.report import write_report
     from vswin_extract.store.features import open_features
 
+    output = output or beside(file, ".html")
     console = stderr()
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     with open_features(file, follow=follow) as features, progress as bar:

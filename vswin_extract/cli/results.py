@@ -27,11 +27,12 @@ def show_survey(survey: "Survey") -> None:
 
 def show_summary(finished: "Finished") -> None:
     """Print what a finished run wrote."""
+    inspect = shlex.join(["vswin", "inspect", str(finished.output)])
     some_old = finished.new_clips < finished.clips
     rows = [
         ("output", f"{finished.output} ({human_bytes(finished.bytes)})"),
         ("videos", f"{finished.videos}" + (f", {finished.partial} of them partial" if finished.partial else "")),
-        ("failed", f"{finished.failed}" + (", see: vswin inspect" if finished.failed else "")),
+        ("failed", f"{finished.failed}" + (f", see: {inspect}" if finished.failed else "")),
         ("clips", f"{finished.clips}" + (f", {finished.new_clips} of them new" if some_old else "")),
         ("time", _time(finished.new_clips, finished.seconds)),
     ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.complete import video_ids
 from vswin_extract.cli.console import say, stderr, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import (
-    HELP,
     Choice,
     device_option,
     file_argument,
@@ -24,7 +24,7 @@ from vswin_extract.cli.options import (
     videos_option,
     weights_option,
 )
-from vswin_extract.formatting import plural
+from vswin_extract.formatting import clock, plural
 
 if TYPE_CHECKING:
     from vswin_extract.explore.approximate import Index
@@ -58,24 +58,31 @@ search_options = together(
         type=Choice(["exact", "faiss"]),
         default="exact",
         show_default=True,
-        help="Compare with every clip; or by an index that is kept in OUT.h5.faiss, for millions of clips, which may "
+        help="Compare with every clip; or by an index that is kept in IN.h5.faiss, for millions of clips, which may "
         "miss some.",
     ),
     json_option,
-    click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with pictures."),
-    target_option("the FILE of --html"),
-    follow_option,
-    videos_option("With --html: where the videos are, if no longer where they were extracted."),
-    play_option("With --html: link"),
-    weights_option(
-        "For a video file as QUERY: the weights that OUT.h5 was made with, if they are neither bundled nor in the "
-        "cache."
+    click.option(
+        "-o", "--html", type=click.Path(dir_okay=False), metavar="OUT.html", help="Write a page with pictures, too."
     ),
-    device_option("For a video file as QUERY: auto, cpu, cuda, mps."),
+    target_option("the page"),
+    follow_option,
+    videos_option("Where the videos are, if no longer where they were extracted."),
+    play_option("Link"),
+    weights_option("The weights that IN.h5 was made with, if they are neither bundled nor published."),
+    device_option("auto, cpu, cuda, mps."),
 )
 
 
-@click.command(context_settings=HELP)
+@command(
+    "vswin search out.h5 a.mp4@12.5",
+    "vswin search out.h5 query.mp4 -k 20 -o found.html",
+    "vswin search out.h5 --duplicates",
+    headings={
+        **dict.fromkeys(("html", "overwrite", "videos", "play"), "Page"),
+        **dict.fromkeys(("weights", "device"), "A video file as QUERY"),
+    },
+)
 @file_argument
 @click.argument("query", required=False, metavar="[QUERY]", shell_complete=video_ids)
 @search_options
@@ -92,11 +99,12 @@ def search(
     follow: bool,
     **options: Any,
 ) -> None:
-    """Find the clips that are most like QUERY, by the cosine of their embeddings: a clip of the file (ID@SECONDS), a
-    video of it (ID), or a video file (PATH or PATH@SECONDS), which is extracted first as those of OUT.h5 were. A run of
-    clips of one video that are alike is one result, at the score of its best clip."""
+    """Find the clips that are most like QUERY, by the cosine of their embeddings: a clip of the file (ID@TIME, as
+    a.mp4@65.3 or a.mp4@1:05.3), a video of it (ID), or a video file (PATH or PATH@TIME), which is extracted first as
+    the videos of IN.h5 were. A run of clips of one video that are alike is one result, at the score of its best clip.
+    """
     if (query is None) != duplicates:
-        raise click.UsageError("give either a QUERY (ID@SECONDS, ID, or a video file) or --duplicates")
+        raise click.UsageError("give either a QUERY (ID@TIME, ID, or a video file) or --duplicates")
     if options["threshold"] is not None and not duplicates:
         raise click.UsageError("--threshold is for --duplicates")
 
@@ -156,14 +164,14 @@ class FoundClips:
         rows = [
             (
                 each.run.video,
-                _seconds(each.run),
-                _seconds(each.best),
-                *((_seconds(each.like),) if several else ()),
+                _time(each.run),
+                _time(each.best),
+                *((_time(each.like),) if several else ()),
                 f"{each.score:.4f}",
             )
             for each in self.results
         ]
-        titles = ("video", "seconds", "best clip", *(("like the query's",) if several else ()), "cosine")
+        titles = ("video", "time", "best clip", *(("like the query's",) if several else ()), "cosine")
         stdout().print(table(rows, titles, right=titles[1:]) if rows else "nothing found")
 
 
@@ -188,11 +196,11 @@ class FoundCopies:
     def show(self) -> None:
         out = stdout()
         rows = [
-            (pair.one.video, _seconds(pair.one), "~", pair.other.video, _seconds(pair.other), f"{pair.score:.4f}")
+            (pair.one.video, _time(pair.one), "~", pair.other.video, _time(pair.other), f"{pair.score:.4f}")
             for pair in self.copies[: self.top]
         ]
-        titles = ("video", "seconds", "", "video", "seconds", "cosine")
-        out.print(table(rows, titles, right=("seconds", "cosine")) if rows else "nothing found")
+        titles = ("video", "time", "", "video", "time", "cosine")
+        out.print(table(rows, titles, right=("time", "cosine")) if rows else "nothing found")
         if len(self.copies) > self.top:
             out.print(f"… and {len(self.copies) - self.top} more; -k {len(self.copies)} shows them")
 
@@ -260,5 +268,5 @@ def show_extraction(text: str) -> "Callable[[Event], None]":
     return show
 
 
-def _seconds(moment: "Moment") -> str:
-    return f"{moment.start:.2f} – {moment.end:.2f}"
+def _time(moment: "Moment") -> str:
+    return f"{clock(moment.start)} – {clock(moment.end)}"

@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vswin_extract.cli.command import ExampleCommand, command
 from vswin_extract.cli.config import absolute, check_environment, settings
+from vswin_extract.cli.download import fetch_weights
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.extract import extract, make_job
 from vswin_extract.cli.extract_options import NOT_OF_JOB
 from vswin_extract.cli.merge import merge_command
-from vswin_extract.cli.options import HELP, target_option
+from vswin_extract.cli.options import target_option
 from vswin_extract.cli.origins import CONFIG, is_given
-from vswin_extract.formatting import printable
+from vswin_extract.formatting import plural, printable
 
 if TYPE_CHECKING:
     from vswin_extract.files import Target
     from vswin_extract.job.job import Job
 
 
-class SlurmCommand(click.Command):
+class SlurmCommand(ExampleCommand):
     """A command whose error says where options of vswin-extract go."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -34,7 +36,11 @@ class SlurmCommand(click.Command):
             raise
 
 
-@click.command(cls=SlurmCommand, context_settings=HELP)
+@command(
+    "vswin slurm videos/ out.h5 --tasks 8 --gpus-per-task 1 -o extract.sbatch",
+    "vswin slurm videos/ out.h5 --tasks 8 --submit -- --weights t-k400 --stage 4",
+    cls=SlurmCommand,
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="VIDEOS... OUT.h5 [-- OPTIONS OF VSWIN-EXTRACT]")
 @click.option(
     "--tasks", type=click.IntRange(min=1), required=True, metavar="N", help="Tasks of the array, a shard each."
@@ -76,7 +82,6 @@ def slurm(
     from vswin_extract.journal.directory import journal_directory
     from vswin_extract.run import slurm as library
     from vswin_extract.store.hdf5 import check_output
-    from vswin_extract.weights.cache import find_weights
 
     with extract.make_context("vswin-extract", list(arguments)) as context:
         check_environment(context)  # the tasks would refuse the same
@@ -84,7 +89,7 @@ def slurm(
         if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
         job = make_job(**{name: value for name, value in asked.items() if name not in NOT_OF_JOB} | {"shard": "none"})
-        find_weights(job.weights)
+        fetch_weights(job.weights, job.offline)  # the tasks may have no network
         job.check_directories()
         check_output(job.output, job.overwrite)
         target = script_target(script, overwrite, job, context) if script else None
@@ -106,12 +111,14 @@ def slurm(
     if target is not None:
         with target.write() as unfinished:
             unfinished.write_bytes(os.fsencode(text))
+        if not submit:
+            click.echo(f"{printable(str(script))}: how to submit it, and the merge after it, is in its first lines")
     elif not submit:
         click.echo(os.fsencode(text), nl=False)
     if submit:
         array, last = library.submit(text, merging)
         click.echo(
-            f"job {array}: extracts, in {tasks} tasks\n"
+            f"job {array}: extracts, in {plural(tasks, 'task')}\n"
             f"job {last}: merges, when job {array} has ended\n"
             f"next: squeue --jobs {array},{last}; when both jobs are gone, {printable(paths[-1])} is there, or "
             f"slurm-{last}.out says what is missing; then run the same command again, which continues"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.explore.page import Links, breakable, clock
+from vswin_extract.explore.page import Links, breakable
 from vswin_extract.explore.similarity import BLOCK, unit_blocks, unit_rows
 from vswin_extract.explore.thumbnails import Pictures
+from vswin_extract.formatting import clock
 from vswin_extract.store.features import FeatureFile
 
 COLOURS = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948",

@@ -17,6 +17,7 @@ from vswin_extract.explore.query import Moment, Query
 from vswin_extract.explore.search import SearchResult
 from vswin_extract.explore.thumbnails import PictureProcess, find_video
 from vswin_extract.files import FileKind, Target
+from vswin_extract.formatting import clock
 from vswin_extract.store.features import FeatureFile
 
 if TYPE_CHECKING:
@@ -177,14 +178,6 @@ def open_template(path: Path, who: str) -> "Template":
     environment.filters.update(clock=clock, duration=duration, breakable=breakable)
     environment.globals["player"] = Markup(PLAYER.read_text("utf-8"))
     return environment.from_string(path.read_text("utf-8"))
-
-
-def clock(seconds: float) -> str:
-    """4.2 -> 0:04.2, 3725.0 -> 1:02:05.0"""
-    tenths = round(seconds * 10)
-    minutes, hours = tenths // 600 % 60, tenths // 36000
-    begins = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-    return f"{begins}:{tenths // 10 % 60:02}.{tenths % 10}"
 
 
 def duration(seconds: float) -> str:

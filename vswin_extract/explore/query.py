@@ -12,6 +12,7 @@ import numpy as np
 from vswin_extract.errors import UsageError, VswinError, WeightsError
 from vswin_extract.explore.similarity import Floats, embeddings, unit_rows
 from vswin_extract.files import file_sha256
+from vswin_extract.formatting import clock, parse_clock, suggest_name
 from vswin_extract.store.features import FeatureFile, VideoFeatures, open_features
 from vswin_extract.video.file_kinds import other_kind
 
@@ -51,18 +52,16 @@ def find_query(
     device: str = "auto",
     on_event: "Callable[[Event], None]" = lambda event: None,
 ) -> Query:
-    """Return the query that a text names. ID@SECONDS is the clip of the file around that second, ID all clips of a
-    video of the file. A video file, PATH or PATH@SECONDS, is first extracted with the file's settings and weights. An
-    id of the file is never taken for a path. `weights`: a name or file, if those of the file cannot be found.
+    """Return the query that a text names. ID@TIME is the clip of the file at that time (65.3 or 1:05.3), ID all
+    clips of a video of the file. A video file, PATH or PATH@TIME, is first extracted with the file's settings and
+    weights. An id of the file is never taken for a path. `weights`: a name or file, if those of the file cannot be
+    found.
 
     Raises UsageError, WeightsError, DeviceError.
     """
     embeddings(features)
     name, _, after = text.rpartition("@")
-    try:
-        seconds = float(after) if name else None
-    except ValueError:
-        seconds = None
+    seconds = parse_clock(after) if name else None
     if text in features or seconds is None:
         name, seconds = text, None
     if name in features:
@@ -75,7 +74,11 @@ def find_query(
                 with open_features(output) as extracted:
                     (video,) = extracted.values()
                     return _query(video, at, path)
-    raise UsageError(f"{text!r} is neither a video of {features.file.filename} (ID or ID@SECONDS) nor a video file")
+    meant = suggest_name(name, features)
+    hint = f"did you mean {meant}{'' if seconds is None else f'@{after}'}?" if meant else "vswin inspect lists the ids"
+    raise UsageError(
+        f"{text!r} is neither a video of {features.file.filename} (ID or ID@TIME) nor a video file; {hint}"
+    )
 
 
 def _query(video: VideoFeatures, seconds: float | None, path: str) -> Query:
@@ -92,7 +95,7 @@ def _clip_at(video: VideoFeatures, seconds: float) -> int:
     times = np.asarray(video.times)
     first, end = times[:, 0].min(), times[:, 1].max()
     if not first <= seconds <= end:
-        raise UsageError(f"second {seconds:g} is not in {video.id}, whose clips go from {first:.2f} to {end:.2f}")
+        raise UsageError(f"{clock(seconds)} is not in {video.id}, whose clips go from {clock(first)} to {clock(end)}")
     far = np.abs(times.mean(1) - seconds)
     covers = (times[:, 0] <= seconds) & (seconds <= times[:, 1])
     return int(np.argmin(np.where(covers, far, far + end)))
@@ -112,7 +115,7 @@ def extract_like(
 
     if kind := other_kind(Path(path)):
         raise UsageError(f"{path} cannot be searched for: VideoUnreadable: it is {kind}, not a video")
-    path_of_weights, ema = weights_of(features, weights)
+    path_of_weights, ema = weights_of(features, weights, on_event)
     output = folder / "query.h5"
     done = extract(
         [path],
@@ -150,17 +153,23 @@ def settings_of(features: FeatureFile) -> dict[str, Any]:
         ) from error
 
 
-def weights_of(features: FeatureFile, given: str | None) -> tuple[Path, bool]:
+def weights_of(
+    features: FeatureFile, given: str | None, on_event: "Callable[[Event], None]" = lambda event: None
+) -> tuple[Path, bool]:
     """Return the file of the weights that an output was made with, and whether its averaged weights were taken: the
     given name or file, or else the name that the output records. Raises WeightsError if it is not found, or its sha256
     is not the recorded one."""
-    from vswin_extract.weights.cache import find_weights
+    from vswin_extract.job.events import Notice
+    from vswin_extract.weights.cache import missing_weights
+    from vswin_extract.weights.pull import obtain_weights
 
     info = features.info
     name, (sha256, ema, _) = str(info.get("model")), str(info.get("weights_sha256")).partition("+")
     file = features.file.filename
     try:
-        path = find_weights(given or name)
+        if row := missing_weights(given or name):
+            on_event(Notice(f"downloading the weights {row.name}, which are not in the cache"))
+        path = obtain_weights(given or name)
     except VswinError as error:
         raise WeightsError(
             f"a video file is compared by the weights of {file}, which are {name} (sha256 {sha256[:8]}…) and were not "

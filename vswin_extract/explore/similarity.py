@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError
+from vswin_extract.formatting import suggest_name
 from vswin_extract.store.features import FeatureFile, VideoFeatures
 
 Floats = NDArray[np.float32]
@@ -161,7 +162,9 @@ def compare_with_itself(features: FeatureFile, video_id: str) -> SelfSimilarity:
     before to half way to the clip after. Raises UsageError if there is no such video or no embedding."""
     embeddings(features)
     if video_id not in features:
-        raise UsageError(f"{features.file.filename} has no video {video_id!r}; vswin inspect lists the ids")
+        meant = suggest_name(video_id, features)
+        hint = f"did you mean {meant}?" if meant else "vswin inspect lists the ids"
+        raise UsageError(f"{features.file.filename} has no video {video_id!r}; {hint}")
     video = features[video_id]
     matrix = self_similarity(average_crops(features, np.asarray(video.embedding)))
     times = np.asarray(video.times)

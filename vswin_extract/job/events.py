@@ -1,6 +1,6 @@
 """The events that a run yields. Importing them needs neither torch nor h5py.
 
-Started, then Notice, ClipsDone and VideoDone in any order, then one of Stopped, ShardDone and Finished
+Started, then Notice, ClipsExpected, ClipsDone and VideoDone in any order, then one of Stopped, ShardDone and Finished
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vswin_extract.job.shard import Shard
 from vswin_extract.store.schema import VideoRecord
+
+BOTTLENECK = 0.3
+"""The share of a run's time from which on a part of it counts as what holds it up."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class Notice:
 @dataclass(frozen=True)
 class ClipsDone:
     """The features of this many more clips are computed."""
+
+    clips: int
+
+
+@dataclass(frozen=True)
+class ClipsExpected:
+    """About how many clips this run computes in all, with those that are done. It comes again when more is known."""
 
     clips: int
 
@@ -85,15 +95,20 @@ class Profile:
 
     def verdict(self, seconds: float) -> str:
         """Say what most of the run's `seconds` went into, and what would make the run faster."""
+        frames = "decode-bound: the device waits for frames; add --workers, or processor cores"
+        if self.decoded < self.waited / 2:
+            frames = "waiting: decoders start or read, and hardly compute; a faster disk or more videos at once help"
         reasons = {
             "compute-bound: the network takes longest; a faster device, fewer clips or smaller weights help":
                 self.computed,
-            "decode-bound: the device waits for frames; add --workers, or processor cores": self.waited,
+            frames: self.waited,
             "write-bound: features leave faster than they are stored; use --pool, --dtype float16 or a faster disk":
                 self.written + self.published,
             "start-up: loading the model took longer than anything else; give it more videos at once": self.loaded,
         }  # fmt: skip
         reason, most = max(reasons.items(), key=lambda item: item[1])
+        if most < BOTTLENECK * seconds:
+            return f"balanced: the longest part, {reason.partition(':')[0]}, took only {most / seconds:.0%} of the time"
         return f"{reason} ({most / seconds:.0%} of the time)" if seconds else reason
 
 
@@ -132,4 +147,4 @@ class ShardDone:
     profile: Profile
 
 
-Event = Started | Notice | ClipsDone | VideoDone | Stopped | ShardDone | Finished
+Event = Started | Notice | ClipsExpected | ClipsDone | VideoDone | Stopped | ShardDone | Finished

@@ -34,14 +34,15 @@ MOST = 16384
 class Job:
     """The videos, the output and all settings of a run. None means: as the weights' recipe or the device says.
 
-    `ema`: take the averaged weights of a checkpoint that has both. `stages`: stages whose maps are written, 1 to 4.
-    `pool`: write the maps as they are, or averaged over space or over time and space. `embedding`: write the embedding,
-    which needs all four stages. `crop_pool`: average the features of a clip's crops, or write each. `layout`: one file,
-    or several files and an index. `partial`: keep the part of a damaged video that decodes, or let the video fail.
-    `shard`: extract only this part of the videos into the journal; `merge` makes the output. `storage`: directory of
-    the journal, if it is not beside the output. `cache_dir`, `cache_size` (bytes): where each host keeps the files of
-    remote videos while it decodes them. `engine`: the devices of this machine, or `actors` on the Ray cluster at
-    `ray_address` (default: as many actors as there is room for). Raises UsageError for values that cannot work.
+    `ema`: take the averaged weights of a checkpoint that has both. `offline`: never download weights. `stages`: stages
+    whose maps are written, 1 to 4. `pool`: write the maps as they are, or averaged over space or over time and space.
+    `embedding`: write the embedding, which needs all four stages. `crop_pool`: average the features of a clip's crops,
+    or write each. `layout`: one file, or several files and an index. `partial`: keep the part of a damaged video that
+    decodes, or let the video fail. `shard`: extract only this part of the videos into the journal; `merge` makes the
+    output. `storage`: directory of the journal, if it is not beside the output. `cache_dir`, `cache_size` (bytes):
+    where each host keeps the files of remote videos while it decodes them. `engine`: the devices of this machine, or
+    `actors` on the Ray cluster at `ray_address` (default: as many actors as there is room for). Raises UsageError for
+    values that cannot work.
     """
 
     videos: tuple[Video, ...]
@@ -49,6 +50,7 @@ class Job:
     weights: str = BUNDLED
     variant: str | None = None
     ema: bool = False
+    offline: bool = False
     stages: tuple[int, ...] = ()
     pool: Pool = "none"
     embedding: bool = True
@@ -141,7 +143,9 @@ class Job:
     def check_directories(self) -> None:
         """Raise UsageError where a directory that the run needs is not there and cannot be made."""
         if self.storage is not None and not self.storage.is_dir():
-            raise UsageError(f"no directory {self.storage} to store unfinished work in")
+            raise UsageError(
+                f"no directory {self.storage} to store unfinished work in; make it, or name another by --storage"
+            )
         if any(isinstance(video.path, Address) for video in self.videos):
             self.cache()
 
@@ -178,4 +182,4 @@ def parse_fps(text: str | float | None) -> Fraction | None:
             raise ValueError(text)
         return Fraction(str(text))
     except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"fps must be a number or a fraction like 30000/1001, not {text!r}") from error
+        raise UsageError(f"fps must be a number above 0, or a fraction like 30000/1001, not {text!r}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from vswin_extract.errors import OutputError, UsageError
-from vswin_extract.formatting import describe_difference, name_some
+from vswin_extract.formatting import describe_difference, name_some, plural
 from vswin_extract.journal.claims import claim_merge
 from vswin_extract.journal.directory import (
     finish_interrupted_cleanup,
@@ -151,7 +151,8 @@ def check_alike(sources: Sequence[Source]) -> None:
             settings["datasets"] = {name: [arrays.dtype, *shape] for name, shape in arrays.shapes.items()}
         if one != other:
             raise OutputError(
-                f"{source.path} does not go with {first.path}: {describe_difference(one, other)}; "
+                f"{source.path} does not go with {first.path}: "
+                f"{describe_difference(one, other, was=f'of {first.path} is', now=f'of {source.path} is')}; "
                 "features of different settings do not belong into one file"
             )
 
@@ -172,8 +173,8 @@ def choose(sources: Sequence[Source], on_duplicate: OnDuplicate) -> dict[str, So
     if duplicates and on_duplicate == "error":
         name, (one, other) = next(iter(duplicates.items()))
         raise OutputError(
-            f"in more than one part: {name_some(list(duplicates))} ({name} in {one.path} and {other.path}); "
-            "--on-duplicate first takes the first"
+            f"{plural(len(duplicates), 'video')} in more than one part: {name_some(list(duplicates))} ({name} is in "
+            f"{one.path} and in {other.path}); --on-duplicate first takes the first"
         )
     return chosen
 
@@ -183,8 +184,8 @@ def find_expected(sources: Sequence[Source], chosen: Mapping[str, Source], allow
     expected = list(dict.fromkeys(name for source in sources for name in source.expected))
     if (missing := [name for name in expected if name not in chosen]) and not allow_missing:
         raise OutputError(
-            f"not complete: {name_some(missing)}; the same commands as before continue, or --allow-missing leaves them "
-            "out"
+            f"{plural(len(missing), 'video')} not complete: {name_some(missing)}; continue them by the vswin-extract "
+            "commands that began them, or leave them out by --allow-missing"
         )
     return expected
 

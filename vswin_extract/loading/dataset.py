@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vswin_extract.errors import UsageError
+from vswin_extract.formatting import name_some, plural
 from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import open_features
 
@@ -62,7 +63,8 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         self.length = length
         self.ids = list(self.file if ids is None else ids)
         if lost := [video_id for video_id in self.ids if video_id not in self.file]:
-            raise UsageError(f"{self.file.file.filename} has no video {lost[0]!r} ({len(lost)} of them are missing)")
+            count = plural(len(lost), "video")
+            raise UsageError(f"{self.file.file.filename} lacks {count} of `ids`: {name_some(lost)}")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,6 +16,7 @@ from vswin_extract.python.stream import Inputs, VideoStream, extract_in_order, o
 from vswin_extract.system import usable_cores
 from vswin_extract.video.geometry import Crop
 from vswin_extract.video.sampling import Align, Tail
+from vswin_extract.weights.part import ProgressCallback
 from vswin_extract.weights.registry import BUNDLED
 from vswin_extract.worker.worker import Worker
 
@@ -155,8 +156,19 @@ def load_model(
     ema: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
+    offline: bool = False,
+    on_download: ProgressCallback = lambda done, total: None,
 ) -> Model:
-    model = backbone.load_model(weights, variant=variant, ema=ema, device=device, precision=precision, kind=Model)
+    model = backbone.load_model(
+        weights,
+        variant=variant,
+        ema=ema,
+        device=device,
+        precision=precision,
+        offline=offline,
+        on_download=on_download,
+        kind=Model,
+    )
     return cast(Model, model)
 
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vswin_extract.errors import DeviceError, OutputError, WeightsError, WorkerDied
-from vswin_extract.formatting import as_utf8, describe_difference
+from vswin_extract.formatting import as_utf8, describe_difference, name_some, plural
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
-from vswin_extract.journal.directory import finish_interrupted_cleanup, journal_directory
+from vswin_extract.journal.directory import finish_interrupted_cleanup, journal_directory, read_list
 from vswin_extract.journal.journal import Journal, join_journal, open_journal
 from vswin_extract.pools.pool import WorkerPool, make_pool
 from vswin_extract.run.clip_counts import clips_ahead
 from vswin_extract.run.dispatch import Dispatch
+from vswin_extract.run.forecast import ForecastEvents
 from vswin_extract.run.work import RemainingWork, find_work
 from vswin_extract.store.features import open_features
 from vswin_extract.store.hdf5 import check_output, read_attributes
@@ -28,6 +29,8 @@ from vswin_extract.store.schema import VideoRecord, complete_settings
 from vswin_extract.video.color import HDR
 from vswin_extract.video.remote import same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
+from vswin_extract.weights.cache import missing_weights
+from vswin_extract.weights.pull import obtain_weights
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
 from vswin_extract.worker.writer import failed_record
 
@@ -64,6 +67,10 @@ def run(
     root = journal_directory(job.output, job.storage)
     if job.overwrite or (job.shard is None and not root.is_dir()):
         check_output(job.output, job.overwrite)  # before the model is loaded, which takes seconds
+    if job.engine == "local":  # before the workers start, which each load it; actors of other hosts get it there
+        if row := missing_weights(job.weights):
+            yield Notice(f"downloading the weights {row.name}, which are not in the cache")
+        obtain_weights(job.weights, job.offline)
     pool = make_pool(job)
     with closing(pool):
         arrived = yield from first_arrivals(pool, stopping)
@@ -80,7 +87,7 @@ def run(
         with begin_journal(job, ready) as journal, closing(pool):  # workers end before the journal is given up
             work = find_work(job, journal, ready, len(pool.names))
             yield describe_start(job, work, pool, ready, journal)
-            outcome = yield from extract_work(pool, work, arrived, ready, journal, stopping)
+            outcome = yield from extract_work(job, pool, work, arrived, ready, journal, stopping)
             if outcome is None:
                 return
             if job.shard is not None:
@@ -151,7 +158,13 @@ def describe_start(job: Job, work: RemainingWork, pool: WorkerPool, ready: Ready
 
 
 def extract_work(
-    pool: WorkerPool, work: RemainingWork, arrived: Arrived, ready: Ready, journal: Journal, stopping: threading.Event
+    job: Job,
+    pool: WorkerPool,
+    work: RemainingWork,
+    arrived: Arrived,
+    ready: Ready,
+    journal: Journal,
+    stopping: threading.Event,
 ) -> Generator[Event, None, Outcome | None]:
     """Have the workers do the work. Return what they did, or None after Stopped."""
     clips = clips_ahead(list({video.id: video for video in work.left}.values()), ready.sampling)
@@ -165,15 +178,19 @@ def extract_work(
         watch=journal.check_noticed,
     )
     new_clips, failed, hdr = 0, 0, ""
-    for event in dispatch.run(arrived, stopping):
-        new_clips += event.clips if isinstance(event, ClipsDone) else 0
-        failed += isinstance(event, VideoDone) and event.record.status == "failed"
-        yield event
-        if not hdr and isinstance(event, VideoDone) and (hdr := HDR.get(event.record.transfer, "")):
-            yield Notice(
-                f"{event.record.id} is HDR ({hdr}): it is decoded as it is, without tone mapping; the column "
-                "transfer of /videos_table names all such videos"
-            )
+    known = {name: count for name, count in read_list(journal.root).items() if count is not None}
+    with ForecastEvents(work.left, known, job, ready) as forecast:
+        yield from forecast.after(None)
+        for event in dispatch.run(arrived, stopping):
+            new_clips += event.clips if isinstance(event, ClipsDone) else 0
+            failed += isinstance(event, VideoDone) and event.record.status == "failed"
+            yield event
+            yield from forecast.after(event)
+            if not hdr and isinstance(event, VideoDone) and (hdr := HDR.get(event.record.transfer, "")):
+                yield Notice(
+                    f"{event.record.id} is HDR ({hdr}): it is decoded as it is, without tone mapping; the column "
+                    "transfer of /videos_table names all such videos"
+                )
     done = dispatch.done.values()
     yield from map(Notice, dict.fromkeys(note for each in done for note in each.notes))
     if dispatch.left:
@@ -202,8 +219,8 @@ def settle(job: Job, journal: Journal) -> None:
             return
         if time.monotonic() > deadline:
             raise OutputError(
-                f"{journal.root} lacks {missing[0]} and {len(missing) - 1} more videos that were extracted: do all "
-                "workers write into the same directory? (--storage)"
+                f"{journal.root} lacks {plural(len(missing), 'video')} that {'was' if len(missing) == 1 else 'were'} "
+                f"extracted: {name_some(missing)}; do all workers write into the same directory? (--storage)"
             )
         time.sleep(1)
 
@@ -225,7 +242,7 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
         made = complete_settings({name: features.info.get(name) for name in ready.settings})
         known = features.fingerprints.keys()
     if made != ready.settings or not known >= {video.id for video in job.videos}:
-        raise OutputError(f"{job.output} exists, of other settings or videos; add --overwrite to have it replaced")
+        raise OutputError(f"{job.output} exists, with other settings or videos; add --overwrite to replace it")
     root = journal_directory(job.output, job.storage)
     seconds = time.monotonic() - begun
     return ShardDone(job.output, root, shard, 0, 0, 0, seconds, True, Profile())
@@ -241,9 +258,11 @@ def check_same(one: Ready, other: Ready) -> None:
             f"worker that was started later reads {now}; with the first file in its place, the same command continues"
         )
     if other.settings != one.settings:
+        first, second = (each.attributes["device"] for each in (one, other))
+        difference = describe_difference(one.settings, other.settings, was=f"on {first} is", now=f"on {second} is")
         raise DeviceError(
-            f"{other.attributes['device']} would compute other features than {one.attributes['device']}: "
-            f"{describe_difference(one.settings, other.settings)}; give a setting that both have, as --precision fp32"
+            f"{second} would compute other features than {first}: {difference}; give a setting that both have, as "
+            "--precision fp32"
         )
 
 

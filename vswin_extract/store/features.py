@@ -234,7 +234,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
             if os.path.exists(name):
                 reason = why_not_opened(error)
             elif os.path.isdir(f"{name}.parts"):
-                reason = "it is not complete yet; see what is done with: vswin check"
+                reason = f"it is not complete yet; how far it is: vswin check {name}"
             else:
                 reason = "no such file"
             raise UsageError(f"cannot read {name}: {reason}") from error

@@ -199,7 +199,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} is a device or a pipe; name the file to write")
     require_parent(output, OutputError)
     if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"cannot write into {output.parent.absolute()}")
+        raise OutputError(f"cannot write into {output.parent.absolute()}; name a file in another directory")
     if os.path.lexists(output):
         if read_attributes(output) is None:
             raise OutputError(f"{output} exists and was not written by vswin-extract; choose another name")

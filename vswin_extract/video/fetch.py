@@ -27,6 +27,7 @@ from typing import Any
 
 from vswin_extract.errors import UsageError, VideoChanged, VideoError, VideoUnreachable
 from vswin_extract.files import is_own_file, names_path
+from vswin_extract.formatting import human_bytes
 from vswin_extract.system import reserve
 from vswin_extract.video.remote import (
     WAITS,
@@ -223,7 +224,7 @@ class Fetch(threading.Thread):
                 continue
             if tries == len(self.waits):
                 raise VideoUnreachable(
-                    f"the disk of {self.cache.directory} has no room for {total} bytes; give another --cache-dir"
+                    f"the disk of {self.cache.directory} has no room for {human_bytes(total)}; give another --cache-dir"
                 )
             self._sleep(self.waits[tries])  # other decoders may soon drop their files
             tries += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vswin_extract.errors import UsageError
 from vswin_extract.files import names_path
-from vswin_extract.formatting import as_utf8
+from vswin_extract.formatting import as_utf8, parse_clock
 from vswin_extract.video import remote
 from vswin_extract.video.file_kinds import UTF16, other_kind, where_it_goes
 from vswin_extract.video.listing import Say, Skipped, list_files, log
@@ -215,11 +215,11 @@ def _seconds(text: str | None, column: str, where: str) -> float | None:
     if not text:
         return None
     try:
-        value = float(text)
+        value: float | None = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{where}: {column} must be seconds, 0 or more, not {text!r}")
+        value = parse_clock(text)
+    if value is None or not 0 <= value < float("inf"):
+        raise UsageError(f"{where}: {column} must be seconds, 0 or more, or a time like 1:05.3, not {text!r}")
     return value
 
 

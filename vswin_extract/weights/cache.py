@@ -17,10 +17,12 @@ from pathlib import Path
 from vswin_extract import locks
 from vswin_extract.errors import WeightsError
 from vswin_extract.system import home_directory
-from vswin_extract.weights.registry import BUNDLED, Published, find_published, manifest
+from vswin_extract.weights.registry import BUNDLED, Published, known_name, manifest
 
 DIRECTORIES = "VSWIN_WEIGHTS_DIR"
 """The environment variable that names the caches."""
+OFFLINE = "VSWIN_OFFLINE"
+"""The environment variable that forbids to download weights that are asked for and are not here."""
 COMPILED, GOLDEN = "compiled", "golden"
 """Folders of a cache: for compiled networks, and for the golden features that `weights verify --record` writes."""
 DEAD_AFTER = 120.0
@@ -76,19 +78,46 @@ def find_weights(name_or_file: str) -> Path:
 
     Raise UsageError for an unknown name, and WeightsError for a missing file.
     """
-    if name_or_file == BUNDLED:
+    name = standard_name(name_or_file)
+    if name == BUNDLED:
         return bundled_file()
-    if Path(name_or_file).is_file():
-        return Path(name_or_file)
-    if os.sep in name_or_file or name_or_file.endswith((".pth", ".pt", ".safetensors")):
-        raise WeightsError(f"no weights at {name_or_file}")
-    row = find_published(name_or_file)
+    if Path(name).is_file():
+        return Path(name)
+    row = manifest()[name]
     if not is_cached(row):
         pull = f"get it with: vswin weights pull {row.name}"
         if not writable_cache():
             raise WeightsError(f"{row.name} is not here: {_which_cache()}; {_writable_cache_advice()}, then {pull}")
         raise WeightsError(f"{row.name} is not in the weights cache {_joined(cache_dirs())}; {pull}")
     return cached_file(row)
+
+
+def standard_name(name_or_file: str) -> str:
+    """Return the name of the manifest that a name means, `BUNDLED`, or a file as it is given.
+
+    Raise UsageError for an unknown name, and WeightsError for a missing file.
+    """
+    if name_or_file == BUNDLED or Path(name_or_file).is_file():
+        return name_or_file
+    published = {row.filename for row in manifest().values()}
+    if os.sep in name_or_file or (
+        name_or_file.endswith((".pth", ".pt", ".safetensors")) and name_or_file not in published
+    ):
+        raise WeightsError(f"no weights at {name_or_file}")
+    return known_name(name_or_file)
+
+
+def missing_weights(name_or_file: str) -> Published | None:
+    """Return the published weights that a name means if no cache has them, else None. Raise what `standard_name`
+    raises."""
+    name = standard_name(name_or_file)
+    row = None if Path(name).is_file() else manifest().get(name)
+    return None if row is None or is_cached(row) else row
+
+
+def is_offline() -> bool:
+    """True if $VSWIN_OFFLINE forbids downloads that are not asked for by `vswin weights pull`."""
+    return os.environ.get(OFFLINE, "").lower() not in ("", "0", "false", "no", "off")
 
 
 def recorded_hash_file(row: Published) -> Path:

@@ -128,6 +128,16 @@ def download(
             raise explain_disk_error(error, part, resumable_bytes(part, url)) from None
 
 
+def unreachable(url: str, seconds: float) -> str:
+    """Return why the server of an address does not answer, or "" if it does, with whatever status."""
+    with _Watch(seconds) as watch:
+        try:
+            _request(url, 0, "", seconds, watch, "HEAD").close()
+        except _TryFailed as failure:
+            return "" if failure.reached else str(failure)
+    return ""
+
+
 class _Watch:
     """Cuts the connections of a try that brings less than SLOWEST bytes a second, over twice the silence that is
     allowed. A timeout of a socket does not see a server that sends a byte now and then: of a header, of a line between
@@ -258,14 +268,16 @@ def _require_size(announced: int, most: int) -> None:
         raise _TryFailed(f"the server announces {human_bytes(announced)}, {expected}", final=True, gone=True)
 
 
-def _request(url: str, position: int, validator: str, silence: float, watch: _Watch) -> HTTPResponse:
+def _request(
+    url: str, position: int, validator: str, silence: float, watch: _Watch, method: str = "GET"
+) -> HTTPResponse:
     """Ask for a file, or for the rest of it from `position` on. Raise _TryFailed."""
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
     headers = {"User-Agent": "vswin-extract", "Accept-Encoding": "identity"}
     if position:
         headers |= {"Range": f"bytes={position}-", "If-Range": validator}
-    request = Request(urlunsplit(parts._replace(netloc=host)), headers=headers)
+    request = Request(urlunsplit(parts._replace(netloc=host)), headers=headers, method=method)
     if user:  # not sent to other servers after a redirect
         request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     try:

@@ -20,7 +20,7 @@ from torch import Tensor
 from vswin_extract.errors import WeightsError, first_line, is_out_of_memory
 from vswin_extract.formatting import name_some, plural
 from vswin_extract.network.variants import VARIANTS
-from vswin_extract.weights.cache import check_hash, find_weights
+from vswin_extract.weights.cache import check_hash, find_weights, standard_name
 from vswin_extract.weights.checkpoints import (
     Checkpoint,
     OwnMetadata,
@@ -72,6 +72,7 @@ def load_checkpoint(name_or_file: str, variant: str | None = None, ema: bool = F
     of the manifest. The manifest adds the recipe, classes, source and licence that the file does not contain. Raise
     what `find_weights`, `read_checkpoint` and `check_hash` raise.
     """
+    name_or_file = standard_name(name_or_file)
     path = find_weights(name_or_file)
     checkpoint = read_checkpoint(path, variant, ema=ema)
     if name_or_file == BUNDLED:

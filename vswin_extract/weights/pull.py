@@ -1,6 +1,8 @@
 """Bring published weights into the cache, under a lock that all hosts of a shared file system see."""
 
 import os
+import queue
+import threading
 import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -12,16 +14,20 @@ from vswin_extract.files import atomic_write, file_sha256, names_path
 from vswin_extract.video.remote import without_secrets
 from vswin_extract.weights.cache import (
     DEAD_AFTER,
+    OFFLINE,
     add_suffix,
     cached_file,
     check_hash,
     expected_sha256,
+    find_weights,
     is_cached,
+    is_offline,
+    missing_weights,
     recorded_hash_file,
     require_writable_cache,
     writable_cache,
 )
-from vswin_extract.weights.download import PATIENT, Patience, Say, download
+from vswin_extract.weights.download import PATIENT, Patience, Say, download, unreachable
 from vswin_extract.weights.part import ProgressCallback, copy_to_part, publish_part, read_origin, remove_part
 from vswin_extract.weights.registry import Published, find_published
 
@@ -31,6 +37,33 @@ TOUCH_EVERY = 10.0
 """Seconds after which the process that holds a lock touches it again."""
 POLL = 0.5
 """Seconds after which a process that waits for another one's download looks again."""
+ANSWER = 8.0
+"""Seconds within which a server must answer before weights are downloaded that nobody has pulled by a command."""
+
+
+def obtain_weights(
+    name_or_file: str,
+    offline: bool = False,
+    progress: ProgressCallback = lambda done, total: None,
+    say: Say = lambda sentence: None,
+    answer: float = ANSWER,
+) -> Path:
+    """Return the file of weights. Published weights that are not here are downloaded first, as `pull_weights` does.
+
+    With `offline`, or if $VSWIN_OFFLINE is set, nothing is downloaded. `progress` and `say`: as for `pull_weights`.
+    `answer`: a server that does not answer within so many seconds cannot be reached. Raise what `find_weights` and
+    `pull_weights` raise; the WeightsError without a network says so, and what to do.
+    """
+    row = missing_weights(name_or_file)
+    if row is None or writable_cache() is None:
+        return find_weights(name_or_file)
+    if offline or is_offline():
+        why = "--offline" if offline else OFFLINE
+        raise WeightsError(
+            f"{row.name} is not in the weights cache, and {why} forbids a download; where there is a network: "
+            f"vswin weights pull {row.name}"
+        )
+    return pull_weights(row.name, progress, say, answer=answer)[0]
 
 
 def pull_weights(
@@ -40,6 +73,7 @@ def pull_weights(
     source: str = "",
     patience: Patience = PATIENT,
     poll: float = POLL,
+    answer: float | None = None,
 ) -> tuple[Path, str]:
     """Download published weights into the cache unless they are there.
 
@@ -48,8 +82,9 @@ def pull_weights(
     `progress(done, total)`: called with bytes; the total is 0 if the server does not tell it. `say`: called with a
     sentence about each wait. `source`: the address or directory of a mirror. An unfinished download is continued. If
     several processes pull the same weights, on any hosts, one of them downloads and the others wait, looking every
-    `poll` seconds. The file is published only after its hash was checked. Raise UsageError, WeightsError, and OSError
-    if the disk is full.
+    `poll` seconds. The file is published only after its hash was checked. `answer`: if the server does not answer
+    within so many seconds, it cannot be reached; None: after a time that depends on the network. Raise UsageError,
+    WeightsError, and OSError if the disk is full.
     """
     row = find_published(name)
     announced = sha256 = None
@@ -66,6 +101,8 @@ def pull_weights(
             continue
         with locks.held(lock, TOUCH_EVERY) as ours, names_path(target):
             if not target.is_file():
+                if answer is not None and isinstance(origin, str):
+                    _require_answer(row, origin, answer)
                 try:
                     sha256 = _fill_cache(row, target, origin, _checking(progress, ours), say, patience)
                 except FileNotFoundError:  # another process took this lock for abandoned, and finished the same part
@@ -86,6 +123,22 @@ def _checking(progress: ProgressCallback, lock: locks.Lock) -> ProgressCallback:
         progress(done, total)
 
     return checked
+
+
+def _require_answer(row: Published, url: str, seconds: float) -> None:
+    """Raise WeightsError unless the server, or a proxy, can be connected to within so many seconds."""
+    found: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # in a thread, because looking up a name may take minutes
+    threading.Thread(target=lambda: found.put(unreachable(url, 2 * seconds)), daemon=True).start()
+    try:
+        why = found.get(timeout=seconds)
+    except queue.Empty:
+        why = f"no answer within {seconds:g} s"
+    if why:
+        raise WeightsError(
+            f"{row.name} is not in the weights cache, and its server does not answer here ({why}); "
+            f"where there is a network, such as on the login node: vswin weights pull {row.name}"
+        )
 
 
 def download_progress(row: Published) -> tuple[int, int]:

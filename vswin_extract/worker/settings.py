@@ -20,7 +20,9 @@ from vswin_extract.video.videos import Video, fingerprint
 
 def load_backbone(job: Job, device: str) -> Backbone:
     """Load the model of a job. Raises what `load_model` does, and UsageError for what the model cannot do."""
-    backbone = load_model(job.weights, variant=job.variant, ema=job.ema, device=device, precision=job.precision)
+    backbone = load_model(
+        job.weights, variant=job.variant, ema=job.ema, device=device, precision=job.precision, offline=job.offline
+    )
     check_backbone(job, backbone)
     return backbone
 

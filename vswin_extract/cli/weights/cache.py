@@ -1,14 +1,12 @@
 """`vswin weights list, pull, path, prune`: the published weights, and the cache that they are kept in."""
 
-import sys
-from pathlib import Path
-from typing import Any
-
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, stderr, stdout, table
-from vswin_extract.cli.exit import fail, reports_errors
+from vswin_extract.cli.download import download_bar
+from vswin_extract.cli.exit import reports_errors
 from vswin_extract.formatting import human_bytes, plural, printable
 from vswin_extract.weights.cache import is_cached
 
@@ -16,7 +14,7 @@ FOREIGN = 10
 """Files in the cache that are not published weights: how many are listed at most."""
 
 
-@click.command()
+@command("vswin weights list", short_help="Show the published weights, and which are in the cache.")
 @reports_errors
 def list_command() -> None:
     """Show the published weights that can be pulled, and which are in the cache."""
@@ -44,7 +42,11 @@ def list_command() -> None:
         click.echo(f"Cache: none, as this user has no home directory; set {DIRECTORIES} to a directory of your own")
 
 
-@click.command()
+@command(
+    "vswin weights pull t-k400",
+    "vswin weights pull t-k400 b-k400 --from /mnt/weights",
+    short_help="Download published weights into the cache.",
+)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=weights_names)
 @click.option(
     "--from",
@@ -62,22 +64,22 @@ def pull_command(names: tuple[str, ...], source: str) -> None:
     """
     from vswin_extract.errors import WeightsError
     from vswin_extract.weights.cache import bundled_file
-    from vswin_extract.weights.registry import BUNDLED, find_published
+    from vswin_extract.weights.pull import pull_weights
+    from vswin_extract.weights.registry import BUNDLED, known_name
 
     failed = []
-    for name in dict.fromkeys(names):
-        if name != BUNDLED:
-            find_published(name)  # an unknown name is an error before anything is downloaded
-    for name in dict.fromkeys(names):
+    known = dict.fromkeys(map(known_name, names))  # an unknown name is an error before anything is downloaded
+    for name in known:
         if name == BUNDLED:
             click.echo(bundled_file())
             continue
         try:
-            path, note = _download(name, source)
+            with download_bar(name) as (progress, notify):
+                path, hashed = pull_weights(name, progress, notify, source)
         except WeightsError as error:
             failed.append(str(error))
             continue
-        say(stderr(), note)
+        say(stderr(), hashed)
         click.echo(path)
     if failed:
         for message in failed[:-1]:
@@ -85,33 +87,7 @@ def pull_command(names: tuple[str, ...], source: str) -> None:
         raise WeightsError(failed[-1])
 
 
-def _download(name: str, source: str) -> tuple[Path, str]:
-    """Pull weights with a bar; return the file and how it was checked. Raises WeightsError."""
-    from tqdm import tqdm
-
-    from vswin_extract.weights.pull import download_progress, pull_weights
-    from vswin_extract.weights.registry import find_published
-
-    there, total = download_progress(find_published(name))
-    with tqdm(
-        desc=name, unit="B", unit_scale=True, initial=there, total=total or None, disable=None, leave=False
-    ) as bar:
-
-        def progress(done: int, total: int, bar: Any = bar) -> None:
-            bar.total = total or None
-            bar.update(done - bar.n)
-
-        def notify(text: str) -> None:
-            tqdm.write(f"{name}: {printable(text)}", file=sys.stderr)
-
-        try:
-            return pull_weights(name, progress, notify, source)
-        except KeyboardInterrupt:
-            bar.close()
-            fail("stopped; the same command continues", 130)
-
-
-@click.command()
+@command("vswin weights path t-k400", short_help="Print where the file of weights is.")
 @click.argument("name", metavar="NAME|FILE", shell_complete=weights_names)
 @reports_errors
 def path_command(name: str) -> None:
@@ -121,7 +97,7 @@ def path_command(name: str) -> None:
     click.echo(find_weights(name))
 
 
-@click.command()
+@command("vswin weights prune", "vswin weights prune --yes", short_help="Remove what unfinished downloads left.")
 @click.option("--yes", is_flag=True, help="Remove it; otherwise it is only listed.")
 @reports_errors
 def prune_command(yes: bool) -> None:
@@ -137,8 +113,11 @@ def prune_command(yes: bool) -> None:
         stdout().print(table([(human_bytes(path.stat().st_size), path) for path in found.unfinished]))
     if yes:
         remove_leftovers(found.unfinished)
-    left = "removed" if yes else "to be removed by --yes"
-    click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}, {left}")
+    if found.unfinished:
+        done = "removed" if yes else "not removed; remove with: vswin weights prune --yes"
+        click.echo(f"{plural(len(found.unfinished), 'unfinished file')}, {human_bytes(size)}: {done}")
+    else:
+        click.echo("no unfinished downloads")
     for running in found.running:
         click.echo(f"being downloaded, and left: {printable(running)}")
     for path in found.foreign[:FOREIGN]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vswin_extract.cli.command import command
 from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, show_checks, stdout, table
 from vswin_extract.cli.exit import reports_errors
@@ -15,7 +16,7 @@ from vswin_extract.cli.options import ema_option, json_option
 UNKNOWN = "not known"
 
 
-@click.command()
+@command("vswin weights show t-k400", "vswin weights show mine.pth --json", short_help="Show what is known of weights.")
 @click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
 @ema_option()
 @json_option
@@ -68,7 +69,11 @@ def _classes(count: int, names: list[str]) -> str:
     return f"{count}: {', '.join(names[:5])}{'…' if len(names) > 5 else ''}"
 
 
-@click.command()
+@command(
+    "vswin weights verify t-k400",
+    "vswin weights verify mine.pth --record",
+    short_help="Check weights, and what they compute here.",
+)
 @click.argument("sources", nargs=-1, required=True, metavar="NAME|FILE...", shell_complete=weights_names)
 @click.option(
     "--record", is_flag=True, help="Store golden features of weights that have none yet, for later comparison."
@@ -83,10 +88,12 @@ def verify_command(sources: tuple[str, ...], record: bool, ema: bool, as_json: b
 
     found = {}
     for source in sources:
-        found[source] = list(verify_weights(source, record, ema))
-        if not as_json:
+        checks = verify_weights(source, record, ema)
+        if as_json:
+            found[source] = list(checks)
+        else:
             say(stdout(), f"{source}:")
-            show_checks(found[source])
+            found[source] = show_checks(checks, f"checking {source}")
     if as_json:
         facts = {source: [asdict(check) for check in checks] for source, checks in found.items()}
         click.echo(json.dumps(facts, indent=1))

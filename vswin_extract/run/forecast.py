@@ -1,0 +1,145 @@
+"""How many clips a run computes: estimated by the sizes of files, then by headers, then known as videos finish."""
+
+import logging
+import queue
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import Self
+
+from vswin_extract.errors import VideoError, VswinError
+from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.process import DecoderProcess
+from vswin_extract.job.events import ClipsExpected, Event, VideoDone
+from vswin_extract.job.job import Job
+from vswin_extract.video.estimate import USUAL_BYTES, USUAL_RATE
+from vswin_extract.video.ranges import ClipRange
+from vswin_extract.video.remote import Address
+from vswin_extract.video.videos import Video, fingerprint
+from vswin_extract.worker.messages import Ready
+
+log = logging.getLogger(__name__)
+
+AFTER = 2.0
+"""Seconds of a run after which headers are read: a shorter run needs no forecast."""
+HEADER_TIMEOUT = 5.0
+"""Seconds that a header may take."""
+PRIOR = 2_000_000
+"""Bytes of known videos from which on their clips per byte count more than those of usual videos."""
+CHANGE = 0.01
+"""A forecast is told again once it has changed by this share."""
+
+
+class Forecast:
+    """The clips of a run, of which videos become known one by one.
+
+    `sizes`: bytes of each video, by its id. `ranges`: the clip ranges that this run computes of it. `usual`: clips per
+    byte of usual videos.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], ranges: Mapping[str, Sequence[ClipRange]], usual: float) -> None:
+        self._sizes = dict(sizes)
+        self._ranges = ranges
+        self._usual = usual
+        self._clips: dict[str, int] = {}
+        self._finished: set[str] = set()
+        self._known_clips, self._known_bytes = 0, 0
+        self._unknown_bytes = sum(sizes.values())
+
+    def count(self, video_id: str, clips: int) -> None:
+        """Note how many clips a whole video has by its header."""
+        if video_id in self._sizes and video_id not in self._finished:
+            self._know(video_id, sum(_in_range(each, clips) for each in self._ranges[video_id]))
+
+    def finish(self, video_id: str, clips: int) -> None:
+        """Note how many clips of a video this run has computed."""
+        if video_id in self._sizes:
+            self._finished.add(video_id)
+            self._know(video_id, clips)
+
+    def _know(self, video_id: str, clips: int) -> None:
+        if video_id not in self._clips:
+            self._known_bytes += self._sizes[video_id]
+            self._unknown_bytes -= self._sizes[video_id]
+        self._known_clips += clips - self._clips.get(video_id, 0)
+        self._clips[video_id] = clips
+
+    @property
+    def clips(self) -> int:
+        """All clips of the run, with those that are computed."""
+        per_byte = (self._known_clips + PRIOR * self._usual) / (self._known_bytes + PRIOR)
+        unknown = len(self._sizes) - len(self._clips)
+        return self._known_clips + max(unknown, round(self._unknown_bytes * per_byte))
+
+
+def _in_range(clip_range: ClipRange, clips: int) -> int:
+    first, end = clip_range
+    return max(1, (clips if end is None else min(end, clips)) - first)
+
+
+class ForecastEvents:
+    """Adds ClipsExpected to the events of a run: at its begin, and whenever the forecast has changed. Meanwhile a
+    thread reads the headers of videos, the largest files first. Use it in a `with` block."""
+
+    def __init__(self, left: Sequence[Video], known: Mapping[str, int], job: Job, ready: Ready) -> None:
+        ranges: dict[str, list[ClipRange]] = {}
+        for video in left:
+            ranges.setdefault(video.id, []).append(video.clip_range)
+        videos = {video.id: video for video in left}
+        sizes = {name: max(0, fingerprint(video)[0]) for name, video in videos.items()}
+        usual = float(ready.sampling.fps or USUAL_RATE) / ready.sampling.step / USUAL_BYTES
+        self._forecast = Forecast(sizes, ranges, usual)
+        for name, clips in known.items():
+            self._forecast.count(name, clips)
+        unknown = [video for name, video in videos.items() if name not in known and not isinstance(video.path, Address)]
+        self._unknown = sorted(unknown, key=lambda video: -sizes[video.id])
+        self._job, self._ready = job, ready
+        self._found: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        self._told = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read_headers, name="headers", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def after(self, event: Event | None) -> Iterable[ClipsExpected]:
+        """Return what is to be told after an event; None: at the begin."""
+        if isinstance(event, VideoDone):
+            self._forecast.finish(event.record.id, event.record.clips)
+        while not self._found.empty():
+            self._forecast.count(*self._found.get())
+        clips = self._forecast.clips
+        if abs(clips - self._told) > CHANGE * self._told:
+            self._told = clips
+            yield ClipsExpected(clips)
+
+    def _read_headers(self) -> None:
+        if not self._unknown or self._over.wait(AFTER):
+            return
+        try:
+            with closing(DecoderProcess("pyav", min(HEADER_TIMEOUT, self._job.timeout))) as process:
+                for video in self._unknown:
+                    if self._over.is_set():
+                        return
+                    self._read_header(video, process)
+        except (OSError, VswinError) as error:  # the run goes on without: it only tells how long it takes
+            log.debug("headers are not read for the forecast: %s", error)
+
+    def _read_header(self, video: Video, process: DecoderProcess) -> None:
+        sampling, geometry = self._ready.sampling, self._ready.geometry
+        process.submit(Task(video.location, "pyav", sampling, geometry, video.start, video.end, guess=True))
+        try:
+            end = process.read()
+        except VideoError:  # the run will say why
+            self._found.put((video.id, 1))
+            return
+        if isinstance(end, VideoEnd):
+            self._found.put((video.id, end.clips))
