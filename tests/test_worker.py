@@ -283,7 +283,7 @@ def test_closing_the_iterator_ends_the_decoders(build: Build) -> None:
     station = build("a-30", "b-30", batch_size=1)
     events = station.pipeline.run(threading.Event())
     next(events)
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     assert all(decoder.closed for decoder in station.decoders)
 
 
