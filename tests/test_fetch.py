@@ -81,7 +81,7 @@ def test_what_can_be_fetched_is_fetched_whole(
         ("403", VideoUnreachable, "403", 1),
         ("503", VideoUnreachable, "503", 5),
         ("short", VideoUnreachable, "10230 .*10240", 6),
-        ("enormous", VideoUnreachable, "1125899906842624", 0),
+        ("enormous", VideoUnreachable, "1125.9 TB", 0),
     ],
 )
 def test_what_cannot_be_fetched_says_why(

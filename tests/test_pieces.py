@@ -148,7 +148,7 @@ def test_a_frame_table_belongs_to_a_file_as_it_is(tmp_path: Path) -> None:
     path = table_path(tables, video)
     assert path == table_path(tables, Video("\udcff/another id", video.path, start=3.0, end=4.0))
     assert path is not None
-    assert (Path(path).parent, Path(path).suffix) == (tables, ".npz")
+    assert (Path(path).parent, Path(path).suffix) == (tables, ".npy")
     os.truncate(video.location, 6)
     assert table_path(tables, video) != path
     assert table_path(tables, Video("far", Address("https://host/far.mp4"))) is None

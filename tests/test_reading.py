@@ -174,7 +174,7 @@ def test_dataset_items(output: Path) -> None:
         ({"pool": "space"}, "averaged over time too"),
         ({"length": 0}, "1 or more"),
         ({"fit": "crop"}, "resample or pad"),
-        ({"ids": ["a/c.mp4", "nowhere"]}, "no video 'nowhere'"),
+        ({"ids": ["a/c.mp4", "nowhere"]}, "lacks 1 video of `ids`: nowhere"),
     ):
         with pytest.raises(UsageError, match=message):
             vswin_extract.FeatureDataset(output, **arguments)
