@@ -104,7 +104,12 @@ def pieces_at(frames: Sequence[int], sampling: Sampling) -> list[ClipRange]:
 EVERY = Sampling(1, 1)
 
 
-@pytest.mark.parametrize("kind", HARD)
+LARGE = ("4K", "h264 GOP of 300", "hevc 10 bit", "h264 10 bit", "h264 yuv444")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in LARGE else []) for kind in HARD]
+)
 def test_hard_videos_in_as_many_pieces_as_they_have_key_frames(tmp_path: Path, kind: str) -> None:
     path = HARD[kind](tmp_path).path
     begin = entries(path)

@@ -391,6 +391,7 @@ def read_until(descriptor: int, wanted: str | None = None, seconds: float = 100)
 COLOUR = re.compile(r"\x1b\[[\d;]*(3\d|9\d)m")
 
 
+@pytest.mark.slow
 def test_no_colour_on_a_terminal_but_a_live_display(videos: Path, small_weights: Path, tmp_path: Path) -> None:
     command = [script("vswin-extract"), str(videos), str(tmp_path / "a.h5"), "--weights", str(small_weights)]
     with terminal(*command, NO_COLOR="1") as descriptor:

@@ -188,6 +188,7 @@ def test_a_file_with_other_crops_than_it_says_is_not_read(kept: Path, tmp_path: 
     assert run("vswin", "check", damaged).returncode == 4
 
 
+@pytest.mark.slow
 def test_shards_merge_and_a_resume_with_other_crops(
     run: Run, videos: Path, arguments: list[str], kept: Path, mean: Path, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_shards_merge_and_a_resume_with_other_crops(
     assert run("vswin", "merge", "-o", tmp_path / "both.h5", kept, mean).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_continues(
     run: Run, videos: Path, arguments: list[str], mean: Path, tmp_path: Path
 ) -> None:

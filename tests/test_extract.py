@@ -234,6 +234,7 @@ def kill_in_the_middle(command: list[str], environment: dict[str, str], out: Pat
     process.wait()
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again(
     run: Run, environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
 ) -> None:
@@ -268,6 +269,7 @@ def interrupted(run: Run, environment: dict[str, str], many: Path, weights: Path
     kill_in_the_middle([script("vswin-extract"), str(many), str(out), "--weights", str(weights)], environment, out, 3)
 
 
+@pytest.mark.slow
 def test_resuming_with_other_settings_is_refused(
     run: Run, environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
 ) -> None:
@@ -285,6 +287,7 @@ def test_resuming_with_other_settings_is_refused(
         assert features.info["sampling"]["stride"] == 20
 
 
+@pytest.mark.slow
 def test_a_changed_video_is_extracted_again(
     run: Run, environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
 ) -> None:
@@ -523,6 +526,7 @@ backbone.Backbone.of_frames = failing
 """
 
 
+@pytest.mark.slow
 def test_a_failed_device_starts_the_command_again_once(
     environment: dict[str, str], many: Path, small_weights: Path, tmp_path: Path
 ) -> None:
@@ -731,6 +735,7 @@ def test_overwrite_replaces_when_the_new_one_is_complete(
         assert features.names == ["embedding"]
 
 
+@pytest.mark.slow
 def test_the_bundled_model_is_named_unless_it_was_chosen(run: Run, videos: Path, tmp_path: Path) -> None:
     done = run("vswin-extract", videos / "short.webm", tmp_path / "a.h5", "--size", 32)
     assert "nano is the small bundled model" in done.stderr
