@@ -1,13 +1,16 @@
 """Decoding what clips show, by a table of all frames, gives what a pass from the beginning gives."""
 
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numbered
 import numpy as np
 import pytest
@@ -210,9 +213,7 @@ def test_a_table_of_another_video_is_noticed(long_video: Path, tmp_path: Path, c
         decode(task(long_video, Sampling(4, 1), table=str(tmp_path / "frames" / "table.npy")))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'shape': (9999999999,)}"]
-)
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"frames 1\0\0\0\1", b"frames 1" + bytes(400)])
 def test_a_table_that_cannot_be_read_is_made_again(
     long_video: Path, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,52 @@ def test_a_table_that_cannot_be_read_is_made_again(
     table = load_table(path)
     assert table is not None
     assert table.frames == 320
+
+
+@pytest.mark.parametrize("drop", [30, 25, 90])
+def test_a_lost_packet_is_noticed_by_its_time(tmp_path: Path, drop: int) -> None:
+    """What a decoder shows in place of lost references depends on all that it has decoded before."""
+    path = copy_without(
+        numbered.write(tmp_path / "whole.mp4", 150, rate=25, size=(64, 64), options={**H264, "g": "25"}),
+        tmp_path / "a.mkv",
+        lambda number, packet: number == drop,
+    )
+    assert entries(path) == []
+
+
+def test_a_cut_before_a_key_frame_of_an_open_group_is_read_in_sequence(tmp_path: Path) -> None:
+    """Its first frames refer to frames that are not there."""
+    options = {"preset": "medium", "x264-params": "open-gop=1:keyint=24:bframes=3"}
+    whole = numbered.write(tmp_path / "whole.mkv", 100, rate=25, size=(64, 64), options=options)
+    keys = itertools.count()
+    path = copy_without(
+        whole, tmp_path / "a.mkv", lambda _, packet: next(keys) < 1 if packet.is_keyframe else next(copy(keys)) < 2
+    )
+    check_pieces(path, Sampling(4, 1), [(0, 5), (5, 10), (10, None)])
+    check_pieces(path, Sampling(8, 2), [WHOLE])
+
+
+def copy_without(source: Path, target: Path, leave_out: Callable[[int, Any], bool]) -> Path:
+    """Copy a video without the packets for which `leave_out` is true."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as copied:
+        stream = copied.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(container.demux(container.streams.video[0])):
+            if packet.size and not leave_out(number, packet):
+                packet.stream = stream
+                copied.mux(packet)
+    return target
+
+
+def test_time_stamps_in_the_order_of_decoding_prove_nothing(tmp_path: Path) -> None:
+    whole = numbered.write(tmp_path / "whole.mp4", 100, rate=25, size=(64, 64), options=H264)
+    path = tmp_path / "a.mkv"
+    with av.open(str(whole)) as container, av.open(str(path), "w") as copied:
+        stream = copied.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                packet.pts, packet.stream = packet.dts, stream
+                copied.mux(packet)
+    assert entries(path) == []
 
 
 def test_a_piece_of_a_video_that_packets_do_not_prove_asks_for_the_whole(tmp_path: Path) -> None:
@@ -372,7 +419,8 @@ def test_positions_of_a_table_are_those_of_a_pass(
         (read_vp9, b"", HIDDEN),
         (read_vp9, b"\x82\x49", ENTRY),  # profile 0, key frame, shown
         (read_vp9, b"\x86\x00", 0),  # inter frame
-        (read_vp9, b"\x80\x49", 0),  # key frame that is not shown
+        (read_vp9, b"\x80\x49", HIDDEN),  # key frame that is not shown, alone
+        (read_vp9, b"\x80\x49\xc0", 0),  # the same, and more frames in the packet
         (read_vp9, b"\xb1\x24", ENTRY),  # profile 3
         (read_av1, b"", HIDDEN),
         (read_av1, b"\x12\x00", HIDDEN),

@@ -21,10 +21,10 @@ INTRA_CODECS = frozenset(
 """Codecs each of whose frames is coded alone."""
 
 
-ENTRY, UNUSED, PARAMETERS, HIDDEN, LAYER = 1, 2, 4, 8, 16
+ENTRY, UNUSED, PARAMETERS, HIDDEN, JOINED, LAYER = 1, 2, 4, 8, 16, 32
 """What a packet says, as bits of a number. ENTRY: decoding can begin here, and every frame that is decoded and shown
 after it is the same as in a pass from the beginning. UNUSED: no other frame refers to its frame. PARAMETERS: it brings
-parameter sets. HIDDEN: it shows no frame. The temporal sub-layer of HEVC is counted in units of LAYER."""
+parameter sets. HIDDEN: it shows no frame. JOINED: two streams are joined here. The temporal sub-layer of HEVC is counted in units of LAYER."""
 
 PacketReader = Callable[[bytes], tuple[int, bytes]]
 """Takes a packet; returns what it says, and its parameter sets."""
@@ -111,6 +111,8 @@ def read_hevc(units: Iterator[bytes]) -> tuple[int, bytes]:
             continue
         if kind in (32, 33, 34):
             says, sets = says | PARAMETERS, sets + unit
+        elif kind in (16, 17, 18, 36, 37):  # the stream is joined here, and frames that follow may not decode
+            return says | JOINED, sets
         elif kind in (19, 20, 21):
             return says | ENTRY, sets
         elif kind < 32:
@@ -131,6 +133,8 @@ def read_vp9(packet: bytes) -> tuple[int, bytes]:
     bits = packet[0] << 8 | (packet[1] if len(packet) > 1 else 0)
     at = 11 if bits >> 12 & 3 == 3 else 12  # behind the marker and the profile; profile 3 has a bit more
     exists, inter, shown = (bits >> at - 1 - place & 1 for place in range(3))
+    if not (exists or shown or packet[-1] & 224 == 192):  # an index at the end says that more frames follow
+        return HIDDEN, b""
     return ENTRY if shown and not (exists or inter) else 0, b""
 
 

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vswin_extract.decoding.frame_table import NO_DTS, FrameTable, coding, plan_packets
+from vswin_extract.decoding.stamps import REORDERED
 from vswin_extract.errors import FrameTableWrong
 from vswin_extract.video.geometry import Picture
 
@@ -52,7 +53,7 @@ class PyavFrames:
         self._coding = coding(table.rows)
         self._plan = plan_packets(self._coding, needed)
         self._needed = needed
-        self._numbers = {pts: number for number, pts in enumerate(table.rows["pts"].tolist())}
+        self._pts = np.sort(table.rows["pts"])  # by frame
         self._reopen = reopen
         self._on_progress = on_progress
         self._container, self._video = opened
@@ -70,10 +71,11 @@ class PyavFrames:
         try:
             for number in np.flatnonzero(self._plan.send).tolist():
                 frame = int(self._coding.frame[number])
-                if self._plan.begin[number]:
+                begins = bool(self._plan.begin[number])
+                if begins:
                     yield from self._drain()
                     self._begun = frame
-                yield from self._decode(self._find(number), frame)
+                yield from self._decode(self._find(number, begins), frame)
             yield from self._drain()
         except (av.error.FFmpegError, IndexError) as error:
             raise FrameTableWrong(f"it does not decode from a key frame: {error}") from error
@@ -109,12 +111,13 @@ class PyavFrames:
             yield number, partial(self._picture, decoded)
 
     def _frame_of(self, pts: int | None) -> int:
-        packet = -1 if pts is None else self._numbers.get(pts, -1)
-        return -1 if packet < 0 else int(self._coding.frame[packet])
+        """Return the number of the frame with this time stamp, or -1."""
+        at = -1 if pts is None else int(np.searchsorted(self._pts, pts))
+        return at if 0 <= at < len(self._pts) and self._pts[at] == pts else -1
 
-    def _find(self, number: int) -> "av.Packet[Any]":
-        """Read up to packet `number`, and return it."""
-        if self._lost or number - self._next > SEEK_FROM:
+    def _find(self, number: int, begins: bool) -> "av.Packet[Any]":
+        """Read up to packet `number`, and return it. Seeking also empties the decoder, so only an entry is sought."""
+        if begins and (self._lost or number - self._next > SEEK_FROM):
             if self._seeks and (packet := self._seek(number)) is not None:
                 return packet
             if self._lost:
@@ -129,7 +132,7 @@ class PyavFrames:
 
     def _seek(self, number: int) -> "av.Packet[Any] | None":
         """Return packet `number` by seeking. Return None where that leads to a later one."""
-        row = self._rows[number]
+        row, frame = self._rows[number], int(self._coding.frame[number])
         self._lost = True
         by_pts = row["dts"] == NO_DTS or BY_PTS & set(self._container.format.name.split(","))
         try:
@@ -137,10 +140,9 @@ class PyavFrames:
             self._packets = self._container.demux(self._video)
             while True:  # a reader may give packets without time stamps first
                 packet = self._read()
-                at = -1 if packet.pts is None else self._numbers.get(packet.pts, -1)
-                if at > number:
+                if self._frame_of(packet.pts) > frame + REORDERED:
                     break
-                if at == number and self._is(packet, number):
+                if self._is(packet, number):
                     self._next, self._lost = number + 1, False
                     return packet
         except (av.error.FFmpegError, IndexError, FrameTableWrong):

@@ -11,8 +11,8 @@ To decode frame 6 alone, packets 4, 5 and 6 are enough. To decode frames 0, 2, 4
 needed.
 """
 
-import os
-from collections.abc import Sequence
+import zlib
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vswin_extract.decoding.bitstreams import ENTRY, HIDDEN, LAYER, PARAMETERS, UNUSED
+from vswin_extract.decoding.bitstreams import ENTRY, HIDDEN, JOINED, LAYER, PARAMETERS, UNUSED
 from vswin_extract.decoding.stamps import REORDERED
 from vswin_extract.files import atomic_write
 
 ROW = np.dtype(
     [("pts", "<i8"), ("dts", "<i8"), ("size", "<i4"), ("says", "<i2"), ("key", "?"), ("start", "<f8"), ("end", "<f8")]
 )
-NO_DTS = np.iinfo(np.int64).min
+MAGIC = b"frames 1"
+"""The first bytes of a file with a table. The number changes with the rules by which tables are made."""
+NO_DTS = -(1 << 63)
+REGULAR_SHARE = 0.95
+"""The rate of a video is constant if a larger share of its frames last equally long."""
 MOST_PACKETS = 1 << 26
 """A longer table is not read from a file."""
 
@@ -59,8 +63,9 @@ class FrameTable:
     def save(self, path: Path) -> None:
         """Write it to a file. Raises OSError."""
         path.parent.mkdir(exist_ok=True)
-        with atomic_write(path) as unfinished, unfinished.open("wb") as file:
-            np.save(file, self.rows, allow_pickle=False)
+        content = self.rows.tobytes()
+        with atomic_write(path) as unfinished:
+            unfinished.write_bytes(MAGIC + zlib.crc32(content).to_bytes(4, "little") + content)
 
 
 def doubtful(doubt: str) -> FrameTable:
@@ -70,23 +75,39 @@ def doubtful(doubt: str) -> FrameTable:
 def load_table(path: Path) -> FrameTable | None:
     """Read a table that was saved. Return None where there is none that can be read."""
     try:
-        if os.path.getsize(path) > MOST_PACKETS * ROW.itemsize:
+        if not path.is_file() or path.stat().st_size > MOST_PACKETS * ROW.itemsize:
             return None
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content = path.read_bytes()
+    except OSError:
         return None
-    if rows.dtype != ROW or rows.ndim != 1:
+    begin, rows = content[: len(MAGIC) + 4], content[len(MAGIC) + 4 :]
+    if begin != MAGIC + zlib.crc32(rows).to_bytes(4, "little") or len(rows) % ROW.itemsize:
         return None
-    return FrameTable(rows, "" if len(rows) else "its packets did not prove its frames when they were read before")
+    doubt = "" if rows else "its packets did not prove its frames when they were read before"
+    return FrameTable(np.frombuffer(rows, ROW), doubt)
 
 
-def packets_table(packets: Sequence[tuple[int, int, int, int, bool]]) -> NDArray[Any]:
-    """Return the rows of a table of packets, each with its pts, its dts, its bytes, what it says, and whether it is
-    called a key frame. The seconds of frames are not known yet."""
-    rows = np.zeros(len(packets), ROW)
-    for name, values in zip(("pts", "dts", "size", "says", "key"), zip(*packets, strict=True), strict=False):
-        rows[name] = values
-    return rows
+class PacketColumns:
+    """What is known of packets, in arrays that need few bytes for each."""
+
+    def __init__(self) -> None:
+        self.says = array("h")
+        self._pts, self._dts, self._size, self._key = array("q"), array("q"), array("i"), array("b")
+
+    def add(self, pts: int, dts: int | None, size: int, says: int, key: bool) -> None:
+        self._pts.append(pts)
+        self._dts.append(NO_DTS if dts is None else dts)
+        self._size.append(size)
+        self.says.append(says)
+        self._key.append(key)
+
+    def rows(self) -> NDArray[Any]:
+        """Return the rows of a table. The seconds of frames are not known yet."""
+        rows = np.zeros(len(self.says), ROW)
+        columns = (self._pts, self._dts, self._size, self.says, self._key)
+        for name, column in zip(("pts", "dts", "size", "says", "key"), columns, strict=True):
+            rows[name] = column
+        return rows
 
 
 def set_times(rows: NDArray[Any], clock: float, lasts: float) -> None:
@@ -125,28 +146,40 @@ def coding(rows: NDArray[Any]) -> Coding:
     return Coding(frame, entry, unused)
 
 
-def find_doubt(rows: NDArray[Any], reorder_depth: int | None) -> str:
+def find_doubt(rows: NDArray[Any], reorder_depth: int) -> str:
     """Return why the packets of a video do not prove its frames; an empty text where they do.
 
-    `reorder_depth`: by how many packets the decoder lets a frame wait; None where the codec itself says it. The seconds
-    in `rows` are not looked at.
+    `reorder_depth`: by how many packets the decoder lets a frame wait. The seconds in `rows` are not looked at.
     """
     says = rows["says"]
     if not len(rows):
         return "it has no packets"
-    if (says & HIDDEN != 0).any():
-        return "a packet shows no frame"
+    if (says & (HIDDEN | JOINED) != 0).any():
+        return "a packet shows no frame, or streams are joined"
     if len(np.unique(rows["pts"])) < len(rows):
         return "two packets have the same time stamp"
     known = coding(rows)
     late = np.arange(len(rows)) - known.frame  # a frame that is shown early and decoded late
     if np.abs(late).max() > REORDERED:
         return "its time stamps jump back"
-    if not known.entry[0]:
-        return "it does not begin with a frame at which decoding can begin"
-    if reorder_depth is not None and late.max() > reorder_depth:
+    if not known.entry[0] or known.frame[0]:
+        return "it does not begin with a frame at which decoding can begin, or frames before it would not decode"
+    if late.max() > reorder_depth:
         return "the decoder does not wait long enough for frames that are shown earlier"
+    if reorder_depth and not late.any():
+        return "its time stamps may be in the order of decoding"
+    if has_gap(np.diff(np.sort(rows["pts"]))):
+        return "packets may be missing: there is a gap in time stamps that are regular otherwise"
     return ""
+
+
+def has_gap(lasts: NDArray[np.int64]) -> bool:
+    """Return True if some of the ticks that frames last are more than usual, in a video whose rate is constant."""
+    if not len(lasts):
+        return False
+    usual = np.median(lasts)
+    regular = np.abs(lasts - usual) <= 0.25 * usual
+    return bool(regular.mean() >= REGULAR_SHARE and (lasts > 1.5 * usual).any())
 
 
 @dataclass(frozen=True)

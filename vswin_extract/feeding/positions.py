@@ -125,7 +125,7 @@ class Positions:
                 return None
             shown = np.minimum(ends[first:count], np.inf if self.task.end is None else self.task.end) - self.origin
             resampler = Resampler(self.fps, tick)
-            frames = frames.repeat([resampler.repeats(end) for end in shown.tolist()])
+            frames = frames.repeat(resampler.all_repeats(shown))
             numbers = np.arange(len(frames))
             begins = self.origin + numbers * self.fps.denominator / self.fps.numerator
         self.seen = len(frames)

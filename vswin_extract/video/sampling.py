@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vswin_extract.errors import UsageError
 
 Align = Literal["start", "center"]
@@ -135,3 +138,15 @@ class Resampler:
         count = max(0, int(last) - self._positions)
         self._positions += count
         return count
+
+    def all_repeats(self, ends: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the same for the next frames, all at once."""
+        shown = (ends - self.tolerance) * float(self.fps)
+        last = np.ceil(shown)
+        for at in np.flatnonzero(
+            np.abs(shown - np.rint(shown)) <= 1e-6 + 1e-12 * np.abs(shown)
+        ):  # where rounding matters
+            last[at] = -(-Fraction(float(ends[at]) - self.tolerance) * self.fps // 1)
+        reached = np.maximum.accumulate(np.append(self._positions, last)).astype(np.int64)
+        self._positions = int(reached[-1])
+        return np.diff(reached)
