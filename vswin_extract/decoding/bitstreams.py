@@ -24,7 +24,8 @@ INTRA_CODECS = frozenset(
 ENTRY, UNUSED, PARAMETERS, HIDDEN, JOINED, LAYER = 1, 2, 4, 8, 16, 32
 """What a packet says, as bits of a number. ENTRY: decoding can begin here, and every frame that is decoded and shown
 after it is the same as in a pass from the beginning. UNUSED: no other frame refers to its frame. PARAMETERS: it brings
-parameter sets. HIDDEN: it shows no frame. JOINED: two streams are joined here. The temporal sub-layer of HEVC is counted in units of LAYER."""
+parameter sets. HIDDEN: it shows no frame. JOINED: two streams are joined here. The temporal sub-layer of HEVC is
+counted in units of LAYER."""
 
 PacketReader = Callable[[bytes], tuple[int, bytes]]
 """Takes a packet; returns what it says, and its parameter sets."""
