@@ -19,6 +19,7 @@ from vswin_extract.decoding.decoders import open_decoder
 from vswin_extract.errors import UsageError
 from vswin_extract.explore.query import find_query
 from vswin_extract.explore.search import nearest
+from vswin_extract.explore.similarity import lowest_cosine, variety
 from vswin_extract.loading.dataset import FeatureDataset, collate
 from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import open_features
@@ -286,3 +287,9 @@ def test_rows_that_are_not_centred_where_they_count_are_refused(kept: Path, run:
     assert (refused.returncode, "--align center" in refused.stderr) == (2, True)
     assert run("vswin", "export", "ten-crop", out, tmp_path / "again", "--resize-length", 4).returncode == 0
     assert np.load(tmp_path / "again/a.mp4.npy").shape == (4, 10, 128)
+
+
+def test_similarity_of_kept_crops_is_that_of_their_means(kept: Path, mean: Path) -> None:
+    with open_features(kept) as found, open_features(mean) as expected:
+        assert variety(found) == pytest.approx(variety(expected), abs=1e-3)
+        assert lowest_cosine(found, list(found)) == lowest_cosine(expected, list(expected))
