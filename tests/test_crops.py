@@ -267,8 +267,9 @@ def test_other_exports_average_crops(kept: Path, mean: Path, run: Run, tmp_path:
         assert_close(file["a.mp4"][:], other["a.mp4"][:])
     assert run("vswin", "export", "npy", kept, tmp_path / "crops", "--crop-pool", "none").returncode == 0
     assert np.load(tmp_path / "crops/b.mp4.npy").shape == (3, 10, 128)
-    refused = run("vswin", "export", "parquet", kept, tmp_path / "none", "--crop-pool", "none")
-    assert (refused.returncode, "--crop-pool mean" in refused.stderr) == (2, True)
+    for name in ("parquet", "clip-retrieval"):
+        refused = run("vswin", "export", name, kept, tmp_path / "none", "--crop-pool", "none")
+        assert (refused.returncode, "--crop-pool mean" in refused.stderr) == (2, True)
 
 
 def test_rows_that_are_not_centred_where_they_count_are_refused(kept: Path, run: Run, tmp_path: Path) -> None:
