@@ -20,6 +20,7 @@ from vswin_extract.errors import UsageError
 from vswin_extract.explore.query import find_query
 from vswin_extract.explore.search import nearest
 from vswin_extract.explore.similarity import lowest_cosine, variety
+from vswin_extract.export.export import export
 from vswin_extract.loading.dataset import FeatureDataset, collate
 from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import open_features
@@ -255,6 +256,24 @@ def test_export_for_mgfn(kept: Path, mean: Path, run: Run, tmp_path: Path) -> No
     assert (refused.returncode, "--crop ten --crop-pool none" in refused.stderr) == (2, True)
     refused = run("vswin", "export", "ten-crop", kept, tmp_path / "none", "--stage", 3, "--pool", "space")
     assert (refused.returncode, "--pool all" in refused.stderr) == (2, True)
+
+
+def test_an_export_names_the_first_frames_of_segments(
+    run: Run, videos: Path, arguments: list[str], tmp_path: Path
+) -> None:
+    """b.mp4 has 30 frames a second."""
+    (tmp_path / "list.csv").write_text(f"path,id,start,end\n{videos}/b.mp4,whole,,\n{videos}/b.mp4,later,0.4,1.0\n")
+    out = tmp_path / "out.h5"
+    done = run("vswin-extract", "--manifest", tmp_path / "list.csv", out, *arguments, "--crop-pool", "none")
+    assert done.returncode == 0, done.stderr
+    with open_features(out) as features:
+        first = int(features["later"].frames[0, 0])
+    assert first > 0
+    for format in ("ten-crop", "summary"):
+        (note,) = export(format, out, tmp_path / format, Feature(crop_pool="mean")).notes
+        assert ("1 segment of" in note, "'later'" in note, "'whole'" in note) == (True, True, False)
+    text = (tmp_path / "ten-crop/ten-crop.txt").read_text()
+    assert (f"# later: frame {first}\n" in text, "# whole:" in text) == (True, False)
 
 
 def test_other_exports_average_crops(kept: Path, mean: Path, run: Run, tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def _texts(
         missing = [name for each in lacking if (name := without_extension(each, facts.layout.stem)) not in there]
         texts["missing_files.txt"] = "".join(f"{name}\n" for name in missing)
     if format == "ten-crop":
-        texts |= ten_crop_texts(features, facts, names.values())
+        texts |= ten_crop_texts(features, facts, names)
     return texts
 
 
