@@ -269,8 +269,8 @@ def test_an_export_names_the_first_frames_of_segments(
     with open_features(out) as features:
         first = int(features["later"].frames[0, 0])
     assert first > 0
-    for format in ("ten-crop", "summary"):
-        (note,) = export(format, out, tmp_path / format, Feature(crop_pool="mean")).notes
+    for kind in ("ten-crop", "summary"):
+        (note,) = export(kind, out, tmp_path / kind, Feature(crop_pool="mean")).notes
         assert ("1 segment of" in note, "'later'" in note, "'whole'" in note) == (True, True, False)
     text = (tmp_path / "ten-crop/ten-crop.txt").read_text()
     assert (f"# later: frame {first}\n" in text, "# whole:" in text) == (True, False)

@@ -66,9 +66,8 @@ def _first_frames(features: FeatureFile, facts: ExportFacts, names: Mapping[str,
         return ""
     firsts = {name: first_frame(features[video_id]) for video_id, name in names.items()}
     lines = [f"# {name}: frame {first}\n" for name, first in firsts.items() if first]
-    return "".join(
-        ["# Frames of a segment are counted from its first one. It is, in the file:\n", *lines] if lines else []
-    )
+    head = "# Frames of a segment are counted from its first one. It is, in the file:\n" if lines else ""
+    return head + "".join(lines)
 
 
 def _frames_of_rows(features: FeatureFile, facts: ExportFacts) -> str:
