@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError
+from vswin_extract.formatting import plural
 from vswin_extract.store.features import FeatureFile
 
 TOLERANCE = 0.001
@@ -84,8 +85,9 @@ def find_grid(features: FeatureFile) -> Grid:
         at = first[where] + k
         raise UsageError(
             f"row {k} of {table['id'].asstr()[where]!r} covers {_seconds(times[at])} s, but at a constant "
-            f"{fps[where]:.6g} frames a second it is {_seconds(expected[at])} s ({len(np.unique(video[off]))} of "
-            f"{len(count)} videos are off); {'' if sampling.fps else 'extract with --fps, or '}give --resize-length"
+            f"{fps[where]:.6g} frames a second it is {_seconds(expected[at])} s (wrong in "
+            f"{len(np.unique(video[off]))} of {plural(len(count), 'video')}); "
+            f"{'' if sampling.fps else 'extract with --fps, or '}give --resize-length"
         )
     bases = zip(features, fps.tolist(), begin.tolist(), strict=True)
     left_out = set(video[alone].tolist())
