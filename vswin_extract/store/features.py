@@ -107,8 +107,7 @@ class VideoRows:
         return self._sound(self._dataset[(where, *rest)])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        values = self._dataset[self._first : self._first + len(self)]
-        return np.asarray(self._sound(values), dtype)
+        return np.asarray(self._sound(self._dataset[self._first : self._first + len(self)]), dtype)
 
     def _sound(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values that were read. Raises UsageError for times that cannot be: all that computes with them relies
