@@ -19,6 +19,8 @@ from vswin_extract.decoding.decoders import open_decoder
 from vswin_extract.errors import UsageError
 from vswin_extract.explore.query import find_query
 from vswin_extract.explore.search import nearest
+from vswin_extract.explore.similarity import lowest_cosine, variety
+from vswin_extract.export.export import export
 from vswin_extract.loading.dataset import FeatureDataset, collate
 from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import open_features
@@ -256,6 +258,24 @@ def test_export_for_mgfn(kept: Path, mean: Path, run: Run, tmp_path: Path) -> No
     assert (refused.returncode, "--pool all" in refused.stderr) == (2, True)
 
 
+def test_an_export_names_the_first_frames_of_segments(
+    run: Run, videos: Path, arguments: list[str], tmp_path: Path
+) -> None:
+    """b.mp4 has 30 frames a second."""
+    (tmp_path / "list.csv").write_text(f"path,id,start,end\n{videos}/b.mp4,whole,,\n{videos}/b.mp4,later,0.4,1.0\n")
+    out = tmp_path / "out.h5"
+    done = run("vswin-extract", "--manifest", tmp_path / "list.csv", out, *arguments, "--crop-pool", "none")
+    assert done.returncode == 0, done.stderr
+    with open_features(out) as features:
+        first = int(features["later"].frames[0, 0])
+    assert first > 0
+    for kind in ("ten-crop", "summary"):
+        (note,) = export(kind, out, tmp_path / kind, Feature(crop_pool="mean")).notes
+        assert ("1 segment of" in note, "'later'" in note, "'whole'" in note) == (True, True, False)
+    text = (tmp_path / "ten-crop/ten-crop.txt").read_text()
+    assert (f"# later: frame {first}\n" in text, "# whole:" in text) == (True, False)
+
+
 def test_other_exports_average_crops(kept: Path, mean: Path, run: Run, tmp_path: Path) -> None:
     for name in ("npy", "tvr", "parquet"):
         found, expected = tmp_path / f"{name}.kept", tmp_path / f"{name}.mean"
@@ -266,8 +286,9 @@ def test_other_exports_average_crops(kept: Path, mean: Path, run: Run, tmp_path:
         assert_close(file["a.mp4"][:], other["a.mp4"][:])
     assert run("vswin", "export", "npy", kept, tmp_path / "crops", "--crop-pool", "none").returncode == 0
     assert np.load(tmp_path / "crops/b.mp4.npy").shape == (3, 10, 128)
-    refused = run("vswin", "export", "parquet", kept, tmp_path / "none", "--crop-pool", "none")
-    assert (refused.returncode, "--crop-pool mean" in refused.stderr) == (2, True)
+    for name in ("parquet", "clip-retrieval"):
+        refused = run("vswin", "export", name, kept, tmp_path / "none", "--crop-pool", "none")
+        assert (refused.returncode, "--crop-pool mean" in refused.stderr) == (2, True)
 
 
 def test_rows_that_are_not_centred_where_they_count_are_refused(kept: Path, run: Run, tmp_path: Path) -> None:
@@ -286,3 +307,9 @@ def test_rows_that_are_not_centred_where_they_count_are_refused(kept: Path, run:
     assert (refused.returncode, "--align center" in refused.stderr) == (2, True)
     assert run("vswin", "export", "ten-crop", out, tmp_path / "again", "--resize-length", 4).returncode == 0
     assert np.load(tmp_path / "again/a.mp4.npy").shape == (4, 10, 128)
+
+
+def test_similarity_of_kept_crops_is_that_of_their_means(kept: Path, mean: Path) -> None:
+    with open_features(kept) as found, open_features(mean) as expected:
+        assert variety(found) == pytest.approx(variety(expected), abs=1e-3)
+        assert lowest_cosine(found, list(found)) == lowest_cosine(expected, list(expected))

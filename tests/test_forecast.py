@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from vswin_extract import extract
 from vswin_extract.cli.progress import Pace
 from vswin_extract.formatting import clock, human_seconds, parse_clock
-from vswin_extract.job.events import ClipsExpected, Event
+from vswin_extract.job.events import ClipsDone, ClipsExpected, Event
+from vswin_extract.job.job import Job
 from vswin_extract.run import forecast
-from vswin_extract.run.forecast import AFTER, Forecast
+from vswin_extract.run.forecast import AFTER, Forecast, ForecastEvents
+from vswin_extract.store.schema import Arrays
+from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE
+from vswin_extract.video.sampling import Sampling
+from vswin_extract.video.videos import Video
+from vswin_extract.worker.messages import Ready
 
 USUAL = 30 / 64 / 250_000
 """Clips per byte: a clip of 64 frames, 30 frames and 250 kB a second."""
@@ -109,6 +115,28 @@ def test_a_run_tells_how_many_clips_it_expects(
     assert isinstance(events[1], ClipsExpected)
     assert abs(expected[-1] - done.clips) <= forecast.CHANGE * done.clips
     assert [thread.name for thread in threading.enumerate() if thread.name == "headers"] == []
+
+
+def expected_at_once(videos: list[Video], *events: Event) -> list[int]:
+    """Return the numbers of clips that are told at the begin and after these events, before any header is read."""
+    ready = Ready({}, Arrays({}), Sampling(32, 2), Geometry(32, 32), {}, (), 0, (), decoders=1)
+    told = ForecastEvents(videos, {}, Job(tuple(videos), Path("out.h5")), ready)
+    return [each.clips for event in (None, *events) for each in told.after(event)]
+
+
+def test_the_segments_of_a_file_share_its_size(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(bytes(10_000_000))
+    whole = Video("a", tmp_path / "a.mp4")
+    segments = [Video(str(k), whole.path, start=k, end=k + 1) for k in range(10)]
+    (alone,) = expected_at_once([whole])
+    assert alone == pytest.approx(10_000_000 * USUAL, abs=1)
+    assert expected_at_once(segments) == [pytest.approx(alone, abs=1)]
+    assert expected_at_once([whole, *segments]) == [pytest.approx(2 * alone, abs=1)]
+
+
+def test_no_fewer_clips_are_expected_than_are_done(tmp_path: Path) -> None:
+    videos = [Video("a", tmp_path / "missing.mp4")]
+    assert expected_at_once(videos, ClipsDone(1), ClipsDone(200), ClipsDone(1)) == [1, 201, 202]
 
 
 @given(st.integers(0, 10**6))

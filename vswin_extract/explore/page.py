@@ -17,7 +17,7 @@ from vswin_extract.explore.query import Moment, Query
 from vswin_extract.explore.search import SearchResult
 from vswin_extract.explore.thumbnails import PictureProcess, find_video
 from vswin_extract.files import FileKind, Target
-from vswin_extract.formatting import clock
+from vswin_extract.formatting import clock, plural
 from vswin_extract.store.features import FeatureFile
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def open_template(path: Path, who: str) -> "Template":
         from markupsafe import Markup
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {}  # Bokeh's models must be described before they are named: unsorted
-    environment.filters.update(clock=clock, duration=duration, breakable=breakable)
+    environment.filters.update(clock=clock, duration=duration, breakable=breakable, plural=plural)
     environment.globals["player"] = Markup(PLAYER.read_text("utf-8"))
     return environment.from_string(path.read_text("utf-8"))
 

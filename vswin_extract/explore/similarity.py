@@ -77,7 +77,7 @@ def variety(features: FeatureFile, block: int = BLOCK) -> NDArray[np.float64]:
     video_of = features.video_of_clips
     counts = np.maximum(1, np.bincount(video_of, minlength=len(features)))
     squares = np.ones(len(features))  # of the length of the sum of each video's rows
-    last, carried = -1, np.zeros(features.file["embedding"].shape[1])
+    last, carried = -1, np.zeros(features.file["embedding"].shape[-1])
     for first, rows in unit_blocks(features, block=block):
         begins = np.flatnonzero(np.diff(video_of[first : first + len(rows)], prepend=-1))
         sums = np.add.reduceat(rows.astype(np.float64), begins)
@@ -91,7 +91,8 @@ def variety(features: FeatureFile, block: int = BLOCK) -> NDArray[np.float64]:
 
 def lowest_cosine(features: FeatureFile, names: Sequence[str]) -> float:
     """Return a cosine, a multiple of 0.1, below which no two clips of one of these videos lie."""
-    found = [float(self_similarity(np.asarray(features[name].embedding)).min()) for name in names]
+    rows = (average_crops(features, np.asarray(features[name].embedding)) for name in names)
+    found = [float(self_similarity(each).min()) for each in rows]
     return min(0.9, math.floor(10 * min(found, default=0.9)) / 10)
 
 

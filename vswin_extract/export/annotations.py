@@ -10,6 +10,7 @@ from vswin_extract.errors import UsageError
 from vswin_extract.export.configuration import ExportFacts, clip_seconds, numbers
 from vswin_extract.export.formulas import FORMULAS
 from vswin_extract.export.grid import TOLERANCE
+from vswin_extract.formatting import name_some, plural
 from vswin_extract.loading.sequences import extent
 from vswin_extract.store.features import FeatureFile
 
@@ -99,8 +100,14 @@ def find_notes(
     segments = sum(database[name]["start"] > 0 for name in names.values())
     if segments and format in FORMULAS:
         notes.append(
-            f"the rows of {segments} segments of files are counted from the start of the segment: subtract start in "
-            "videos.json from the seconds of annotations, and add it to predictions"
+            f"the rows of {plural(segments, 'segment')} of files are counted from the start of the segment: subtract "
+            "start in videos.json from the seconds of annotations, and add it to predictions"
+        )
+    if segments and format in ("ten-crop", "summary") and facts.length is None:
+        begins = [f"{name!r} at {database[name]['start']:.3f} s" for name in names.values() if database[name]["start"]]
+        notes.append(
+            f"frames of {plural(segments, 'segment')} of files are counted from the first frame of the segment: "
+            f"{name_some(begins, 5)}" + ("; ten-crop.txt has the numbers of these frames" * (format == "ten-crop"))
         )
     if format == "opentad" and facts.grid is not None and facts.grid.rate is None:
         notes.append("frame rates differ, so the Epic datasets of OpenTAD (also Charades) cannot read this; use --fps")

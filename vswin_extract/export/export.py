@@ -6,7 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,7 @@ def export(
     layout.expect_fits(format)
     feature = feature or Feature()
     if format == "clip-retrieval":
-        feature = Feature(feature.name, feature.pool, feature.length, l2=True)
+        feature = replace(feature, l2=True)
     destination = Path(destination)
     _check_destination(destination)
     with open_features(source, follow=follow) as features:
@@ -204,12 +204,15 @@ def usable_grid(format: Format, features: FeatureFile, feature: Feature) -> Grid
             f"the centre of the first clip is at frame {float(grid.offset):g}, and OpenTAD takes whole frames; extract "
             "with an even --clip-len or --frame-interval"
         )
+    if grid.rate is None:  # videos of one clip do not block the others
+        alone = [name for name in grid.videos if len(features[name]) == 1]
+        if format in ("actionformer", "opentad"):  # which can take several rates: only videos shorter than a clip
+            alone = [name for name in alone if features[name].valid[0] < features.sampling.clip_len]
+        several = grid.without(alone)
+        if several.rate is not None:
+            other = [name for name, base in grid.videos.items() if base.fps != several.rate]
+            grid = grid.without([name for name in other if name not in several.videos])
     if format in ("moment-detr", "tvr"):
-        if grid.rate is None:  # videos of one clip do not block the others
-            several = grid.without([name for name in grid.videos if len(features[name]) == 1])
-            if several.rate is not None:
-                other = [name for name, base in grid.videos.items() if base.fps != several.rate]
-                grid = grid.without([name for name in other if name not in several.videos])
         if grid.rate is None:
             rates = [fps for fps, _ in grid.videos.values()]
             raise UsageError(
@@ -260,7 +263,7 @@ def _texts(
         missing = [name for each in lacking if (name := without_extension(each, facts.layout.stem)) not in there]
         texts["missing_files.txt"] = "".join(f"{name}\n" for name in missing)
     if format == "ten-crop":
-        texts |= ten_crop_texts(features, facts, names.values())
+        texts |= ten_crop_texts(features, facts, names)
     return texts
 
 

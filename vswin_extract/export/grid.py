@@ -1,7 +1,7 @@
 """Checking that times of rows follow a formula of two numbers, as other projects compute them."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.errors import UsageError
+from vswin_extract.formatting import plural
 from vswin_extract.store.features import FeatureFile
-from vswin_extract.video.sampling import Sampling
 
 TOLERANCE = 0.001
 """Seconds that a stored time may differ from the formula."""
@@ -57,7 +57,12 @@ def find_grid(features: FeatureFile) -> Grid:
     """Return the grid of an output. A video of one clip that does not follow the formula is left out of it: it may end
     before the first centre. Raises UsageError if another video does not: if a stored time differs from the formula by
     more than a millisecond, or if all videos are left out."""
-    sampling = _sampling(features)
+    sampling = features.sampling
+    if sampling.tail == "shift":
+        raise UsageError(
+            "tail shift moves the last clip of a video to a time that this format cannot compute; extract with --tail "
+            "pad or drop, or give --resize-length"
+        )
     table = features.file["videos_table"]
     count, duration, begin = table["clips"][:], table["duration"][:], table["start"][:]
     fps = np.full(len(count), float(sampling.fps)) if sampling.fps else table["fps"][:]
@@ -80,28 +85,14 @@ def find_grid(features: FeatureFile) -> Grid:
         at = first[where] + k
         raise UsageError(
             f"row {k} of {table['id'].asstr()[where]!r} covers {_seconds(times[at])} s, but at a constant "
-            f"{fps[where]:.6g} frames a second it is {_seconds(expected[at])} s ({len(np.unique(video[off]))} of "
-            f"{len(count)} videos are off); {'' if sampling.fps else 'extract with --fps, or '}give --resize-length"
+            f"{fps[where]:.6g} frames a second it is {_seconds(expected[at])} s (wrong in "
+            f"{len(np.unique(video[off]))} of {plural(len(count), 'video')}); "
+            f"{'' if sampling.fps else 'extract with --fps, or '}give --resize-length"
         )
     bases = zip(features, fps.tolist(), begin.tolist(), strict=True)
     left_out = set(video[alone].tolist())
     videos = {name: TimeBase(rate, start) for k, (name, rate, start) in enumerate(bases) if k not in left_out}
     return Grid(sampling.step, sampling.start(0) + Fraction(sampling.span, 2), sampling.span, videos)
-
-
-def _sampling(features: FeatureFile) -> Sampling:
-    """Return the sampling of an output. Raises UsageError if it has none, or one that no formula describes."""
-    stored = features.info.get("sampling", {})
-    known = {field.name: stored[field.name] for field in fields(Sampling) if field.name in stored}
-    if lacking := {"clip_len", "frame_interval"} - known.keys():
-        raise UsageError(f"{features.file.filename} does not say its {min(lacking)}, which times are computed from")
-    sampling = Sampling(**{**known, "fps": Fraction(known["fps"]) if known.get("fps") else None})
-    if sampling.tail == "shift":
-        raise UsageError(
-            "tail shift moves the last clip of a video to a time that this format cannot compute; extract with --tail "
-            "pad or drop, or give --resize-length"
-        )
-    return sampling
 
 
 def _seconds(times: NDArray[np.float64]) -> str:

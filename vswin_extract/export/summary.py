@@ -59,19 +59,27 @@ def _describe(item: Item, changes: list[int]) -> dict[str, NDArray[Any]]:
     }
 
 
+def first_frame(video: VideoFeatures) -> int:
+    """Return the number of the video's first frame in the file: 0 unless it is a segment."""
+    sampling, info = video.output.sampling, video.info
+    ahead = max(0, int(sampling.start(0)))  # positions before the first clip
+    if sampling.fps is None:
+        return int(video.frames[0, 0]) - ahead
+    return round(video.frames[0, 0] - ahead / float(sampling.fps) * info["fps"]) if info["start"] else 0
+
+
 def find_picks(video: VideoFeatures) -> tuple[NDArray[np.int64], int]:
     """Return the frame from which on each row counts, and how many frames the video has; those of a segment are counted
     from its first one. A frame counts for the row whose clip has the nearest centre."""
     sampling, frames, times, total = video.output.sampling, video.frames[:], video.times[:], video.info["frames"]
-    starts = np.array([sampling.start(k) for k in range(len(video))])
+    starts, first = np.array([sampling.start(k) for k in range(len(video))]), first_frame(video)
     ahead = max(0, int(starts[0]))  # positions before the first clip
     if sampling.fps is None:
-        begin, rate, first = 0.0, 1.0, int(frames[0, 0]) - ahead
+        begin, rate = 0.0, 1.0
         last = int(frames[-1, 0]) - first
     else:
         rate = float(sampling.fps)
         begin = times[0, 0] - ahead / rate
-        first = round(frames[0, 0] - ahead / rate * video.info["fps"]) if video.info["start"] else 0
         last = round((times[-1, 0] - begin) * rate)
     if sampling.tail == "shift":
         starts[-1] = last

@@ -7,12 +7,13 @@ dataset.py:60, test_10crop.py:30)
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
 from vswin_extract.errors import UsageError
 from vswin_extract.export.configuration import ExportFacts, Texts
+from vswin_extract.export.summary import first_frame
 from vswin_extract.loading.sequences import Feature
 from vswin_extract.store.features import FeatureFile
 
@@ -42,22 +43,31 @@ def keep_crops(features: FeatureFile, feature: Feature) -> Feature:
     return kept
 
 
-def ten_crop_texts(features: FeatureFile, facts: ExportFacts, names: Iterable[str]) -> Texts:
-    """Return the list of files, and the numbers that the projects have to be told."""
+def ten_crop_texts(features: FeatureFile, facts: ExportFacts, names: Mapping[str, str]) -> Texts:
+    """Return the list of files, and the numbers that the projects have to be told. `names`: of files, by id."""
     folder, channels = os.path.abspath(facts.place), facts.shape[-1]
-    names = list(names)
-    if broken := [path for path in (folder, *names) if "\n" in path or "\r" in path]:
+    if broken := [path for path in (folder, *names.values()) if "\n" in path or "\r" in path]:
         raise UsageError(f"ten-crop has a list with a path in each line, which {broken[0]!r} cannot be")
     listed = shlex.quote(os.path.join(folder, "ten-crop.list"))
     return {
-        "ten-crop.list": "".join(f"{os.path.join(folder, name)}.npy\n" for name in names),
+        "ten-crop.list": "".join(f"{os.path.join(folder, name)}.npy\n" for name in names.values()),
         "ten-crop.txt": f"# MGFN and RTFM. {_frames_of_rows(features, facts)}\n"
         "# Their dataset.py takes the first lines of a training list for videos with anomalies (810 of UCF-Crime):\n"
         "# put yours first, and set the number there. RTFM has the names of its lists there too.\n"
         f"# The network of MGFN has 2048 channels: make them {channels} in models/mgfn.py, also in forward().\n"
         f"--rgb-list {listed} --test-rgb-list {listed} --feature_size {channels}\n"
-        f"# RTFM: --feature-size {channels}\n",
+        f"# RTFM: --feature-size {channels}\n{_first_frames(features, facts, names)}",
     }
+
+
+def _first_frames(features: FeatureFile, facts: ExportFacts, names: Mapping[str, str]) -> str:
+    """Return a line for each segment of a file: the frame from which its frames are counted."""
+    if facts.length is not None:
+        return ""
+    firsts = {name: first_frame(features[video_id]) for video_id, name in names.items()}
+    lines = [f"# {name}: frame {first}\n" for name, first in firsts.items() if first]
+    head = "# Frames of a segment are counted from its first one. It is, in the file:\n" if lines else ""
+    return head + "".join(lines)
 
 
 def _frames_of_rows(features: FeatureFile, facts: ExportFacts) -> str:

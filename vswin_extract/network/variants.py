@@ -29,10 +29,6 @@ class Variant:
         """Channels of stage 1..4: they double at each patch merging."""
         return int(self.embed_dim * 2 ** (stage - 1))
 
-    def same_sizes(self, other: "Variant") -> bool:
-        """True if `other` has the same layers. Window and name may differ."""
-        return (self.embed_dim, self.depths, self.heads) == (other.embed_dim, other.depths, other.heads)
-
 
 VARIANTS = {
     variant.name: variant

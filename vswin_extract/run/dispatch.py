@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from vswin_extract.errors import DeviceError, WorkerDied
+from vswin_extract.formatting import plural
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
 from vswin_extract.journal.entries import join_records
 from vswin_extract.pools.pool import WorkerPool
@@ -200,7 +201,7 @@ class Dispatch:
             for other in self._capacity:  # a suspect may have waited for this worker
                 self._fill(other)
         else:
-            again = f", with {len(in_flight)} videos in flight" if in_flight else ""
+            again = f", with {plural(len(in_flight), 'video')} in flight" if in_flight else ""
             yield Notice(f"worker {worker} ({name}) died{again}: {reason}; starting it again")
             self._pool.start(worker)
 

@@ -3,15 +3,16 @@
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Self
 
-from vswin_extract.errors import VideoError, VswinError
+from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VswinError
 from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.feeding.process import DecoderProcess
-from vswin_extract.job.events import ClipsExpected, Event, VideoDone
+from vswin_extract.job.events import ClipsDone, ClipsExpected, Event, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.video.estimate import USUAL_BYTES, USUAL_RATE
 from vswin_extract.video.ranges import ClipRange
@@ -78,6 +79,20 @@ def _in_range(clip_range: ClipRange, clips: int) -> int:
     return max(1, (clips if end is None else min(end, clips)) - first)
 
 
+def _sizes(videos: Mapping[str, Video]) -> dict[str, int]:
+    """Return the bytes of each video, by its id. Segments of a file have equal parts of it, since nothing says yet how
+    long it is."""
+    segments = Counter(video.location for video in videos.values() if _is_segment(video))
+    return {
+        name: max(0, fingerprint(video)[0]) // (segments[video.location] if _is_segment(video) else 1)
+        for name, video in videos.items()
+    }
+
+
+def _is_segment(video: Video) -> bool:
+    return video.start is not None or video.end is not None
+
+
 class ForecastEvents:
     """Adds ClipsExpected to the events of a run: at its begin, and whenever the forecast has changed. Meanwhile a
     thread reads the headers of videos, the largest files first. Use it in a `with` block."""
@@ -87,7 +102,7 @@ class ForecastEvents:
         for video in left:
             ranges.setdefault(video.id, []).append(video.clip_range)
         videos = {video.id: video for video in left}
-        sizes = {name: max(0, fingerprint(video)[0]) for name, video in videos.items()}
+        sizes = _sizes(videos)
         usual = float(ready.sampling.fps or USUAL_RATE) / ready.sampling.step / USUAL_BYTES
         self._forecast = Forecast(sizes, ranges, usual)
         for name, clips in known.items():
@@ -96,7 +111,7 @@ class ForecastEvents:
         self._unknown = sorted(unknown, key=lambda video: -sizes[video.id])
         self._job, self._ready = job, ready
         self._found: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        self._told = 0
+        self._told = self._done = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read_headers, name="headers", daemon=True)
 
@@ -112,12 +127,14 @@ class ForecastEvents:
 
     def after(self, event: Event | None) -> Iterable[ClipsExpected]:
         """Return what is to be told after an event; None: at the begin."""
+        if isinstance(event, ClipsDone):
+            self._done += event.clips
         if isinstance(event, VideoDone):
             self._forecast.finish(event.record.id, event.record.clips)
         while not self._found.empty():
             self._forecast.count(*self._found.get())
-        clips = self._forecast.clips
-        if abs(clips - self._told) > CHANGE * self._told:
+        clips = max(self._forecast.clips, self._done)
+        if abs(clips - self._told) > CHANGE * self._told or self._told < self._done:
             self._told = clips
             yield ClipsExpected(clips)
 
@@ -138,6 +155,8 @@ class ForecastEvents:
         process.submit(Task(video.location, "pyav", sampling, geometry, video.start, video.end, guess=True))
         try:
             end = process.read()
+        except (DecoderTimeout, DecoderCrash):  # a slow disk or a busy machine: its size says more
+            return
         except VideoError:  # the run will say why
             self._found.put((video.id, 1))
             return

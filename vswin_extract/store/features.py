@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vswin_extract.errors import UsageError, first_line
+from vswin_extract.formatting import plural
 from vswin_extract.network.variants import STAGES
 from vswin_extract.store.attributes import NESTED, parse_nested, stored_values
 from vswin_extract.store.hdf5 import (
@@ -106,8 +107,7 @@ class VideoRows:
         return self._sound(self._dataset[(where, *rest)])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        values = self._dataset[self._first : self._first + len(self)]
-        return np.asarray(self._sound(values), dtype)
+        return np.asarray(self._sound(self._dataset[self._first : self._first + len(self)]), dtype)
 
     def _sound(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values that were read. Raises UsageError for times that cannot be: all that computes with them relies
@@ -207,7 +207,7 @@ class VideoFeatures:
         return {name: _plain(table[name][self._row]) for name in VIDEO_COLUMNS if name in table}
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id!r}, {len(self)} clips of {', '.join(self.names)}>"
+        return f"<{type(self).__name__} {self.id!r}, {plural(len(self), 'clip')} of {', '.join(self.names)}>"
 
 
 class FeatureFile(Mapping[str, VideoFeatures]):
@@ -363,7 +363,7 @@ class FeatureFile(Mapping[str, VideoFeatures]):
         return found
 
     def __repr__(self) -> str:
-        content = f"{len(self)} videos, {self.clips} clips of {', '.join(self.names)}"
+        content = f"{plural(len(self), 'video')}, {plural(self.clips, 'clip')} of {', '.join(self.names)}"
         return f"<{type(self).__name__} {self.tables.filename!r}, {content}>"
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from vswin_extract.errors import DecoderCrash, FrameTableWrong, VideoDamaged, VideoError
 from vswin_extract.feeding.messages import VideoEnd
 from vswin_extract.feeding.process import DecodedClip
+from vswin_extract.formatting import plural
 from vswin_extract.job.events import ClipsDone, Event, Notice, Profile
 from vswin_extract.worker.compute import ComputedBatch, Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
@@ -100,7 +101,7 @@ class Pipeline:
             case VideoEnd():
                 self.profile.decoded += read.cpu
                 if read.partial and not self._keep_partial:
-                    damaged = VideoDamaged(f"{read.trouble}; {read.frames} frames decode")
+                    damaged = VideoDamaged(f"{read.trouble}; {plural(read.frames, 'frame')} can be decoded")
                     yield from self._submit(partial(self._writer.fail, video, damaged))
                 else:
                     yield from self._submit(partial(self._writer.end, video, read))
