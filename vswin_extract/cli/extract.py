@@ -138,6 +138,7 @@ def extract(
         logger.addHandler(handler)
     job = make_job(inputs, output, shard=find_shard(shard, quiet), **options)
     if job.engine == "local":  # with Ray, each actor gets them on its own host
+        check_before_download(job)
         fetch_weights(job.weights, job.offline, quiet)
 
     from vswin_extract.job.events import ShardDone
@@ -231,6 +232,20 @@ def make_job(
         storage=None if storage is None else Path(os.path.realpath(storage)),
         **options,
     )
+
+
+def check_before_download(job: "Job") -> None:
+    """Raise DeviceError, UsageError or OutputError where the device or the output of a job cannot be used: a download
+    of weights may take minutes."""
+    from vswin_extract.backbone import find_device, find_devices
+    from vswin_extract.journal.directory import journal_directory
+    from vswin_extract.store.hdf5 import check_output
+
+    for device in find_devices(job.device):
+        find_device(device)
+    job.check_directories()
+    if job.overwrite or (job.shard is None and not journal_directory(job.output, job.storage).is_dir()):
+        check_output(job.output, job.overwrite)
 
 
 def check_stage_words(stages: tuple[int, ...], inputs: tuple[str, ...], output: str) -> None:

@@ -332,7 +332,7 @@ run_options = together(
         '["a.mp4"]`, `output = "out.h5"`, paths from the working directory. A run writes what it used to '
         "OUT.h5.toml.",
     ),
-    option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing."),
+    option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing. Weights that are not here are downloaded."),
     option(
         RUN,
         "--grace",
