@@ -117,13 +117,14 @@ def test_times_are_read_as_they_are_written(tenths: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("65.3", 65.3), ("65.3s", 65.3), ("1:05.3", 65.3), ("1:02:03", 3723), ("0", 0)]
+    ("text", "seconds"),
+    [("65.3", 65.3), ("65.3s", 65.3), ("1:05.3", 65.3), ("125:10", 7510), ("1:02:03", 3723), ("0", 0)],
 )
 def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_clock(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "-1", "nan", "1:", ":5", "1:234:5", "inf"])
+@pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "-1", "nan", "1:", ":5", "1:234:5", "inf", "1:99", "1:75:10"])
 def test_other_words_are_no_times(text: str) -> None:
     assert parse_clock(text) is None
 

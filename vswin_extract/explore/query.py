@@ -74,6 +74,11 @@ def find_query(
                 with open_features(output) as extracted:
                     (video,) = extracted.values()
                     return _query(video, at, path)
+    before = text.rpartition("@")[0]
+    if before and seconds is None and (before in features or os.path.isfile(before)):
+        raise UsageError(
+            f"{after!r} behind {before}@ is no time; write seconds, as 65.3, or 1:05.3, below 60 behind a colon"
+        )
     meant = suggest_name(name, features)
     hint = f"did you mean {meant}{'' if seconds is None else f'@{after}'}?" if meant else "vswin inspect lists the ids"
     raise UsageError(
