@@ -44,11 +44,15 @@ def download_bar(name: str, quiet: bool = False) -> Iterator[tuple[Callable[[int
 
 
 def fetch_weights(name_or_file: str, offline: bool = False, quiet: bool = False) -> None:
-    """Download published weights that a command needs and that are not here, or raise what `obtain_weights` raises."""
+    """Download published weights that a command needs and that are not here, or raise what `obtain_weights` raises.
+    Say which weights another name means."""
     from vswin_extract.cli.console import note
-    from vswin_extract.weights.cache import require_writable_cache
+    from vswin_extract.weights.cache import require_writable_cache, standard_name
     from vswin_extract.weights.pull import obtain_weights, weights_to_download
 
+    name = standard_name(name_or_file)
+    if not quiet and name != name_or_file.lower() and name != name_or_file:
+        note(f"{name_or_file} is {name}")
     row = weights_to_download(name_or_file, offline)
     if row is None:
         return
