@@ -293,7 +293,8 @@ def _done(job: "Job", progress: "QuietProgress") -> str:
     parts = journal_directory(job.output, job.storage)
     if not progress.total:
         return "nothing was begun"
-    share = f" ({progress.clips / progress.expected:.0%} of the clips of this run)" if progress.expected else ""
+    part = progress.clips / progress.expected if progress.expected else 1.0
+    share = f" ({part:.0%} of the clips of this run)" if part < 0.995 else ""  # `expected` is an estimate
     kept = f", kept in {printable(str(parts))}" if parts.is_dir() else ""
     are = "is" if progress.total == 1 else "are"
     return f"{progress.videos} of {plural(progress.total, 'video')} {are} done{share}{kept}"
