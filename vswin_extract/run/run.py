@@ -241,7 +241,10 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
         made = complete_settings({name: features.info.get(name) for name in ready.settings})
         known = features.fingerprints.keys()
     if made != ready.settings or not known >= {video.id for video in job.videos}:
-        raise OutputError(f"{job.output} exists, with other settings or videos; add --overwrite to replace it")
+        raise OutputError(
+            f"{job.output} exists, with other settings or videos; add --overwrite (in Python: overwrite=True) to "
+            "replace it"
+        )
     root = journal_directory(job.output, job.storage)
     seconds = time.monotonic() - begun
     return ShardDone(job.output, root, shard, 0, 0, 0, seconds, True, Profile())
