@@ -9,9 +9,10 @@ import numbered
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from vswin_extract import extract
-from vswin_extract.cli.progress import Pace
+from vswin_extract.cli.progress import Pace, QuietProgress
 from vswin_extract.formatting import clock, human_seconds, parse_clock
 from vswin_extract.job.events import ClipsExpected, Event
 from vswin_extract.run import forecast
@@ -109,6 +110,13 @@ def test_a_run_tells_how_many_clips_it_expects(
     assert isinstance(events[1], ClipsExpected)
     assert abs(expected[-1] - done.clips) <= forecast.CHANGE * done.clips
     assert [thread.name for thread in threading.enumerate() if thread.name == "headers"] == []
+
+
+def test_one_clip_is_no_clips() -> None:
+    progress = QuietProgress(Console())
+    for clips, words in ((1, "1 of about 1 clip"), (2000, "2,000 of about 2,000 clips")):
+        progress.clips = clips
+        assert progress.amount == words
 
 
 @given(st.integers(0, 10**6))
