@@ -105,13 +105,15 @@ def test_line_before_environment_before_file(config: Path, monkeypatch: pytest.M
 def test_config_shows_each_setting_and_where_it_comes_from(run: Run, config: Path, environment: dict[str, str]) -> None:
     environment["VSWIN_EXTRACT_STRIDE"], environment["VSWIN_WEIGHTS_MIRROR"] = "5", "http://user:secret@host/weights"
     try:
-        done = run("vswin", "config", "--config", config, "--pool", "space")
+        words = ("--pool", "space", "--workers", "auto", "http://user:secret@host/a.mp4", "o.h5")
+        done = run("vswin", "config", "--config", config, *words)
         wrong = run("vswin", "config", "--strid", "4")
     finally:
         del environment["VSWIN_EXTRACT_STRIDE"], environment["VSWIN_WEIGHTS_MIRROR"]
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     for name, value, where in (
         ("pool", "space", "command line"),
+        ("workers", "auto", "command line"),
         ("stride", "5", "VSWIN_EXTRACT_STRIDE"),
         ("fps", "15", str(config)),
         ("tail", "pad", "default"),

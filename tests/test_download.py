@@ -760,6 +760,20 @@ def test_a_run_downloads_the_weights_that_it_needs_once(
     assert web.gets(mirror) == [None, None]
 
 
+@pytest.mark.usefixtures("online")
+def test_nothing_is_downloaded_for_a_run_that_cannot_begin(
+    run: Run, web: Web, mirror: str, small_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    web.files[mirror] = small_weights.read_bytes()
+    monkeypatch.setenv("VSWIN_WEIGHTS_MIRROR", web.url)
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "there.h5").write_text("mine")
+    for output, device in (("out.h5", "gpu"), ("out.h5", "cuda:99"), ("there.h5", "cpu"), ("nowhere/out.h5", "cpu")):
+        done = run("vswin-extract", tmp_path / "a.mp4", tmp_path / output, "--weights", NAME, "--device", device)
+        assert (done.returncode, "downloading" in done.stderr) == (2, False), done.stderr
+    assert web.gets(mirror) == []
+
+
 def test_nothing_is_downloaded_offline(
     run: Run, web: Web, mirror: str, store: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,10 @@ import numbered
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from vswin_extract import extract
-from vswin_extract.cli.progress import Pace
+from vswin_extract.cli.progress import Pace, QuietProgress
 from vswin_extract.formatting import clock, human_seconds, parse_clock
 from vswin_extract.job.events import ClipsDone, ClipsExpected, Event
 from vswin_extract.job.job import Job
@@ -139,19 +140,27 @@ def test_no_fewer_clips_are_expected_than_are_done(tmp_path: Path) -> None:
     assert expected_at_once(videos, ClipsDone(1), ClipsDone(200), ClipsDone(1)) == [1, 201, 202]
 
 
+def test_one_clip_is_no_clips() -> None:
+    progress = QuietProgress(Console())
+    for clips, words in ((1, "1 of about 1 clip"), (2000, "2,000 of about 2,000 clips")):
+        progress.clips = clips
+        assert progress.amount == words
+
+
 @given(st.integers(0, 10**6))
 def test_times_are_read_as_they_are_written(tenths: int) -> None:
     assert parse_clock(clock(tenths / 10)) == pytest.approx(tenths / 10)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("65.3", 65.3), ("65.3s", 65.3), ("1:05.3", 65.3), ("1:02:03", 3723), ("0", 0)]
+    ("text", "seconds"),
+    [("65.3", 65.3), ("65.3s", 65.3), ("1:05.3", 65.3), ("125:10", 7510), ("1:02:03", 3723), ("0", 0)],
 )
 def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_clock(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "-1", "nan", "1:", ":5", "1:234:5", "inf"])
+@pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "-1", "nan", "1:", ":5", "1:234:5", "inf", "1:99", "1:75:10"])
 def test_other_words_are_no_times(text: str) -> None:
     assert parse_clock(text) is None
 

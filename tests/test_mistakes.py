@@ -93,14 +93,20 @@ def test_other_names_of_weights_commands(run: Run) -> None:
     assert run("vswin", "weights", "download", "t-k40").returncode == 2
 
 
+def test_another_name_of_weights_is_explained(run: Run, folder: Path) -> None:
+    assert "tiny is t-k400" in run("vswin-extract", "shapes.mkv", "new.h5", "--weights", "tiny", cwd=folder).stderr
+
+
 def test_outputs_have_names_if_none_is_given(run: Run, folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "some.h5"
     source.write_bytes((folder / "out.h5").read_bytes())
     done = run("vswin", "plot", source, "shapes.mkv")
-    assert (done.returncode, str(tmp_path / "some.png") in done.stdout) == (0, True), done.stderr
-    assert (tmp_path / "some.png").is_file()
+    assert (done.returncode, str(tmp_path / "some.shapes.png") in done.stdout) == (0, True), done.stderr
+    assert (tmp_path / "some.shapes.png").is_file()
     assert run("vswin", "weights", "convert", "nano", cwd=tmp_path).returncode == 0
     assert (tmp_path / "nano.safetensors").is_file()
+    assert run("vswin", "weights", "convert", "nano.safetensors", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "nano-converted.safetensors").is_file()
 
 
 def test_the_package_is_a_command(folder: Path) -> None:

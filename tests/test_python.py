@@ -120,6 +120,7 @@ def test_features_in_memory_are_those_of_a_run(
 def test_a_video_in_memory_is_used_as_one_of_an_output(model: Model, videos: Path) -> None:
     video = model.video(videos / "b.mp4", stages=4, stride=6)
     assert repr(video) == "<VideoInMemory 'b.mp4', 2 clips of embedding, stage4>"
+    assert video.output is None
     assert (video.at(0.0), video.rows, video.embedding.mean(0).shape) == (0, slice(0, 2), (128,))
     assert {"embedding", "stage4", "times", "stages"} <= set(dir(video))
     tensors = video.to_torch()
@@ -180,6 +181,8 @@ def test_options_that_do_not_exist(model: Model, videos: Path) -> None:
     for wrong in ("sride", "output", "overwrite", "device"):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'.* stride"):
             model.video(videos / "b.mp4", **{wrong: 3})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="did you mean stages"):
+        model.video(videos / "b.mp4", stage=4)  # type: ignore[call-arg]
 
 
 def test_decoder_processes_end_with_their_stream(model: Model, videos: Path) -> None:
@@ -263,6 +266,18 @@ def test_an_open_output_is_searched(output: Path) -> None:
                 features.search(text)
 
 
+def test_an_unknown_id_names_the_one_that_was_meant(output: Path) -> None:
+    with open_features(output) as features:
+        known = next(iter(features))
+        for wrong, meant in ((Path(known).stem, True), ("nothing like it", False)):
+            with pytest.raises(KeyError) as raised:
+                features[wrong]
+            for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):
+                assert (repr(known) in str(error), error.args) == (meant, (wrong,))
+            assert wrong not in features
+            assert features.get(wrong) is None
+
+
 def test_an_open_output_is_a_table(output: Path) -> None:
     with open_features(output) as features:
         table = features.to_pandas(["embedding"])
@@ -282,6 +297,7 @@ def test_an_open_output_is_a_table(output: Path) -> None:
 
 
 def test_every_public_name_is_there() -> None:
+    assert set(vswin_extract.__all__) <= set(dir(vswin_extract))
     for name in vswin_extract.__all__:
         assert getattr(vswin_extract, name).__doc__, name
     assert vswin_extract.VswinError is VswinError is errors.VswinError

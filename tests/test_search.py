@@ -101,6 +101,9 @@ def test_what_a_query_names(tmp_path: Path) -> None:
         assert find_query(features, "odd@3.mp4@0").moments[0].start == 0
         with pytest.raises(UsageError, match=r"0:07\.5 .*v/0\.mp4.* 0:07\.0"):
             find_query(features, "v/0.mp4@7.5")
+        for wrong in ("1m", "1,5", "-1", "", "1:99"):
+            with pytest.raises(UsageError, match=f"'{wrong}' behind v/0.mp4@ is no time"):
+                find_query(features, f"v/0.mp4@{wrong}")
         with pytest.raises(UsageError, match=r"nothing\.mp4"):
             find_query(features, "nothing.mp4")
         found = nearest(features, clip)

@@ -41,9 +41,15 @@ def clock(seconds: float) -> str:
 
 
 def parse_clock(text: str) -> float | None:
-    """Return the seconds of a moment that `clock` or a person has written: 1:05.3, 65.3, 65.3s; None if it is none."""
-    found = re.fullmatch(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?) ?s?", text.strip())
-    return None if found is None else 3600 * int(found[1] or 0) + 60 * int(found[2] or 0) + float(found[3])
+    """Return the seconds of a moment that `clock` or a person has written: 1:05.3, 65.3, 65.3s; None if it is none.
+    Minutes and seconds behind a colon are below 60."""
+    found = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?) ?s?", text.strip())
+    if found is None:
+        return None
+    hours, minutes, seconds = (float(each or 0) for each in found.groups())
+    if (found[1] and minutes >= 60) or (found[2] and seconds >= 60):
+        return None
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:

@@ -51,10 +51,13 @@ def config(words: tuple[str, ...]) -> None:
 
 
 def _option_rows(context: click.Context) -> Iterator[tuple[str, str, str]]:
+    from vswin_extract.video.remote import is_remote, without_secrets
+
     for key, parameter in parameters(context.command).items():
         value = context.params.get(parameter.name or "")
         if is_given(context, parameter):
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words = ["auto"] if value is None else map(str, value if isinstance(value, tuple) else (value,))
+            shown = " ".join(without_secrets(word) if is_remote(word) else word for word in words)
             yield key, shown.lower() if isinstance(value, bool) else shown, origin(context, parameter) or "command line"
         elif isinstance(parameter, click.Option):
             in_help = re.search(r"\[default: (.*)\]", parameter.help or "")

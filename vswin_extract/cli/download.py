@@ -44,17 +44,20 @@ def download_bar(name: str, quiet: bool = False) -> Iterator[tuple[Callable[[int
 
 
 def fetch_weights(name_or_file: str, offline: bool = False, quiet: bool = False) -> None:
-    """Download published weights that a command needs and that are not here, or raise what `obtain_weights` raises."""
+    """Download published weights that a command needs and that are not here, or raise what `obtain_weights` raises.
+    Say which weights another name means."""
     from vswin_extract.cli.console import note
-    from vswin_extract.weights.cache import is_offline, missing_weights, writable_cache
-    from vswin_extract.weights.pull import obtain_weights
+    from vswin_extract.weights.cache import require_writable_cache, standard_name
+    from vswin_extract.weights.pull import obtain_weights, weights_to_download
 
-    row = missing_weights(name_or_file)
-    if row is None or offline or is_offline() or not (cache := writable_cache()):
-        obtain_weights(name_or_file, offline)  # raises where something is missing
+    name = standard_name(name_or_file)
+    if not quiet and name != name_or_file.lower() and name != name_or_file:
+        note(f"{name_or_file} is {name}")
+    row = weights_to_download(name_or_file, offline)
+    if row is None:
         return
     if not quiet:
         size = f" ({human_bytes(row.megabytes * 1e6)})" if row.megabytes else ""
-        note(f"downloading the weights {row.name}{size} into {cache}")
+        note(f"downloading the weights {row.name}{size} into {require_writable_cache()}")
     with download_bar(row.name, quiet) as (progress, say):
         obtain_weights(name_or_file, offline, progress, say)

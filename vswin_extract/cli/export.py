@@ -55,8 +55,8 @@ FORMATS = (
     type=Choice(["mean", "none"]),
     default="mean",
     show_default=True,
-    help="Average the crops of a clip, where the file keeps them. Crops go with npy and webdataset; ten-crop always "
-    "has them.",
+    help="Average the crops of a clip, where the file keeps them. Crops go with npy, npz and webdataset; ten-crop "
+    "always has them.",
 )
 @click.option(
     "--stem", is_flag=True, help="Call files by ids without the video's extension, as annotations usually have them."
@@ -123,7 +123,7 @@ def export(
     rows = [
         ("output", f"{done.destination}"),
         ("videos", f"{done.videos}" + (f", {plural(done.missing, 'failure')} left out" if done.missing else "")),
-        ("rows", f"{done.rows} of {' x '.join(map(str, done.shape))}"),
-        ("beside", ", ".join(done.files)),
+        ("rows", f"{done.rows}, {' x '.join(map(str, done.shape))} values each"),
+        ("beside", ", ".join(name for name in done.files if (done.destination / name).stat().st_size)),
     ]
     stdout().print(table(rows))

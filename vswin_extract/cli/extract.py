@@ -138,6 +138,7 @@ def extract(
         logger.addHandler(handler)
     job = make_job(inputs, output, shard=find_shard(shard, quiet), **options)
     if job.engine == "local":  # with Ray, each actor gets them on its own host
+        check_before_download(job)
         fetch_weights(job.weights, job.offline, quiet)
 
     from vswin_extract.job.events import ShardDone
@@ -233,6 +234,20 @@ def make_job(
     )
 
 
+def check_before_download(job: "Job") -> None:
+    """Raise DeviceError, UsageError or OutputError where the device or the output of a job cannot be used: a download
+    of weights may take minutes."""
+    from vswin_extract.backbone import find_device, find_devices
+    from vswin_extract.journal.directory import journal_directory
+    from vswin_extract.store.hdf5 import check_output
+
+    for device in find_devices(job.device):
+        find_device(device)
+    job.check_directories()
+    if job.overwrite or (job.shard is None and not journal_directory(job.output, job.storage).is_dir()):
+        check_output(job.output, job.overwrite)
+
+
 def check_stage_words(stages: tuple[int, ...], inputs: tuple[str, ...], output: str) -> None:
     """Raise UsageError where a word after a stage was meant as another stage, as in --stage 3 4."""
     from vswin_extract.errors import UsageError
@@ -278,7 +293,8 @@ def _done(job: "Job", progress: "QuietProgress") -> str:
     parts = journal_directory(job.output, job.storage)
     if not progress.total:
         return "nothing was begun"
-    share = f" ({progress.clips / progress.expected:.0%} of the clips of this run)" if progress.expected else ""
+    part = progress.clips / progress.expected if progress.expected else 1.0
+    share = f" ({part:.0%} of the clips of this run)" if part < 0.995 else ""  # `expected` is an estimate
     kept = f", kept in {printable(str(parts))}" if parts.is_dir() else ""
     are = "is" if progress.total == 1 else "are"
     return f"{progress.videos} of {plural(progress.total, 'video')} {are} done{share}{kept}"

@@ -250,7 +250,7 @@ model_options = together(
         MODEL,
         "--offline",
         is_flag=True,
-        help="Never download weights. VSWIN_OFFLINE=1 does the same for every command.",
+        help="Never download weights. VSWIN_OFFLINE=1 does the same for every command except `vswin weights pull`.",
     ),
     option(
         MODEL,
@@ -332,7 +332,12 @@ run_options = together(
         '["a.mp4"]`, `output = "out.h5"`, paths from the working directory. A run writes what it used to '
         "OUT.h5.toml.",
     ),
-    option(RUN, "--dry-run", is_flag=True, help="Count videos, clips and bytes; decode and write nothing."),
+    option(
+        RUN,
+        "--dry-run",
+        is_flag=True,
+        help="Count videos, clips and bytes; decode and write nothing. Weights that are not here are downloaded.",
+    ),
     option(
         RUN,
         "--grace",

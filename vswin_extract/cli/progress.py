@@ -74,7 +74,8 @@ class QuietProgress:
     @property
     def amount(self) -> str:
         """The clips that are done, and about how many there are."""
-        return f"{self.clips:,} of about {max(self.clips, self.expected):,} clips"
+        most = max(self.clips, self.expected)
+        return f"{self.clips:,} of about {most:,} clip{'' if most == 1 else 's'}"
 
     def show(self, event: Event) -> None:
         """Count an event, and print what the user should know of it."""
@@ -93,7 +94,7 @@ class QuietProgress:
                 if record.status == "failed":
                     self.say(f"failed: {record.id}: {record.error}: {record.message}")
                 elif record.status == "partial":
-                    self.say(f"partial: {record.id}: {record.frames} frames, {record.message}")
+                    self.say(f"partial: {record.id}: {plural(record.frames, 'frame')}, {record.message}")
                 elif self.verbose:
                     self.say(f"{record.id}: {plural(record.clips, 'clip')} of {record.duration:.1f} s")
 

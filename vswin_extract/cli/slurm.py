@@ -89,9 +89,9 @@ def slurm(
         if asked["shard"] != "auto" or asked["dry_run"] or "-" in asked["inputs"]:
             raise UsageError("--shard, --dry-run and videos listed on standard input (-) are not for tasks of an array")
         job = make_job(**{name: value for name, value in asked.items() if name not in NOT_OF_JOB} | {"shard": "none"})
-        fetch_weights(job.weights, job.offline)  # the tasks may have no network
         job.check_directories()
         check_output(job.output, job.overwrite)
+        fetch_weights(job.weights, job.offline)  # the tasks may have no network
         target = script_target(script, overwrite, job, context) if script else None
         options = list(spelt(context))
     paths = [absolute(path) for path in (*asked["inputs"], asked["output"])]

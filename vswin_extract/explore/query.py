@@ -74,6 +74,11 @@ def find_query(
                 with open_features(output) as extracted:
                     (video,) = extracted.values()
                     return _query(video, at, path)
+    before = text.rpartition("@")[0]
+    if before and seconds is None and (before in features or os.path.isfile(before)):
+        raise UsageError(
+            f"{after!r} behind {before}@ is no time; write seconds, as 65.3, or 1:05.3, below 60 behind a colon"
+        )
     meant = suggest_name(name, features)
     hint = f"did you mean {meant}{'' if seconds is None else f'@{after}'}?" if meant else "vswin inspect lists the ids"
     raise UsageError(
@@ -160,14 +165,13 @@ def weights_of(
     given name or file, or else the name that the output records. Raises WeightsError if it is not found, or its sha256
     is not the recorded one."""
     from vswin_extract.job.events import Notice
-    from vswin_extract.weights.cache import missing_weights
-    from vswin_extract.weights.pull import obtain_weights
+    from vswin_extract.weights.pull import obtain_weights, weights_to_download
 
     info = features.info
     name, (sha256, ema, _) = str(info.get("model")), str(info.get("weights_sha256")).partition("+")
     file = features.file.filename
     try:
-        if row := missing_weights(given or name):
+        if row := weights_to_download(given or name):
             on_event(Notice(f"downloading the weights {row.name}, which are not in the cache"))
         path = obtain_weights(given or name)
     except VswinError as error:

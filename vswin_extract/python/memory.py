@@ -27,13 +27,15 @@ class VideoInMemory(VideoFeatures):
     """One video's features in memory, with the attributes and methods of `VideoFeatures`. Its rows are arrays of NumPy.
     They have the values, shapes and types that a run with the same options writes.
 
-    It can be pickled.
+    Its `output` is None. It can be pickled.
 
         >>> video.id, len(video), video.names, video.frames.tolist()
         ('shapes.mkv', 2, ['embedding', 'stage4'], [[0, 64], [64, 120]])
         >>> video.embedding.mean(0).shape, video.at(4.5), video.info["fps"] > 23
         ((128,), 1, True)
     """
+
+    output = None  # type: ignore[assignment]  # it is of no file
 
     def __init__(self, record: VideoRecord, rows: Mapping[str, NDArray[Any]], crops: int = 0) -> None:
         self.id = record.id

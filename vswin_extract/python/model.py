@@ -8,6 +8,7 @@ from vswin_extract import backbone
 from vswin_extract.backbone import Backbone, Precision
 from vswin_extract.decoding.decoders import DecoderName
 from vswin_extract.errors import UsageError, VideoError
+from vswin_extract.formatting import suggest_name
 from vswin_extract.job.job import Dtype, Job, Partial, parse_fps
 from vswin_extract.network.pooling import CropPool, Pool
 from vswin_extract.network.variants import StageNames, parse_stages
@@ -139,7 +140,9 @@ class Model(Backbone):
         """Return a worker with this model. Raises UsageError."""
         if unknown := options.keys() - VideoOptions.__annotations__.keys():
             known = ", ".join(VideoOptions.__annotations__)
-            raise TypeError(f"got an unexpected keyword argument {min(unknown)!r}; the options are {known}")
+            meant = suggest_name(min(unknown), VideoOptions.__annotations__)
+            hint = f"did you mean {meant}? " if meant else ""
+            raise TypeError(f"got an unexpected keyword argument {min(unknown)!r}; {hint}the options are {known}")
         given = {
             **options,
             "stages": parse_stages(options.get("stages", ())),

@@ -1,7 +1,7 @@
 """The output that `open_features` opens: read by video, searched, and as a table."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,25 @@ from vswin_extract.errors import UsageError
 from vswin_extract.explore.query import Moment, Query, find_query
 from vswin_extract.explore.search import SearchResult, nearest
 from vswin_extract.explore.similarity import average_crops, embeddings, unit
+from vswin_extract.formatting import suggest_name
 from vswin_extract.loading.table import clip_table
 from vswin_extract.store.features import CHUNK_CACHE, FeatureFile, VideoFeatures
 
 if TYPE_CHECKING:
     import pandas
+
+
+class UnknownVideo(KeyError):
+    """An id that no video of a file has. The id that was meant is looked for only when the text is shown: `in` and
+    `get` raise this, too."""
+
+    def __init__(self, video_id: str, known: Iterable[str] = ()) -> None:
+        super().__init__(video_id)
+        self._known = known
+
+    def __str__(self) -> str:
+        meant = suggest_name(str(self.args[0]), self._known)
+        return super().__str__() + (f"; did you mean {meant!r}?" if meant else "")
 
 
 class SearchableFile(FeatureFile):
@@ -25,6 +39,12 @@ class SearchableFile(FeatureFile):
     ...     print(len(features), features.clips, [result.best.video for result in features.search("shapes.avi")])
     2 3 ['shapes.mkv']
     """
+
+    def __getitem__(self, video_id: str) -> VideoFeatures:
+        try:
+            return super().__getitem__(video_id)
+        except KeyError:
+            raise UnknownVideo(video_id, self._videos) from None
 
     def search(
         self,

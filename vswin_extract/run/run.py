@@ -29,8 +29,7 @@ from vswin_extract.store.schema import VideoRecord, complete_settings
 from vswin_extract.video.color import HDR
 from vswin_extract.video.remote import same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
-from vswin_extract.weights.cache import missing_weights
-from vswin_extract.weights.pull import obtain_weights
+from vswin_extract.weights.pull import obtain_weights, weights_to_download
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
 from vswin_extract.worker.writer import failed_record
 
@@ -68,7 +67,7 @@ def run(
     if job.overwrite or (job.shard is None and not root.is_dir()):
         check_output(job.output, job.overwrite)  # before the model is loaded, which takes seconds
     if job.engine == "local":  # before the workers start, which each load it; actors of other hosts get it there
-        if row := missing_weights(job.weights):
+        if row := weights_to_download(job.weights, job.offline):
             yield Notice(f"downloading the weights {row.name}, which are not in the cache")
         obtain_weights(job.weights, job.offline)
     pool = make_pool(job)
@@ -242,7 +241,10 @@ def already_merged(job: Job, shard: Shard, ready: Ready, begun: float) -> ShardD
         made = complete_settings({name: features.info.get(name) for name in ready.settings})
         known = features.fingerprints.keys()
     if made != ready.settings or not known >= {video.id for video in job.videos}:
-        raise OutputError(f"{job.output} exists, with other settings or videos; add --overwrite to replace it")
+        raise OutputError(
+            f"{job.output} exists, with other settings or videos; add --overwrite (in Python: overwrite=True) to "
+            "replace it"
+        )
     root = journal_directory(job.output, job.storage)
     seconds = time.monotonic() - begun
     return ShardDone(job.output, root, shard, 0, 0, 0, seconds, True, Profile())

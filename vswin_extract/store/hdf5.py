@@ -204,4 +204,4 @@ def check_output(output: Path, overwrite: bool) -> None:
         if read_attributes(output) is None:
             raise OutputError(f"{output} exists and was not written by vswin-extract; choose another name")
         if not overwrite:
-            raise OutputError(f"{output} exists; add --overwrite to replace it")
+            raise OutputError(f"{output} exists; add --overwrite (in Python: overwrite=True) to replace it")

@@ -219,7 +219,10 @@ def _seconds(text: str | None, column: str, where: str) -> float | None:
     except ValueError:
         value = parse_clock(text)
     if value is None or not 0 <= value < float("inf"):
-        raise UsageError(f"{where}: {column} must be seconds, 0 or more, or a time like 1:05.3, not {text!r}")
+        raise UsageError(
+            f"{where}: {column} must be seconds, 0 or more, or a time like 1:05.3, below 60 behind a colon, "
+            f"not {text!r}"
+        )
     return value
 
 

@@ -54,16 +54,24 @@ def obtain_weights(
     `answer`: a server that does not answer within so many seconds cannot be reached. Raise what `find_weights` and
     `pull_weights` raise; the WeightsError without a network says so, and what to do.
     """
+    row = weights_to_download(name_or_file, offline)
+    return pull_weights(row.name, progress, say, answer=answer)[0] if row else find_weights(name_or_file)
+
+
+def weights_to_download(name_or_file: str, offline: bool = False) -> Published | None:
+    """Return the published weights that `obtain_weights` would download, None if they are here. Raise what it raises
+    before a download: WeightsError if a download is forbidden, or no cache can be written, and UsageError."""
     row = missing_weights(name_or_file)
     if row is None or writable_cache() is None:
-        return find_weights(name_or_file)
+        find_weights(name_or_file)
+        return None
     if offline or is_offline():
         why = "--offline" if offline else OFFLINE
         raise WeightsError(
             f"{row.name} is not in the weights cache, and {why} forbids a download; where there is a network: "
             f"vswin weights pull {row.name}"
         )
-    return pull_weights(row.name, progress, say, answer=answer)[0]
+    return row
 
 
 def pull_weights(
@@ -137,7 +145,8 @@ def _require_answer(row: Published, url: str, seconds: float) -> None:
     if why:
         raise WeightsError(
             f"{row.name} is not in the weights cache, and its server does not answer here ({why}); "
-            f"where there is a network, such as on the login node: vswin weights pull {row.name}"
+            f"where there is a network, such as on the login node: vswin weights pull {row.name}; or put the file into "
+            f"a directory and use: vswin weights pull {row.name} --from DIRECTORY"
         )
 
 

@@ -45,7 +45,10 @@ recipe_options = together(
 )
 @click.argument("source", metavar="NAME|FILE", shell_complete=weights_names)
 @click.argument("target", type=click.Path(dir_okay=False), required=False, metavar="")
-@output_option("OUT.safetensors", "The file to write.  [default: as the file, or the name, but .safetensors]")
+@output_option(
+    "OUT.safetensors",
+    "The file to write.  [default: as the file, or the name, but .safetensors, or -converted.safetensors]",
+)
 @variant_option
 @ema_option()
 @replace_option
@@ -70,7 +73,8 @@ def convert_command(
     from vswin_extract.weights.load import load_checkpoint
     from vswin_extract.weights.recipe import Recipe
 
-    target = output or target or beside(source, ".safetensors")
+    ending = "-converted.safetensors" if source.endswith(".safetensors") else ".safetensors"
+    target = output or target or beside(source, ending)
     path = check_target(target, source, overwrite)
     fetch_weights(source)
     name, checkpoint = load_checkpoint(source, variant and variant.lower(), ema)

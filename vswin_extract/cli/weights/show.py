@@ -12,6 +12,7 @@ from vswin_extract.cli.complete import weights_names
 from vswin_extract.cli.console import say, show_checks, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import ema_option, json_option
+from vswin_extract.formatting import plural
 
 UNKNOWN = "not known"
 
@@ -34,8 +35,8 @@ def show_command(source: str, ema: bool, as_json: bool) -> None:
 
 def _rows(known: dict[str, Any]) -> list[tuple[str, str]]:
     recipe, window = known["recipe"], known["window"]
-    pixels = f"{recipe['clip_len']} frames {recipe['frame_interval']} apart, short side {recipe['resize']}, crop "
-    pixels += f"{recipe['size']}, mean {_numbers(recipe['mean'])}, std {_numbers(recipe['std'])} of RGB on 0-255"
+    pixels = f"{plural(recipe['clip_len'], 'frame')} {recipe['frame_interval']} apart, short side {recipe['resize']}, "
+    pixels += f"crop {recipe['size']}, mean {_numbers(recipe['mean'])}, std {_numbers(recipe['std'])} of RGB on 0-255"
     accuracy = UNKNOWN
     if known["accuracy"]:
         accuracy = f"top-1 {known['accuracy'][0]} %, top-5 {known['accuracy'][1]} %, {known['views']}"
