@@ -131,7 +131,7 @@ def test_hard_videos_in_as_many_pieces_as_they_have_key_frames(tmp_path: Path, k
     ],
     ids=lambda options: options["x264-params"],
 )
-@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("ending", ["mp4", pytest.param("mkv", marks=pytest.mark.slow), "ts"])
 def test_pixels_are_the_same_after_every_kind_of_key_frame(
     tmp_path: Path, ending: str, options: dict[str, str]
 ) -> None:
@@ -152,7 +152,11 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("how", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [SETTINGS[1], *(pytest.param(how, marks=pytest.mark.slow) for how in SETTINGS if how != SETTINGS[1])],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "sampling",
     [

@@ -298,9 +298,10 @@ def test_a_video_that_was_cut_off_is_not_called_whole(decoder: DecoderProcess, t
     assert numbers(clips[10]) == [40, 41, 42, 43]
 
 
-def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path]) -> None:
+def test_a_crash_ends_one_video_and_not_the_next(videos: dict[str, Path], tmp_path: Path) -> None:
+    long = numbered.write(tmp_path / "long.mp4", 400, size=(32, 32))  # longer than a decoder may be ahead
     with closing(start_decoder("pyav", timeout=20)) as process:
-        process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
+        process.submit(task(long, Sampling(2, 1, 1)))
         process.submit(task(videos["webm"], Sampling(5, 1)))
         process.read()
         os.kill(process.pid, signal.SIGSEGV)
@@ -412,7 +413,7 @@ def test_garbled_messages_end_one_video(
         begun = time.monotonic()
         with pytest.raises(error, match=named):
             read_video(process, task(videos["mp4"], Sampling(5, 1), "decord"))
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 30
         process.timeout = 20
         assert len(read_video(process, task(videos["mp4"], Sampling(5, 1)))[0]) == 10
 

@@ -305,7 +305,7 @@ def test_a_changed_video_is_extracted_again(
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (signal.SIGINT, 130),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
     ],

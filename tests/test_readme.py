@@ -88,6 +88,7 @@ ELSEWHERE = ("pull", "ray", "--submit")
 """Words of commands that need a network or a cluster, which the tests do not have."""
 
 
+@pytest.mark.slow
 def test_the_cookbook_works(run: Run, folder: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for words in commands(PAGES["cookbook.md"]):
