@@ -370,9 +370,10 @@ def test_a_signal_that_is_meant_for_the_run_ends_no_decoder(decoder: DecoderProc
     assert decoder.pid == before
 
 
-def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path]) -> None:
+def test_a_decoder_without_progress_is_stopped(videos: dict[str, Path], tmp_path: Path) -> None:
+    long = numbered.write(tmp_path / "long.mp4", 400, size=(32, 32))  # longer than a decoder may be ahead
     with closing(start_decoder("pyav", timeout=20)) as process:
-        process.submit(task(videos["mp4"], Sampling(2, 1, 1)))
+        process.submit(task(long, Sampling(2, 1, 1)))
         process.submit(task(videos["avi"], Sampling(5, 1)))
         process.read()
         os.kill(process.pid, signal.SIGSTOP)
