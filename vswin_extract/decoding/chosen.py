@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from vswin_extract.decoding.frame_table import NO_DTS, FrameTable, coding, plan_packets
+from vswin_extract.decoding.frame_table import NO_DTS, FrameTable, plan_packets
 from vswin_extract.decoding.stamps import REORDERED
 from vswin_extract.errors import FrameTableWrong
 from vswin_extract.video.geometry import Picture
@@ -50,10 +50,10 @@ class PyavFrames:
         on_progress: Callable[[], None],
     ) -> None:
         self._rows = table.rows
-        self._coding = coding(table.rows)
+        self._coding = table.coding
         self._plan = plan_packets(self._coding, needed)
         self._needed = needed
-        self._pts = np.sort(table.rows["pts"])  # by frame
+        self._pts = table.pts
         self._reopen = reopen
         self._on_progress = on_progress
         self._container, self._video = opened

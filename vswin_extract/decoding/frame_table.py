@@ -14,6 +14,7 @@ needed.
 import zlib
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ class FrameTable:
     @property
     def frames(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def pts(self) -> NDArray[np.int64]:
+        """The time stamps by frame, which rise."""
+        return np.sort(self.rows["pts"])
+
+    @cached_property
+    def coding(self) -> "Coding":
+        """How its frames are coded, if the pts are all different."""
+        return coding(self.rows)
 
     @property
     def starts(self) -> NDArray[np.float64]:
@@ -110,15 +121,15 @@ class PacketColumns:
         return rows
 
 
-def set_times(rows: NDArray[Any], clock: float, lasts: float) -> None:
-    """Set the seconds of the frames, as `timeline` gives them where the time stamps rise without a gap in them.
+def set_times(table: FrameTable, clock: float, lasts: float) -> None:
+    """Set the seconds of the frames of a table, as `timeline` gives them where all time stamps are known.
 
     `clock`: seconds of a tick. `lasts`: seconds of the last frame, 0 where they are unknown.
     """
-    times = np.sort(rows["pts"]) * clock
+    times = table.pts * clock
     starts = times - times[0]
-    rows["start"], rows["end"][:-1] = starts, starts[1:]
-    rows["end"][-1] = starts[-1] + (lasts or (starts[-1] - starts[-2] if len(rows) > 1 else 0.0))
+    table.starts[:], table.ends[:-1] = starts, starts[1:]
+    table.ends[-1] = starts[-1] + (lasts or (starts[-1] - starts[-2] if len(starts) > 1 else 0.0))
 
 
 @dataclass(frozen=True)
@@ -146,20 +157,21 @@ def coding(rows: NDArray[Any]) -> Coding:
     return Coding(frame, entry, unused)
 
 
-def find_doubt(rows: NDArray[Any], reorder_depth: int) -> str:
+def find_doubt(table: FrameTable, reorder_depth: int) -> str:
     """Return why the packets of a video do not prove its frames; an empty text where they do.
 
-    `reorder_depth`: by how many packets the decoder lets a frame wait. The seconds in `rows` are not looked at.
+    `reorder_depth`: by how many packets the decoder lets a frame wait. The seconds of the table are not looked at.
     """
-    says = rows["says"]
-    if not len(rows):
+    says = table.rows["says"]
+    lasts = np.diff(table.pts)
+    if not table.frames:
         return "it has no packets"
     if (says & (HIDDEN | JOINED) != 0).any():
         return "a packet shows no frame, or streams are joined"
-    if len(np.unique(rows["pts"])) < len(rows):
+    if not lasts.all():
         return "two packets have the same time stamp"
-    known = coding(rows)
-    late = np.arange(len(rows)) - known.frame  # a frame that is shown early and decoded late
+    known = table.coding
+    late = np.arange(table.frames) - known.frame  # a frame that is shown early and decoded late
     if np.abs(late).max() > REORDERED:
         return "its time stamps jump back"
     if not known.entry[0] or known.frame[0]:
@@ -168,7 +180,7 @@ def find_doubt(rows: NDArray[Any], reorder_depth: int) -> str:
         return "the decoder does not wait long enough for frames that are shown earlier"
     if reorder_depth and not late.any():
         return "its time stamps may be in the order of decoding"
-    if has_gap(np.diff(np.sort(rows["pts"]))):
+    if has_gap(lasts):
         return "packets may be missing: there is a gap in time stamps that are regular otherwise"
     return ""
 

@@ -277,12 +277,12 @@ class PyavDecoder:
                 return None
             columns.add(pts, packet.dts, packet.size, says, packet.is_keyframe)
             lasts = max(lasts, (pts, packet.duration or 0))
-        table = columns.rows()
+        table = FrameTable(columns.rows())
         if doubt := self.trouble or find_doubt(table, context.reorder_depth):
             return doubtful(doubt)
         clock = self.stream.tick
         set_times(table, clock, lasts[1] * clock or (1 / self.stream.fps if self.stream.fps else 0.0))
-        return FrameTable(table)
+        return table
 
     def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> PyavFrames:
         picture = self._converter.picture

@@ -8,19 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vswin_extract.decoding.decoders import Decoder, Frame, not_decoded
-from vswin_extract.decoding.frame_table import FrameTable
+from vswin_extract.decoding.frame_table import REGULAR_SHARE, FrameTable
 from vswin_extract.decoding.timeline import Shown, timeline
 from vswin_extract.errors import VideoDamaged, VideoTimestamps, VideoUnreadable
 from vswin_extract.feeding.messages import Task, VideoEnd
-from vswin_extract.video.sampling import Resampler
+from vswin_extract.video.sampling import Resampler, rounding
 
 LONGEST_STILL = 600.0
 """Seconds that one frame may be shown where time stamps are resampled; after a longer gap they are not trusted."""
 MISSING_SECONDS, MISSING_SHARE = 0.5, 0.05
 """A video counts as cut off if more seconds, and a larger share of its declared seconds, are missing than these."""
-
-REGULAR_SHARE = 0.95
-"""The rate of a video is constant if a larger share of its frames last as long as its nominal rate says."""
 
 
 class Positions:
@@ -40,6 +37,8 @@ class Positions:
         self.origin = task.start or 0.0
         self.seen = 0
         self._ended = False  # all of the video was read
+        self._nominal = 1 / (decoder.stream.fps or float("inf"))  # seconds that a frame lasts by the nominal rate
+        self._most_off = max(0.25 * self._nominal, 0.002)  # seconds by which a regular frame may differ from that
         self._regular = 0  # frames that last as long as the nominal rate says
         self._longest: tuple[float, float] | None = None  # when the longest gap begins and ends
 
@@ -106,7 +105,7 @@ class Positions:
         the end behind it: the frame that each position shows and the second at which it begins. Return None where there
         is no position, or what iterating would find is an error."""
         starts, ends, tick = table.starts, table.ends, self.decoder.stream.tick
-        tolerance = min(tick / 2, 0.0005)
+        tolerance = rounding(tick)
         count = table.frames
         if self.task.end is not None:
             count = int(np.searchsorted(starts, self.task.end - tolerance))
@@ -132,16 +131,17 @@ class Positions:
         return (np.append(frames, self.frames), np.append(begins, self.seconds)) if self.seen else None
 
     def _measure_all(self, starts: NDArray[np.float64], ends: NDArray[np.float64]) -> None:
-        lasts, nominal = ends - starts, 1 / (self.decoder.stream.fps or float("inf"))
-        self._regular = int((np.abs(lasts - nominal) < max(0.25 * nominal, 0.002)).sum())
+        lasts = ends - starts
+        self._regular = int((np.abs(lasts - self._nominal) < self._most_off).sum())
         longest = int(lasts.argmax())
-        if lasts[longest] > MISSING_SECONDS + nominal:
+        if lasts[longest] > MISSING_SECONDS + self._nominal:
             self._longest = float(starts[longest]), float(ends[longest])
 
     def _measure(self, shown: Shown) -> None:
-        lasts, nominal = shown.end - shown.start, 1 / (self.decoder.stream.fps or float("inf"))
-        self._regular += abs(lasts - nominal) < max(0.25 * nominal, 0.002)
-        if lasts > MISSING_SECONDS + nominal and (self._longest is None or lasts > self._longest[1] - self._longest[0]):
+        lasts = shown.end - shown.start
+        self._regular += abs(lasts - self._nominal) < self._most_off
+        longest = self._longest[1] - self._longest[0] if self._longest else MISSING_SECONDS + self._nominal
+        if lasts > longest:
             self._longest = shown.start, shown.end
 
     def _gap(self) -> str:
@@ -153,7 +153,7 @@ class Positions:
 
     def _frames(self, decoded: Iterable[Frame]) -> Iterator[Shown]:
         """Yield the frames that are shown between the task's start and end."""
-        tolerance = min(self.decoder.stream.tick / 2, 0.0005)
+        tolerance = rounding(self.decoder.stream.tick)
         for shown in timeline(self.decoder, decoded):
             if self.task.end is not None and shown.start >= self.task.end - tolerance:
                 return

@@ -119,16 +119,21 @@ class Clip:
     valid: int
 
 
+def rounding(tick: float) -> float:
+    """Return by how many seconds a time stamp may be off, because its container rounds it to `tick` seconds: half a
+    tick, but at most half a millisecond."""
+    return min(tick / 2, 0.0005)
+
+
 class Resampler:
     """Brings frames with time stamps to a constant rate: position k shows the frame that is shown at second k/fps.
 
-    Containers round time stamps to their clock, so a frame counts as shown half a tick earlier, but at most half a
-    millisecond.
+    A frame counts as shown earlier by the `rounding` of its time stamp.
     """
 
     def __init__(self, fps: Fraction, tick: float) -> None:
         self.fps = fps
-        self.tolerance = min(tick / 2, 0.0005)
+        self.tolerance = rounding(tick)
         self._positions = 0
 
     def repeats(self, end: float) -> int:
