@@ -18,11 +18,12 @@ from vswin_extract.job.events import ClipsDone, ClipsExpected, Event
 from vswin_extract.job.job import Job
 from vswin_extract.run import forecast
 from vswin_extract.run.forecast import AFTER, Forecast, ForecastEvents
+from vswin_extract.run.work import RemainingWork
 from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.ranges import WHOLE
 from vswin_extract.video.sampling import Sampling
-from vswin_extract.video.videos import Video
+from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.messages import Ready
 
 USUAL = 30 / 64 / 250_000
@@ -121,7 +122,8 @@ def test_a_run_tells_how_many_clips_it_expects(
 def expected_at_once(videos: list[Video], *events: Event) -> list[int]:
     """Return the numbers of clips that are told at the begin and after these events, before any header is read."""
     ready = Ready({}, Arrays({}), Sampling(32, 2), Geometry(32, 32), {}, (), 0, (), decoders=1)
-    told = ForecastEvents(videos, {}, Job(tuple(videos), Path("out.h5")), ready)
+    work = RemainingWork(videos, videos, {video.id: fingerprint(video) for video in videos})
+    told = ForecastEvents(work, Job(tuple(videos), Path("out.h5")), ready)
     return [each.clips for event in (None, *events) for each in told.after(event)]
 
 

@@ -151,12 +151,12 @@ def extract(
         sys.exit(3 if found.unreadable else 0)
     console = stderr()
     if not quiet and (elsewhere := origins(context)):
-        say(console, f"note: some options come from {elsewhere}")
+        note(f"some options come from {elsewhere}")
     chose_weights = context.get_parameter_source("weights") != ParameterSource.DEFAULT
     keep_freed_memory()
     finished = follow(job, console, quiet, verbose, grace, about_nano=not chose_weights)
     if (why := write_config(context, finished.output)) and not quiet:
-        say(console, f"note: {why}")
+        note(why)
     if not quiet:
         if isinstance(finished, ShardDone):
             show_shard(finished, job.layout)
@@ -238,14 +238,11 @@ def check_before_download(job: "Job") -> None:
     """Raise DeviceError, UsageError or OutputError where the device or the output of a job cannot be used: a download
     of weights may take minutes."""
     from vswin_extract.backbone import find_device, find_devices
-    from vswin_extract.journal.directory import journal_directory
-    from vswin_extract.store.hdf5 import check_output
+    from vswin_extract.run.run import check_target
 
     for device in find_devices(job.device):
         find_device(device)
-    job.check_directories()
-    if job.overwrite or (job.shard is None and not journal_directory(job.output, job.storage).is_dir()):
-        check_output(job.output, job.overwrite)
+    check_target(job)
 
 
 def check_stage_words(stages: tuple[int, ...], inputs: tuple[str, ...], output: str) -> None:

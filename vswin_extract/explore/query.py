@@ -165,14 +165,14 @@ def weights_of(
     given name or file, or else the name that the output records. Raises WeightsError if it is not found, or its sha256
     is not the recorded one."""
     from vswin_extract.job.events import Notice
-    from vswin_extract.weights.pull import obtain_weights, weights_to_download
+    from vswin_extract.weights.pull import download_notice, obtain_weights
 
     info = features.info
     name, (sha256, ema, _) = str(info.get("model")), str(info.get("weights_sha256")).partition("+")
     file = features.file.filename
     try:
-        if row := weights_to_download(given or name):
-            on_event(Notice(f"downloading the weights {row.name}, which are not in the cache"))
+        if text := download_notice(given or name):
+            on_event(Notice(text))
         path = obtain_weights(given or name)
     except VswinError as error:
         raise WeightsError(

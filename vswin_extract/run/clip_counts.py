@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from vswin_extract.errors import OutputError, VideoError
@@ -13,7 +13,7 @@ from vswin_extract.journal.directory import claim, read_list, write_list
 from vswin_extract.journal.journal import Journal
 from vswin_extract.run.schedule import SHORTEST
 from vswin_extract.system import usable_cores
-from vswin_extract.video.estimate import USUAL_BYTES, USUAL_RATE, estimate_clips
+from vswin_extract.video.estimate import USUAL_BYTES, clips_by_size, clips_per_byte
 from vswin_extract.video.remote import Address
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video, fingerprint
@@ -34,12 +34,12 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
     tasks that start together one estimates, and the others wait.
     """
     while True:
-        known = _known_counts(journal.root)
+        known = known_counts(journal.root)
         if list(known) == [video.id for video in job.videos]:
             return known
         try:
             with claim(journal.root / "probing", job.output) as lock:
-                known = _known_counts(journal.root)  # another task may have finished in the meantime
+                known = known_counts(journal.root)  # another task may have finished in the meantime
                 new = [video for video in job.videos if video.id not in known]
                 known |= estimate_counts(new, job, ready)
                 counts = {video.id: known[video.id] for video in job.videos}
@@ -51,32 +51,41 @@ def clip_counts(job: Job, journal: Journal, ready: Ready) -> dict[str, int]:
 
 
 def rough_counts(
-    left: Sequence[Video], files: Mapping[str, tuple[int, float, str]], job: Job, journal: Journal, ready: Ready
-) -> dict[str, int]:
-    """Return an estimate of the clips of each video that is left, by id, by the sizes of their `files`. Only files that
-    may be so long that they are worth dividing among the decoders are opened: at most some dozens for each decoder, if
-    all have one size."""
+    left: Sequence[Video],
+    files: Mapping[str, tuple[int, float, str]],
+    known: Mapping[str, int],
+    job: Job,
+    ready: Ready,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return an estimate of the clips of each video that is left, by id, by the sizes of their `files`; and those that
+    are by headers. Only files that may be so long that they are worth dividing among the decoders are opened, unless
+    they are `known`: at most some dozens for each decoder, if all have one size."""
 
     def by_size(video: Video, bytes_per_second: int) -> int:
-        seconds = max(0, files[video.id][0]) / bytes_per_second
-        return estimate_clips(seconds, ready.sampling, video.start, video.end)
+        return clips_by_size(files[video.id][0], ready.sampling, video.start, video.end, bytes_per_second)
 
     counts = {video.id: by_size(video, USUAL_BYTES) for video in left}
     share = max(sum(counts.values()) / ready.decoders, 2 * SHORTEST)
     unique = {video.id: video for video in left if not isinstance(video.path, Address)}
     long = [video for video in unique.values() if by_size(video, FEWEST_BYTES) > share]
-    if ready.decoders == 1 or not job.decodes_ranges or not long:
-        return counts
-    known = _known_counts(journal.root)
-    counts |= {video.id: known[video.id] for video in long if video.id in known}
-    return counts | estimate_counts([video for video in long if video.id not in known], job, ready)
+    if ready.decoders == 1 or not job.decodes_ranges:
+        long = []
+    opened = {video.id: known[video.id] for video in long if video.id in known}
+    if unknown := [video for video in long if video.id not in known]:
+        opened |= estimate_counts(unknown, job, ready)
+    return counts | opened, opened
+
+
+def header_task(video: Video, ready: Ready) -> Task:
+    """Return the task that estimates the clips of a video by its header."""
+    return Task(video.location, "pyav", ready.sampling, ready.geometry, video.start, video.end, guess=True)
 
 
 def estimate_counts(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str, int]:
     """Estimate the clips of videos by their headers, and of remote videos by the sizes of their files, so that nothing
     is fetched. A video that cannot be opened counts as one clip; extracting it will say why."""
     found = {
-        video.id: estimate_clips(max(0, fingerprint(video)[0]) / USUAL_BYTES, ready.sampling, video.start, video.end)
+        video.id: clips_by_size(fingerprint(video)[0], ready.sampling, video.start, video.end)
         for video in videos
         if isinstance(video.path, Address)
     }
@@ -98,9 +107,7 @@ def estimate_counts(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str
             if len(waiting[number]) >= AHEAD:
                 read(number)
             waiting[number].append(video)
-            processes[number].submit(
-                Task(video.location, "pyav", ready.sampling, ready.geometry, video.start, video.end, guess=True)
-            )
+            processes[number].submit(header_task(video, ready))
         for number in range(len(processes)):
             while waiting[number]:
                 read(number)
@@ -110,11 +117,11 @@ def estimate_counts(videos: Sequence[Video], job: Job, ready: Ready) -> dict[str
     return found
 
 
-def clips_ahead(videos: Sequence[Video], sampling: Sampling) -> float:
+def clips_ahead(sizes: Collection[int], sampling: Sampling) -> float:
     """Estimate the clips of all videos together by the sizes of their files, without opening them."""
-    seconds = sum(max(0, fingerprint(video)[0]) for video in videos) / USUAL_BYTES
-    return max(len(videos), seconds * float(sampling.fps or USUAL_RATE) / sampling.step)
+    return max(len(sizes), sum(max(0, size) for size in sizes) * clips_per_byte(sampling))
 
 
-def _known_counts(root: Path) -> dict[str, int]:
+def known_counts(root: Path) -> dict[str, int]:
+    """Return the estimates that the journal at `root` keeps, by id."""
     return {video_id: clips for video_id, clips in read_list(root).items() if clips is not None}

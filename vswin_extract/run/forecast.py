@@ -10,14 +10,16 @@ from types import TracebackType
 from typing import Self
 
 from vswin_extract.errors import DecoderCrash, DecoderTimeout, VideoError, VswinError
-from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.messages import VideoEnd
 from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.events import ClipsDone, ClipsExpected, Event, VideoDone
 from vswin_extract.job.job import Job
-from vswin_extract.video.estimate import USUAL_BYTES, USUAL_RATE
+from vswin_extract.run.clip_counts import header_task
+from vswin_extract.run.work import RemainingWork
+from vswin_extract.video.estimate import clips_per_byte
 from vswin_extract.video.ranges import ClipRange
 from vswin_extract.video.remote import Address
-from vswin_extract.video.videos import Video, fingerprint
+from vswin_extract.video.videos import Video
 from vswin_extract.worker.messages import Ready
 
 log = logging.getLogger(__name__)
@@ -79,13 +81,12 @@ def _in_range(clip_range: ClipRange, clips: int) -> int:
     return max(1, (clips if end is None else min(end, clips)) - first)
 
 
-def _sizes(videos: Mapping[str, Video]) -> dict[str, int]:
+def _parts(videos: Mapping[str, Video], sizes: Mapping[str, int]) -> dict[str, int]:
     """Return the bytes of each video, by its id. Segments of a file have equal parts of it, since nothing says yet how
     long it is."""
     segments = Counter(video.location for video in videos.values() if _is_segment(video))
     return {
-        name: max(0, fingerprint(video)[0]) // (segments[video.location] if _is_segment(video) else 1)
-        for name, video in videos.items()
+        name: sizes[name] // (segments[video.location] if _is_segment(video) else 1) for name, video in videos.items()
     }
 
 
@@ -97,17 +98,17 @@ class ForecastEvents:
     """Adds ClipsExpected to the events of a run: at its begin, and whenever the forecast has changed. Meanwhile a
     thread reads the headers of videos, the largest files first. Use it in a `with` block."""
 
-    def __init__(self, left: Sequence[Video], known: Mapping[str, int], job: Job, ready: Ready) -> None:
+    def __init__(self, work: RemainingWork, job: Job, ready: Ready) -> None:
         ranges: dict[str, list[ClipRange]] = {}
-        for video in left:
+        for video in work.left:
             ranges.setdefault(video.id, []).append(video.clip_range)
-        videos = {video.id: video for video in left}
-        sizes = _sizes(videos)
-        usual = float(ready.sampling.fps or USUAL_RATE) / ready.sampling.step / USUAL_BYTES
-        self._forecast = Forecast(sizes, ranges, usual)
-        for name, clips in known.items():
+        videos = {video.id: video for video in work.left}
+        sizes = _parts(videos, work.sizes)
+        self._forecast = Forecast(sizes, ranges, clips_per_byte(ready.sampling))
+        for name, clips in work.counts.items():
             self._forecast.count(name, clips)
-        unknown = [video for name, video in videos.items() if name not in known and not isinstance(video.path, Address)]
+        local = [video for video in videos.values() if not isinstance(video.path, Address)]
+        unknown = [video for video in local if video.id not in work.counts]
         self._unknown = sorted(unknown, key=lambda video: -sizes[video.id])
         self._job, self._ready = job, ready
         self._found: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
@@ -151,8 +152,7 @@ class ForecastEvents:
             log.debug("headers are not read for the forecast: %s", error)
 
     def _read_header(self, video: Video, process: DecoderProcess) -> None:
-        sampling, geometry = self._ready.sampling, self._ready.geometry
-        process.submit(Task(video.location, "pyav", sampling, geometry, video.start, video.end, guess=True))
+        process.submit(header_task(video, self._ready))
         try:
             end = process.read()
         except (DecoderTimeout, DecoderCrash):  # a slow disk or a busy machine: its size says more

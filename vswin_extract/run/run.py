@@ -16,7 +16,7 @@ from vswin_extract.formatting import as_utf8, describe_difference, name_some, pl
 from vswin_extract.job.events import ClipsDone, Event, Finished, Notice, Profile, ShardDone, Started, Stopped, VideoDone
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
-from vswin_extract.journal.directory import finish_interrupted_cleanup, journal_directory, read_list
+from vswin_extract.journal.directory import finish_interrupted_cleanup, journal_directory
 from vswin_extract.journal.journal import Journal, join_journal, open_journal
 from vswin_extract.pools.pool import WorkerPool, make_pool
 from vswin_extract.run.clip_counts import clips_ahead
@@ -29,7 +29,7 @@ from vswin_extract.store.schema import VideoRecord, complete_settings
 from vswin_extract.video.color import HDR
 from vswin_extract.video.remote import same_fingerprint
 from vswin_extract.video.videos import Video, fingerprint
-from vswin_extract.weights.pull import obtain_weights, weights_to_download
+from vswin_extract.weights.pull import download_notice, obtain_weights
 from vswin_extract.worker.messages import Begin, Message, Ready, WorkerLost
 from vswin_extract.worker.writer import failed_record
 
@@ -62,13 +62,11 @@ def run(
     """
     begun = time.monotonic()
     stopping = stopping or threading.Event()
-    job.check_directories()
+    check_target(job)
     root = journal_directory(job.output, job.storage)
-    if job.overwrite or (job.shard is None and not root.is_dir()):
-        check_output(job.output, job.overwrite)  # before the model is loaded, which takes seconds
     if job.engine == "local":  # before the workers start, which each load it; actors of other hosts get it there
-        if row := weights_to_download(job.weights, job.offline):
-            yield Notice(f"downloading the weights {row.name}, which are not in the cache")
+        if text := download_notice(job.weights, job.offline):
+            yield Notice(text)
         obtain_weights(job.weights, job.offline)
     pool = make_pool(job)
     with closing(pool):
@@ -100,6 +98,14 @@ def run(
             published, notes = publish(job, journal, pool, ready, outcome)
             yield from map(Notice, notes)
     yield finished(job, begun, outcome.new_clips, replace(outcome.profile, published=published))
+
+
+def check_target(job: Job) -> None:
+    """Raise OutputError or UsageError where the output of a job cannot be written: before weights are downloaded or the
+    model is loaded, which takes long."""
+    job.check_directories()
+    if job.overwrite or (job.shard is None and not journal_directory(job.output, job.storage).is_dir()):
+        check_output(job.output, job.overwrite)
 
 
 def first_arrivals(pool: WorkerPool, stopping: threading.Event) -> Generator[Event, None, Arrived]:
@@ -143,15 +149,14 @@ def begin_journal(job: Job, ready: Ready) -> Journal:
 
 def describe_start(job: Job, work: RemainingWork, pool: WorkerPool, ready: Ready, journal: Journal) -> Started:
     asked = len(job.videos) if job.shard is None else len({video.id for video in work.assigned})
-    left = {video.id: video for video in work.left}
     return Started(
         model=ready.attributes["model"],
         parameters=ready.parameters,
         device=device_names(pool, ready),
         precision=ready.settings["precision"],
         videos=asked,
-        resumed=asked - len(left),
-        bytes=sum(max(0, fingerprint(video)[0]) for video in left.values()),
+        resumed=asked - len(work.sizes),
+        bytes=sum(work.sizes.values()),
         notes=(*ready.notes, *journal.notes),
     )
 
@@ -166,7 +171,7 @@ def extract_work(
     stopping: threading.Event,
 ) -> Generator[Event, None, Outcome | None]:
     """Have the workers do the work. Return what they did, or None after Stopped."""
-    clips = clips_ahead(list({video.id: video for video in work.left}.values()), ready.sampling)
+    clips = clips_ahead(work.sizes.values(), ready.sampling)
     dispatch = Dispatch(
         pool,
         work.left,
@@ -177,8 +182,7 @@ def extract_work(
         watch=journal.check_noticed,
     )
     new_clips, failed, hdr = 0, 0, ""
-    known = {name: count for name, count in read_list(journal.root).items() if count is not None}
-    with ForecastEvents(work.left, known, job, ready) as forecast:
+    with ForecastEvents(work, job, ready) as forecast:
         yield from forecast.after(None)
         for event in dispatch.run(arrived, stopping):
             new_clips += event.clips if isinstance(event, ClipsDone) else 0

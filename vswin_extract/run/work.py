@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from vswin_extract.job.job import Job
 from vswin_extract.job.shard import Shard
 from vswin_extract.journal.journal import Journal
-from vswin_extract.run.clip_counts import clip_counts, rough_counts
+from vswin_extract.run.clip_counts import clip_counts, known_counts, rough_counts
 from vswin_extract.run.dispatch import PieceKey, piece_key
 from vswin_extract.run.schedule import deal, piece_cost, plan
 from vswin_extract.video.ranges import WHOLE, ClipRange, overlap
@@ -18,12 +18,20 @@ from vswin_extract.worker.messages import Ready
 @dataclass(frozen=True)
 class RemainingWork:
     """Pieces of work: videos, or clip ranges of videos. `assigned`: all pieces of this run or shard. `left`: the pieces
-    that are not done yet, in the order in which workers get them. `costs`: the cost of each piece in clips; empty for
+    that are not done yet, in the order in which workers get them. `files`: the fingerprint of each video's file, by id.
+    `counts`: the clips of videos whose headers were read, by id. `costs`: the cost of each piece in clips; empty for
     one worker without shards."""
 
     assigned: Sequence[Video]
     left: Sequence[Video]
+    files: Mapping[str, tuple[int, float, str]]
+    counts: Mapping[str, int] = field(default_factory=dict)
     costs: Mapping[PieceKey, float] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each video that is left, by id; of a missing file, or an unknown size, 0."""
+        return {video.id: max(0, self.files[video.id][0]) for video in self.left}
 
 
 def find_work(job: Job, journal: Journal, ready: Ready, workers: int) -> RemainingWork:
@@ -42,9 +50,11 @@ def find_work(job: Job, journal: Journal, ready: Ready, workers: int) -> Remaini
         pieces = _divide(left, counts, job, ready, workers)
         step = ready.sampling.step
         costs = {piece_key(video): piece_cost(video.clip_range, counts[video.id], step) for video in pieces}
-        return RemainingWork(assigned, pieces, costs)
-    pieces = _divide(left, rough_counts(left, files, job, journal, ready), job, ready, workers)
-    return RemainingWork(assigned, pieces if len(pieces) > len(left) else left)
+        return RemainingWork(assigned, pieces, files, counts, costs)
+    known = known_counts(journal.root)
+    rough, opened = rough_counts(left, files, known, job, ready)
+    pieces = _divide(left, rough, job, ready, workers)
+    return RemainingWork(assigned, pieces if len(pieces) > len(left) else left, files, known | opened)
 
 
 def _assigned(job: Job, counts: Mapping[str, int], shard: Shard, ready: Ready) -> Sequence[Video]:

@@ -58,6 +58,13 @@ def obtain_weights(
     return pull_weights(row.name, progress, say, answer=answer)[0] if row else find_weights(name_or_file)
 
 
+def download_notice(name_or_file: str, offline: bool = False) -> str:
+    """Return what to tell before `obtain_weights` downloads weights, "" if they are here. Raise what
+    `weights_to_download` raises."""
+    row = weights_to_download(name_or_file, offline)
+    return f"downloading the weights {row.name}, which are not in the cache" if row else ""
+
+
 def weights_to_download(name_or_file: str, offline: bool = False) -> Published | None:
     """Return the published weights that `obtain_weights` would download, None if they are here. Raise what it raises
     before a download: WeightsError if a download is forbidden, or no cache can be written, and UsageError."""
