@@ -8,14 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
 
 import h5py
 import numpy as np
 import torch
 from outputs import make_output
 
-from vswin_extract.export.export import Format, export
+from vswin_extract.export.export import export
 from vswin_extract.store.features import open_features
 from vswin_extract.video.sampling import Sampling
 
@@ -25,13 +24,9 @@ from .table import Row
 LONG = [("cat", 32 * 40, 25.0), ("dog", 32 * 25, 25.0)]
 
 
-def _summary(folder: Path) -> tuple[Exported, Path, dict[str, str]] | None:
-    """Return an export, a copy of its file with gtscore, as a user's annotations add it, and its groups by video. None
-    if this version has no such format."""
-    kind: Any = "summary"
-    if kind not in get_args(Format):
-        return None
-    made = Exported(folder, kind, FRACTION, LONG)
+def _summary(folder: Path) -> tuple[Exported, Path, dict[str, str]]:
+    """Return an export, a copy of its file with gtscore, as a user's annotations add it, and its groups by video."""
+    made = Exported(folder, "summary", FRACTION, LONG)
     copy = Path(shutil.copy(made.folder / "summary.h5", folder / "copy.h5"))
     groups = {}
     with h5py.File(copy, "r+") as file:
@@ -42,9 +37,7 @@ def _summary(folder: Path) -> tuple[Exported, Path, dict[str, str]] | None:
 
 
 def dsnet(checkout: Path, folder: Path) -> list[Row]:
-    if (found := _summary(folder)) is None:
-        return [Row("DSNet", "", "not run: no format summary", None)]
-    made, path, groups = found
+    made, path, groups = _summary(folder)
     sys.path.insert(0, str(checkout / "src"))
     data = importlib.import_module("helpers.data_helper")
     worst = 0.0
@@ -59,9 +52,7 @@ def dsnet(checkout: Path, folder: Path) -> list[Row]:
 
 def pgl_sum(checkout: Path, folder: Path) -> list[Row]:
     """Each row alone is scored, and the frames are compared that its summary shows."""
-    if (found := _summary(folder)) is None:
-        return [Row("PGL-SUM", "", "not run: no format summary", None)]
-    made, path, groups = found
+    made, path, groups = _summary(folder)
     sys.path.insert(0, str(checkout / "inference"))
     tool = importlib.import_module("generate_summary")
     worst = 0.0
@@ -95,12 +86,9 @@ def _ten_crops(source: Path) -> None:
 
 def mgfn(checkout: Path, folder: Path) -> list[Row]:
     """Each row alone is scored, and its test finds the frames of the row: the area under the curve is 1."""
-    kind: Any = "ten-crop"
-    if kind not in get_args(Format):
-        return [Row("MGFN", "", "not run: no format ten-crop", None)]
     source = make_output(folder / "a.h5", [("cat", 16 * 40, 25.0), ("dog", 16 * 25, 25.0)], Sampling(16, 1))
     _ten_crops(source)
-    export(kind, source, folder / "made")
+    export("ten-crop", source, folder / "made")
     sys.path.insert(0, str(checkout))
     sys.modules["visdom"] = ModuleType("visdom")  # draws, and is not used here
     sys.modules["datasets"] = package = ModuleType("datasets")  # not the library of this name

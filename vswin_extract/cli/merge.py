@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vswin_extract.cli.command import command
-from vswin_extract.cli.console import say, stderr, stdout, table
+from vswin_extract.cli.console import note, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import Choice, follow_option, layout_option, overwrite_option
 from vswin_extract.formatting import human_bytes
@@ -98,7 +98,6 @@ def merge(
     if link and layout == "sharded":
         raise click.UsageError("--link leaves the files as they are; use it without --layout")
     allow_open_files()  # all parts are open at the same time
-    console = stderr()
     merged = merge_parts(
         output,
         [Path(part) for part in parts],
@@ -107,7 +106,7 @@ def merge(
         allow_missing=allow_missing,
         overwrite=overwrite,
         follow=follow,
-        on_note=lambda text: say(console, f"note: {text}"),
+        on_note=note,
     )
     inspect = shlex.join(["vswin", "inspect", str(merged.output)])
     rows = [

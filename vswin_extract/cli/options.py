@@ -42,7 +42,7 @@ class Stages(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 tak
         from vswin_extract.network.variants import parse_stages
 
         try:
-            return parse_stages(str(value).lower().removesuffix(",") if isinstance(value, str) else value)
+            return parse_stages(value)
         except UsageError:
             return ()
 

@@ -10,7 +10,7 @@ import click
 
 from vswin_extract.cli.command import command
 from vswin_extract.cli.complete import video_ids
-from vswin_extract.cli.console import say, stderr, stdout, table
+from vswin_extract.cli.console import note, say, stderr, stdout, table
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import (
     Choice,
@@ -110,7 +110,6 @@ def search(
 
     from vswin_extract.store.features import open_features
 
-    console = stderr()
     with open_features(file, follow=follow) as features:
         folder = Path(videos) if videos else None
         page = page_target(features, html, overwrite, folder, query, options["weights"]) if html else None
@@ -119,7 +118,7 @@ def search(
             from vswin_extract.explore.page import Links, write_page
 
             write_page(page, [found.page(features, folder, Links(page.given, play))])
-            say(console, f"note: wrote {html}")
+            note(f"wrote {html}")
     if as_json:
         facts = {"file": file, "index": options["index"], **found.facts()}
         click.echo(json.dumps(facts, indent=1, allow_nan=False))
@@ -249,7 +248,7 @@ def open_index_if(features: "FeatureFile", kind: str) -> "Index | None":
 
     index = open_index(features)
     if index.built:
-        say(stderr(), f"note: built the index of {plural(features.clips, 'clip')}, {index.path}")
+        note(f"built the index of {plural(features.clips, 'clip')}, {index.path}")
     return index
 
 

@@ -64,11 +64,6 @@ def umt(rows: int, numbers: Facts, video: Facts) -> Seconds:
     return (np.arange(rows) + 0.5) * numbers["unit"]  # type: ignore[no-any-return]
 
 
-def vslnet(rows: int, numbers: Facts, video: Facts) -> Seconds:
-    """VSLNet, util/data_util.py:109-114. Also PDVC, which divides durations by the rows that it sees."""
-    return (np.arange(rows) + 0.5) * video["duration"] / rows  # type: ignore[no-any-return]
-
-
 def mmaction2(rows: int, numbers: Facts, video: Facts) -> Seconds:
     """mmaction2, mmaction/models/localizers/utils/proposal_utils.py:118; 16 is its feature_extraction_interval."""
     return (np.arange(rows) + 0.5) / rows * _covered(video["duration_frame"] // 16 * 16, video)

@@ -29,6 +29,13 @@ class Variant:
         """Channels of stage 1..4: they double at each patch merging."""
         return int(self.embed_dim * 2 ** (stage - 1))
 
+    def map_shape(self, stage: int, frames: int, size: int) -> tuple[int, int, int, int]:
+        """Return (T', H', W', C) of the map of stage 1..4 of a clip of so many frames of `size` x `size` pixels."""
+        side = -(-size // PATCH[1])
+        for _ in range(stage - 1):
+            side = -(-side // 2)  # patch merging pads an odd side
+        return -(-frames // PATCH[0]), side, side, self.channels(stage)
+
 
 VARIANTS = {
     variant.name: variant

@@ -1,8 +1,9 @@
 """How many clips a GPU computes at once, where nobody says it: as many as surely fit into memory."""
 
+import math
 from collections.abc import Collection
 
-from vswin_extract.network.variants import PATCH, Variant
+from vswin_extract.network.variants import Variant
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.worker.pipeline import clips_in_use
@@ -23,21 +24,16 @@ def clip_bytes(
     variant: Variant, precision: str, sampling: Sampling, geometry: Geometry, stages: Collection[int]
 ) -> int:
     """Estimate the memory of a device that one more clip of a batch takes, in bytes. `stages`: maps that are kept."""
-    t, h, w = (
-        -(-side // patch) for side, patch in zip((sampling.clip_len, geometry.size, geometry.size), PATCH, strict=True)
-    )
-    size = 1
-    for side, window in zip((t, h, w), variant.window, strict=True):
-        size *= side if side <= window else -(-side // window) * window  # a map is padded to whole windows
-    within = min(t, variant.window[0]) * min(h, variant.window[1]) * min(w, variant.window[2])
+    sides = list(zip(variant.map_shape(1, sampling.clip_len, geometry.size)[:3], variant.window, strict=True))
+    # a map is padded to whole windows
+    size = math.prod(side if side <= window else -(-side // window) * window for side, window in sides)
+    within = math.prod(min(side, window) for side, window in sides)
     needed = sampling.clip_len * geometry.size**2 * 3 * OF_PIXEL + size * variant.embed_dim * OF_CHANNEL
     if precision == "fp32":  # everything in float32, and PyTorch's attention stores scores, biases and weights
         needed += size * variant.embed_dim * OF_CHANNEL + 3 * 4 * variant.heads[0] * size * within
     for stage in stages:
-        side = -(-geometry.size // 4)
-        for _ in range(stage - 1):
-            side = -(-side // 2)
-        needed += 2 * 4 * t * side**2 * variant.channels(stage)  # the map, and what is pooled or copied of it
+        # the map, and what is pooled or copied of it
+        needed += 2 * 4 * math.prod(variant.map_shape(stage, sampling.clip_len, geometry.size))
     return needed
 
 

@@ -70,13 +70,8 @@ def feature_arrays(job: Job, backbone: Backbone) -> Arrays:
     if job.embedding:
         shapes["embedding"] = (backbone.variant.channels(4),)
     for stage in job.stages:
-        frames = -(-sampling.clip_len // 2)
-        side = -(-geometry.size // 4)
-        for _ in range(stage - 1):
-            side = -(-side // 2)  # patch merging pads an odd side
-        channels = backbone.variant.channels(stage)
-        full = {"none": (frames, side, side, channels), "space": (frames, channels), "all": (channels,)}
-        shapes[f"stage{stage}"] = full[job.pool]
+        whole = backbone.variant.map_shape(stage, sampling.clip_len, geometry.size)
+        shapes[f"stage{stage}"] = {"none": whole, "space": (whole[0], whole[3]), "all": whole[3:]}[job.pool]
     if job.logits:
         shapes["logits"] = (backbone.num_classes,)
     if job.crop_pool == "none":

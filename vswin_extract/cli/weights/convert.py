@@ -6,7 +6,7 @@ import click
 
 from vswin_extract.cli.command import command
 from vswin_extract.cli.complete import weights_names
-from vswin_extract.cli.console import say, stderr
+from vswin_extract.cli.console import note
 from vswin_extract.cli.download import fetch_weights
 from vswin_extract.cli.exit import reports_errors
 from vswin_extract.cli.options import beside, ema_option, output_option, together
@@ -91,8 +91,8 @@ def convert_command(
         source=checkpoint.source or f"{name} {checkpoint.sha256.partition('+')[2]}".rstrip(),
         license=checkpoint.license,
     )
-    for note in checkpoint.notes:
-        say(stderr(), f"note: {note}")
+    for text in checkpoint.notes:
+        note(text)
     click.echo(
         f"{target}: variant {checkpoint.variant.name}, window {'x'.join(map(str, checkpoint.variant.window))}, "
         f"{checkpoint.num_classes} classes, {human_bytes(path.stat().st_size)}"
@@ -135,8 +135,8 @@ def inflate_command(
             f"{source} is a 3D checkpoint already ({checkpoint.layout}), so it cannot be inflated; "
             f"use it as it is, or: vswin weights convert {source} -o {output}"
         )
-    for note in checkpoint.notes:
-        say(stderr(), f"note: {note}")
+    for text in checkpoint.notes:
+        note(text)
     errors = check_still(checkpoint)
     save_checkpoint(
         path,
