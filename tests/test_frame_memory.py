@@ -35,7 +35,8 @@ from vswin_extract.video.sampling import Sampling
 SMALL = Geometry(64, 64)
 FRAME = 64 * 64 * 3
 FRAMES = 200
-"""Of the video: more than its clips and a decoder process have slots for."""
+"""Of the video: more than a decoder process has slots for. So it cannot finish the video before it is killed, where
+clips show every frame."""
 
 
 def used(memory: FrameMemory) -> int:
@@ -231,7 +232,7 @@ def test_a_memory_that_is_just_large_enough(path: Path, sampling: Sampling) -> N
 
 def test_a_clip_keeps_its_pixels(path: Path) -> None:
     """Whatever its decoder does afterwards: it reads other videos, is killed, is closed."""
-    sampling = Sampling(8, 2, 4)
+    sampling = Sampling(8, 1, 4)
     with closing(start_decoder()) as process:
         for _ in range(3):
             process.submit(Task(str(path), "pyav", sampling, SMALL))
@@ -250,7 +251,7 @@ def test_a_clip_keeps_its_pixels(path: Path) -> None:
 
 
 def test_slots_of_killed_decoders_are_used_again(path: Path) -> None:
-    sampling = Sampling(32, 2)
+    sampling = Sampling(32, 1)
     memory = FrameMemory.for_clips(sampling, SMALL, 1, 1)
     with closing(DecoderProcess("pyav", 20, memory)) as process:
         for _ in range(2):
