@@ -20,7 +20,7 @@ from hard_videos import HARD
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vswin_extract.decoding.bitstreams import ENTRY, HIDDEN, UNUSED, packet_reader, read_av1, read_vp8, read_vp9
+from vswin_extract.decoding.bitstreams import ENTRY, HIDDEN, UNUSED, PacketReader, packet_reader, read_av1, read_vp8, read_vp9
 from vswin_extract.decoding.frame_table import ROW, Coding, FrameTable, coding, load_table, plan_packets
 from vswin_extract.decoding.pyav import PyavDecoder
 from vswin_extract.decoding.timeline import timeline
@@ -432,12 +432,26 @@ def test_positions_of_a_table_are_those_of_a_pass(
         (read_av1, b"\x32\x01\x10", 0),  # a key frame without a sequence header
     ],
 )
-def test_first_bytes(read: Callable[[bytes], tuple[int, bytes]], packet: bytes, says: int) -> None:
-    assert read(packet)[0] == says
+def test_first_bytes(read: PacketReader, packet: bytes, says: int) -> None:
+    assert read(memoryview(packet))[0] == says
 
 
 @given(st.sampled_from(["h264", "hevc", "vp8", "vp9", "av1"]), st.binary(max_size=60), st.binary(max_size=30))
 def test_any_bytes_can_be_read(codec: str, packet: bytes, extradata: bytes) -> None:
     read = packet_reader(codec, extradata)
     assert read is not None
-    assert read(packet)[0] & UNUSED in (0, UNUSED)
+    assert read(memoryview(packet))[0] & UNUSED in (0, UNUSED)
+
+
+@given(
+    st.sampled_from(["h264", "hevc"]),
+    st.lists(st.binary(min_size=2, max_size=9).filter(lambda unit: b"\0" not in unit), max_size=6),
+)
+def test_start_codes_and_lengths_give_the_same_units(codec: str, parts: list[bytes]) -> None:
+    codes = packet_reader(codec, b"")
+    lengths = packet_reader(codec, b"\1" + bytes(3) + b"\3" + bytes(16) + b"\3" + bytes(9))
+    assert codes is not None
+    assert lengths is not None
+    by_codes = b"".join(b"\0\0\0\1" + part for part in parts)
+    by_lengths = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    assert codes(memoryview(by_codes)) == lengths(memoryview(by_lengths))

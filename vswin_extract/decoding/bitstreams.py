@@ -13,6 +13,7 @@ frames before (open groups of pictures, intra refresh). The rules are those of t
             key frame
 """
 
+import re
 from collections.abc import Callable, Iterator
 
 INTRA_CODECS = frozenset(
@@ -27,8 +28,14 @@ after it is the same as in a pass from the beginning. UNUSED: no other frame ref
 parameter sets. HIDDEN: it shows no frame. JOINED: two streams are joined here. The temporal sub-layer of HEVC is
 counted in units of LAYER."""
 
-PacketReader = Callable[[bytes], tuple[int, bytes]]
+PacketReader = Callable[[memoryview], tuple[int, bytes]]
 """Takes a packet; returns what it says, and its parameter sets."""
+START_CODE = re.compile(re.escape(b"\0\0\1"))
+SLICES_H264 = frozenset(first for first in range(256) if first & 31 in (1, 2, 5))
+SLICES_HEVC = frozenset(first for first in range(256) if first >> 1 & 63 < 32)
+"""First bytes of units that hold a part of a picture."""
+SLICE_HEADER = 2
+"""Bytes of such a unit that are read."""
 
 
 def packet_reader(codec: str, extradata: bytes) -> PacketReader | None:
@@ -40,16 +47,17 @@ def packet_reader(codec: str, extradata: bytes) -> PacketReader | None:
         return lambda packet: (ENTRY | UNUSED, b"")
     if codec == "h264":
         length = (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
-        return lambda packet: read_h264(units(packet, length))
+        return lambda packet: read_h264(units(packet, length, SLICES_H264))
     if codec == "hevc":
         length = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
-        return lambda packet: read_hevc(units(packet, length))
+        return lambda packet: read_hevc(units(packet, length, SLICES_HEVC))
     return {"vp8": read_vp8, "vp9": read_vp9, "av1": read_av1}.get(codec)
 
 
-def units(packet: bytes, length: int) -> Iterator[bytes]:
+def units(packet: memoryview, length: int, slices: frozenset[int]) -> Iterator[memoryview]:
     """Yield the units (NAL) of a packet. Before each there are `length` bytes that give its length, or a start code
-    where that is 0."""
+    where that is 0. Units that begin with one of the bytes `slices` are cut off after their header: where they end need
+    not be known."""
     if length:
         at = 0
         while at + length < len(packet):
@@ -58,14 +66,19 @@ def units(packet: bytes, length: int) -> Iterator[bytes]:
             yield packet[at : at + size]
             at += size
         return
-    at = packet.find(b"\0\0\1") + 3
-    while at > 2:
-        following = packet.find(b"\0\0\1", at)
-        yield (packet[at:following] if following >= 0 else packet[at:]).rstrip(b"\0")
-        at = following + 3
+    code = START_CODE.search(packet)
+    while code is not None:
+        at = code.end()
+        if at < len(packet) and packet[at] in slices:
+            yield packet[at : at + SLICE_HEADER]
+            code = START_CODE.search(packet, at)
+        else:
+            code = START_CODE.search(packet, at)
+            unit = bytes(packet[at : code.start() if code else len(packet)])
+            yield memoryview(unit.rstrip(b"\0"))
 
 
-def read_h264(units: Iterator[bytes]) -> tuple[int, bytes]:
+def read_h264(units: Iterator[memoryview]) -> tuple[int, bytes]:
     """Read units up to the first slice."""
     says, sets = 0, b""
     for unit in units:
@@ -83,7 +96,7 @@ def read_h264(units: Iterator[bytes]) -> tuple[int, bytes]:
     return says | HIDDEN, sets
 
 
-def recovers_at_once(unit: bytes) -> bool:
+def recovers_at_once(unit: memoryview) -> bool:
     """Return True if supplemental information (SEI) of H.264 says that decoding from this picture on is exact: a
     recovery point with recovery_frame_cnt 0 and exact_match_flag 1."""
     at = 1
@@ -96,12 +109,12 @@ def recovers_at_once(unit: bytes) -> bool:
             size, at = size + 255, at + 1
         size, at = size + unit[at], at + 1
         if kind == 6:
-            return unit[at : at + 1] >= b"\xc0"  # two bits that are 1: the number 0 as an Exp-Golomb code, and the flag
+            return at < len(unit) and unit[at] >= 192  # two bits are 1: the number 0 as an Exp-Golomb code, and the flag
         at += size
     return False
 
 
-def read_hevc(units: Iterator[bytes]) -> tuple[int, bytes]:
+def read_hevc(units: Iterator[memoryview]) -> tuple[int, bytes]:
     """Read units of the base layer up to the first slice."""
     says, sets = 0, b""
     for unit in units:
@@ -122,13 +135,13 @@ def read_hevc(units: Iterator[bytes]) -> tuple[int, bytes]:
     return says | HIDDEN, sets
 
 
-def read_vp8(packet: bytes) -> tuple[int, bytes]:
+def read_vp8(packet: memoryview) -> tuple[int, bytes]:
     if not packet or not packet[0] & 16:
         return HIDDEN, b""
     return 0 if packet[0] & 1 else ENTRY, b""
 
 
-def read_vp9(packet: bytes) -> tuple[int, bytes]:
+def read_vp9(packet: memoryview) -> tuple[int, bytes]:
     if not packet or packet[0] >> 6 != 2:
         return HIDDEN, b""
     bits = packet[0] << 8 | (packet[1] if len(packet) > 1 else 0)
@@ -139,7 +152,7 @@ def read_vp9(packet: bytes) -> tuple[int, bytes]:
     return ENTRY if shown and not (exists or inter) else 0, b""
 
 
-def read_av1(packet: bytes) -> tuple[int, bytes]:
+def read_av1(packet: memoryview) -> tuple[int, bytes]:
     """Read the units (OBU) of a temporal unit up to its first frame."""
     at, says, sets = 0, 0, b""
     while at < len(packet):
@@ -147,7 +160,7 @@ def read_av1(packet: bytes) -> tuple[int, bytes]:
         at += 2 if header & 4 else 1
         size, at = _leb128(packet, at) if header & 2 else (len(packet) - at, at)
         if kind == 1:
-            says, sets = PARAMETERS, packet[at : at + size]
+            says, sets = PARAMETERS, bytes(packet[at : at + size])
         elif kind in (3, 6) and at < len(packet):
             exists, frame, shown = packet[at] >> 7, packet[at] >> 5 & 3, packet[at] >> 4 & 1
             return says | ENTRY if sets and shown and not (exists or frame) else says, sets
@@ -155,7 +168,7 @@ def read_av1(packet: bytes) -> tuple[int, bytes]:
     return HIDDEN, sets
 
 
-def _leb128(packet: bytes, at: int) -> tuple[int, int]:
+def _leb128(packet: memoryview, at: int) -> tuple[int, int]:
     """Return a number of 7 bits a byte, the lowest first, and where it ends."""
     value = 0
     for place in range(8):

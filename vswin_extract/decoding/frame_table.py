@@ -11,8 +11,8 @@ To decode frame 6 alone, packets 4, 5 and 6 are enough. To decode frames 0, 2, 4
 needed.
 """
 
+import struct
 import zlib
-from array import array
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from vswin_extract.files import atomic_write
 ROW = np.dtype(
     [("pts", "<i8"), ("dts", "<i8"), ("size", "<i4"), ("says", "<i2"), ("key", "?"), ("start", "<f8"), ("end", "<f8")]
 )
+PACK_ROW = struct.Struct("<qqih?dd").pack
 MAGIC = b"frames 1"
 """The first bytes of a file with a table. The number changes with the rules by which tables are made."""
 NO_DTS = -(1 << 63)
@@ -98,27 +99,9 @@ def load_table(path: Path) -> FrameTable | None:
     return FrameTable(np.frombuffer(rows, ROW), doubt)
 
 
-class PacketColumns:
-    """What is known of packets, in arrays that need few bytes for each."""
-
-    def __init__(self) -> None:
-        self.says = array("h")
-        self._pts, self._dts, self._size, self._key = array("q"), array("q"), array("i"), array("b")
-
-    def add(self, pts: int, dts: int | None, size: int, says: int, key: bool) -> None:
-        self._pts.append(pts)
-        self._dts.append(NO_DTS if dts is None else dts)
-        self._size.append(size)
-        self.says.append(says)
-        self._key.append(key)
-
-    def rows(self) -> NDArray[Any]:
-        """Return the rows of a table. The seconds of frames are not known yet."""
-        rows = np.zeros(len(self.says), ROW)
-        columns = (self._pts, self._dts, self._size, self.says, self._key)
-        for name, column in zip(("pts", "dts", "size", "says", "key"), columns, strict=True):
-            rows[name] = column
-        return rows
+def pack_row(pts: int, dts: int | None, size: int, says: int, key: bool) -> bytes:
+    """Return the bytes of a row whose seconds are not known yet."""
+    return PACK_ROW(pts, NO_DTS if dts is None else dts, size, says, key, 0.0, 0.0)
 
 
 def set_times(table: FrameTable, clock: float, lasts: float) -> None:

@@ -24,7 +24,7 @@ from vswin_extract.decoding.bitstreams import INTRA_CODECS, UNUSED, packet_reade
 from vswin_extract.decoding.chosen import PyavFrames
 from vswin_extract.decoding.coverage import Coverage
 from vswin_extract.decoding.decoders import Frame, Stream, not_decoded
-from vswin_extract.decoding.frame_table import FrameTable, PacketColumns, doubtful, find_doubt, set_times
+from vswin_extract.decoding.frame_table import NO_DTS, ROW, FrameTable, doubtful, find_doubt, pack_row, set_times
 from vswin_extract.decoding.pictures import FrameConverter
 from vswin_extract.decoding.stamps import REORDERED, DisplayTimes, PacketStamps, StampedFrame
 from vswin_extract.errors import VideoUnreadable
@@ -259,29 +259,30 @@ class PyavDecoder:
             return doubtful(f"FFmpeg's {context.codec.canonical_name} is not known to begin at key frames")
         if only_if == UNUSED and not context.reorder_depth and context.codec.canonical_name not in INTRA_CODECS:
             return None  # without B-frames there are rarely any
-        columns = PacketColumns()
-        seen, sets, lasts = 0, b"", (0, 0)
+        rows = bytearray()
+        seen, sets, latest, lasts = 0, b"", NO_DTS, 0
         for packet in self._packets():
             if not packet.size:
                 continue
             pts = packet.pts
             if pts is None or packet.is_corrupt or packet.is_discard or self._recoded:
                 return doubtful("a packet has no time stamp, is damaged or hidden, or changes the coding")
-            says, parameters = read(bytes(packet))
+            says, parameters = read(memoryview(packet))
             seen |= says
             if parameters:
                 sets = sets or parameters
                 if parameters != sets:
                     return doubtful("the parameters of its coding change")
-            if only_if and len(columns.says) == PROBED and not seen & only_if:
+            if only_if and self.packets == PROBED and not seen & only_if:
                 return None
-            columns.add(pts, packet.dts, packet.size, says, packet.is_keyframe)
-            lasts = max(lasts, (pts, packet.duration or 0))
-        table = FrameTable(columns.rows())
+            rows += pack_row(pts, packet.dts, packet.size, says, packet.is_keyframe)
+            if pts >= latest:
+                latest, lasts = pts, packet.duration or 0
+        table = FrameTable(np.frombuffer(rows, ROW))
         if doubt := self.trouble or find_doubt(table, context.reorder_depth):
             return doubtful(doubt)
         clock = self.stream.tick
-        set_times(table, clock, lasts[1] * clock or (1 / self.stream.fps if self.stream.fps else 0.0))
+        set_times(table, clock, lasts * clock or (1 / self.stream.fps if self.stream.fps else 0.0))
         return table
 
     def choose(self, table: FrameTable, needed: NDArray[np.bool_]) -> PyavFrames:
