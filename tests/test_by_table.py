@@ -20,7 +20,16 @@ from hard_videos import HARD
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vswin_extract.decoding.bitstreams import ENTRY, HIDDEN, UNUSED, PacketReader, packet_reader, read_av1, read_vp8, read_vp9
+from vswin_extract.decoding.bitstreams import (
+    ENTRY,
+    HIDDEN,
+    UNUSED,
+    PacketReader,
+    packet_reader,
+    read_av1,
+    read_vp8,
+    read_vp9,
+)
 from vswin_extract.decoding.frame_table import ROW, Coding, FrameTable, coding, load_table, plan_packets
 from vswin_extract.decoding.pyav import PyavDecoder
 from vswin_extract.decoding.timeline import timeline

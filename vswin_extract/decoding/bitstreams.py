@@ -109,7 +109,7 @@ def recovers_at_once(unit: memoryview) -> bool:
             size, at = size + 255, at + 1
         size, at = size + unit[at], at + 1
         if kind == 6:
-            return at < len(unit) and unit[at] >= 192  # two bits are 1: the number 0 as an Exp-Golomb code, and the flag
+            return at < len(unit) and unit[at] >= 192  # two bits: the number 0 as an Exp-Golomb code, and the flag
         at += size
     return False
 
