@@ -1,6 +1,7 @@
 """The stations of a worker with a decoder and a network that are fakes: order, batches, failures, memory, stopping."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,18 +18,21 @@ from vswin_extract.feeding.frame_memory import FrameMemory
 from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.job.events import ClipsDone, Event, Notice, VideoDone
+from vswin_extract.job.job import Job
 from vswin_extract.journal.parts import Entry, read_rows
 from vswin_extract.journal.writer import JournalWriter, open_writer
 from vswin_extract.store.schema import Arrays
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 from vswin_extract.video.videos import Video
+from vswin_extract.worker import decoder_slots
 from vswin_extract.worker.compute import Computer
 from vswin_extract.worker.decoder_slots import DecoderSlots
 from vswin_extract.worker.device import CpuDevice
 from vswin_extract.worker.messages import Dropped
 from vswin_extract.worker.pipeline import Pipeline
 from vswin_extract.worker.video_queue import VideoQueue
+from vswin_extract.worker.worker import Worker
 from vswin_extract.worker.writer import InFlightVideo, Writer
 
 ARRAYS = Arrays({"embedding": (3,)})
@@ -316,6 +320,45 @@ def test_an_open_queue_is_waited_for(tmp_path: Path) -> None:
     assert [next(read) for _ in range(3)] == ["b-1: DecodedClip", "b-1: VideoEnd", "nothing"]
     threading.Timer(0.05, queue.close).start()
     assert set(read) <= {"nothing"}
+
+
+def grown(folder: Path, monkeypatch: pytest.MonkeyPatch, decoding: float, computing: float, most: int) -> int:
+    """Return how many decoders there are at last, of 1 at first, if each clip takes so many seconds."""
+
+    class SlowDecoder(FakeDecoder):
+        def read(self) -> DecodedClip | VideoEnd:
+            time.sleep(decoding)
+            return super().read()
+
+    monkeypatch.setattr(decoder_slots, "MEASURED", 0.02)
+    queue = VideoQueue([video(folder, f"{name}-5") for name in "abcdefghijklmno"], closed=True)
+    slots = DecoderSlots(queue, 1, SlowDecoder, make_task, most)
+    found = []
+    for read in slots.read(threading.Event()):
+        assert read is not None
+        found.append(f"{read[0].video.id}: {type(read[1]).__name__}")
+        time.sleep(computing)
+    names = [f"{name}-5" for name in "abcdefghijklmno"]
+    assert sorted(found) == sorted(f"{name}: {kind}" for name in names for kind in 5 * ["DecodedClip"] + ["VideoEnd"])
+    return slots.decoders
+
+
+def test_decoders_are_added_where_the_network_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=3) == 3
+    assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=1) == 1
+    assert grown(tmp_path, monkeypatch, decoding=0.0, computing=0.005, most=3) == 1
+
+
+def test_how_many_decoders_there_may_be(tmp_path: Path) -> None:
+    """More than at first only on a CPU that has the cores, and where timing does not decide what shares a batch."""
+
+    def decoders(cores: int, **options: int) -> tuple[int, int]:
+        worker = Worker(Job((video(tmp_path, "a-1"),), tmp_path / "out.h5", **options), "cpu", cores)  # type: ignore[arg-type]
+        return worker.decoders, worker.most_decoders
+
+    assert [decoders(cores) for cores in (1, 2, 8, 16, 64)] == [(1, 1), (2, 2), (2, 8), (4, 16), (16, 32)]
+    assert decoders(16, workers=3) == (3, 3)
+    assert decoders(16, batch_size=4) == (4, 4)
 
 
 def test_errors_of_videos_are_read_in_order(tmp_path: Path) -> None:

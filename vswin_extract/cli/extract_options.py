@@ -208,8 +208,8 @@ input_options = together(
         show_default=True,
         metavar="auto|N",
         callback=lambda context, parameter, text: parse_number(text),
-        help="Decoder processes of each device; auto: a quarter of its share of the cores, at least 2, or up to 32 "
-        "beside a GPU.",
+        help="Decoder processes of each device; auto: beside a GPU as many as cores, up to 32; on a CPU a quarter of "
+        "its cores, at least 2, and more while the network waits for them.",
     ),
     option(
         INPUT,

@@ -114,6 +114,12 @@ class FrameMemory:
         return frames_of(self.content, shape)
 
 
+def most_decoders(sampling: Sampling, geometry: Geometry, clips: int) -> int:
+    """Return for how many decoder processes a memory can be made that also holds `clips` clips in use; perhaps none."""
+    slots = MOST_BYTES // math.prod(geometry.shape) - clips * sampling.clip_len - LOST
+    return max(0, slots // (FRAMES_AHEAD + most_kept(sampling)))
+
+
 class GrantedSlots:
     """The child's side: the slots that the parent has granted to this process and that no frame fills yet."""
 

@@ -72,7 +72,8 @@ class Profile:
     The thread of the run `loaded` the model, `waited` for decoders, was `held` up by the device and the writer, and
     `published` the output. At the same time other threads `gathered` clips into batches, `computed` features and
     `written` is the time of writing rows. `decoded` is the processor time of all decoders together, and
-    `processor` that of the workers, with the network where it computes on the processor.
+    `processor` that of the workers, with the network where it computes on the processor. `decoders` is no time: how
+    many decoder processes there were, at last.
     """
 
     loaded: float = 0.0
@@ -84,18 +85,19 @@ class Profile:
     written: float = 0.0
     decoded: float = 0.0
     processor: float = 0.0
+    decoders: int = 0
 
     @classmethod
     def combine(cls, profiles: "Sequence[Profile]") -> "Profile":
-        """Combine the profiles of workers that ran at the same time: mean of the times, sum of the processor times."""
+        """Combine the profiles of workers that ran at the same time: mean of the times, sum of the rest."""
         count = max(1, len(profiles))
         total = {field.name: sum(getattr(profile, field.name) for profile in profiles) for field in fields(cls)}
-        sums = ("decoded", "processor")
+        sums = ("decoded", "processor", "decoders")
         return cls(**{name: value if name in sums else value / count for name, value in total.items()})
 
     def verdict(self, seconds: float) -> str:
         """Say what most of the run's `seconds` went into, and what would make the run faster."""
-        frames = "decode-bound: the device waits for frames; add --workers, or processor cores"
+        frames = "decode-bound: the device waits for frames; more processor cores, or more --workers, help"
         if self.decoded < self.waited / 2:
             frames = "waiting: decoders start or read, and hardly compute; a faster disk or more videos at once help"
         reasons = {

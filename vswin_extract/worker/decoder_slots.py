@@ -18,6 +18,10 @@ AHEAD = 2
 """Videos that a decoder is given at a time, so that it need not wait between two."""
 IDLE = 0.2
 """Seconds between two looks at `stopping` while there is nothing to do."""
+MEASURED = 1.0
+"""Seconds of work after which a decoder is added, if most of them were spent waiting for decoders."""
+WAITING = 0.5
+"""The share of the time from which on it is waited most of the time."""
 
 
 class Decoding(Protocol):
@@ -34,17 +38,20 @@ class Decoding(Protocol):
 
 @dataclass
 class DecoderSlot:
-    """A decoder process and the videos that it was given; `read` is about the first."""
+    """A decoder process and the videos that it was given; `read` is about the first. `begun`: it has given anything."""
 
     decoder: Decoding
     videos: deque[InFlightVideo] = field(default_factory=deque)
+    begun: bool = False
 
 
 class DecoderSlots:
     """Several decoders, which are read in turn.
 
-    The order depends on the numbers of clips of the videos and never on timing, so the same videos give the same order.
-    `waited` is the time that was spent waiting for decoders, in seconds.
+    The order depends on the numbers of clips of the videos and never on timing, so the same videos give the same order,
+    as long as there are as many decoders. `most`: there may be so many; another one is started when most of the time is
+    spent waiting for them. `waited` is the time that was spent waiting for decoders, in seconds. `decoders`: how many
+    were started.
     """
 
     def __init__(
@@ -53,13 +60,17 @@ class DecoderSlots:
         decoders: int,
         open_decoder: Callable[[], Decoding],
         make_task: Callable[[Video], Task],
+        most: int = 0,
     ) -> None:
-        most = queue.bound()
-        count = decoders if most is None else min(decoders, max(1, most))
+        videos = queue.bound()
+        self.decoders = decoders if videos is None else min(decoders, max(1, videos))
+        self._most = most
         self._queue = queue
+        self._open_decoder = open_decoder
         self._make_task = make_task
-        self._slots = deque(DecoderSlot(open_decoder()) for _ in range(count))
+        self._slots = deque(DecoderSlot(open_decoder()) for _ in range(self.decoders))
         self.waited = 0.0
+        self._measured = 0.0, 0.0  # since when it is measured, and `waited` at that time
 
     def read(
         self, stopping: threading.Event
@@ -85,6 +96,8 @@ class DecoderSlots:
             else:
                 video = slot.videos[0]
                 arrived = self._wait(slot.decoder)
+                slot.begun = True
+                self._grow()
                 if isinstance(arrived, DecodedClip):
                     self._slots.rotate(-1)
                 else:
@@ -101,6 +114,21 @@ class DecoderSlots:
         if (video := self._queue.take()) is not None:
             slot.videos.append(InFlightVideo(video, fingerprint(video)))
             slot.decoder.submit(self._make_task(video))
+
+    def _grow(self) -> None:
+        """Start another decoder if it was waited for decoders most of the time since the newest one has begun."""
+        now, (since, before) = time.perf_counter(), self._measured
+        begun = all(slot.begun for slot in self._slots)
+        if begun and now - since < MEASURED:
+            return
+        self._measured = now, self.waited
+        waits = self.waited - before > WAITING * (now - since)
+        if begun and since and waits and self.decoders < self._most and len(self._queue):
+            self.decoders += 1
+            slot = DecoderSlot(self._open_decoder())
+            self._slots.append(slot)
+            for _ in range(AHEAD):
+                self._fill(slot)
 
     def _wait(self, decoder: Decoding) -> DecodedClip | VideoEnd | VideoError:
         begun = time.perf_counter()

@@ -82,6 +82,7 @@ class Pipeline:
                 self._computer.close()
                 self._writing.shutdown(cancel_futures=True)
             self.profile.waited = self._slots.waited
+            self.profile.decoders = self._slots.decoders
             self.profile.processor = time.process_time() - begun
 
     def _take(self, video: InFlightVideo, read: DecodedClip | VideoEnd | VideoError) -> Iterator[Event | Dropped]:

@@ -21,9 +21,12 @@ class VideoQueue:
         """True if the queue is empty and no more videos will come."""
         return self._closed and not self._videos
 
+    def __len__(self) -> int:
+        return len(self._videos)
+
     def bound(self) -> int | None:
         """Return how many videos will still come, or None while the queue is open."""
-        return len(self._videos) if self._closed else None
+        return len(self) if self._closed else None
 
     def put(self, video: Video) -> None:
         with self._changed:

@@ -15,7 +15,7 @@ import torch
 
 from vswin_extract.backbone import Backbone
 from vswin_extract.errors import DeviceError, VswinError
-from vswin_extract.feeding.frame_memory import FrameMemory
+from vswin_extract.feeding.frame_memory import FrameMemory, most_decoders
 from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.events import Notice
 from vswin_extract.job.job import Job
@@ -68,11 +68,14 @@ class Worker:
         self.sampling, self.geometry = job.sampling(self.backbone.recipe), job.geometry(self.backbone.recipe)
         kind = self.backbone.device.type
         self.batch_size = job.batch_size or self._fitting_batch()
-        # On a CPU the network needs the cores, and two decoders keep up with it. Beside a GPU, decoding needs the
-        # cores.
+        # On a CPU the network needs the cores, and few decoders keep up with it; more are started where they do not.
+        # Beside a GPU, decoding needs the cores.
         beside_gpu = max(1, min(DECODERS_BESIDE_GPU, cores - 1))
         usual = max(1, min(cores, max(2, cores // 4))) if kind == "cpu" else beside_gpu
         self.decoders = job.workers or usual
+        # timing must not decide which clips share a batch
+        grows = job.workers is None and kind == "cpu" and self.batch_size == 1
+        self.most_decoders = min(DECODERS_BESIDE_GPU, cores) if grows else self.decoders
         require_address_space(FOR_VIDEOS + cores * FOR_CORE, "extracting with these weights")
         self.loaded = time.monotonic() - begun
 
@@ -139,12 +142,15 @@ class Worker:
         job, backbone = self.job, self.backbone
         device = make_device(backbone.device, self.cores)
         clips = clips_in_use(device.threads, self.batch_size)
-        frames = FrameMemory.for_clips(self.sampling, self.geometry, self.decoders, clips)
+        most = min(self.most_decoders, most_decoders(self.sampling, self.geometry, clips))
+        most = max(most, self.decoders)
+        frames = FrameMemory.for_clips(self.sampling, self.geometry, most, clips)
         slots = DecoderSlots(
             queue,
             self.decoders,
             open_decoder=lambda: DecoderProcess(job.decoder, job.timeout, frames),
             make_task=lambda video: make_task(job, video, self.sampling, self.geometry, tables=tables),
+            most=most,
         )
         computer = Computer(
             lambda frames, index: backbone.of_frames(
