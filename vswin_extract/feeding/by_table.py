@@ -26,7 +26,7 @@ APART = 2.0
 """Seconds between frames that clips show, or between clips, from which there may be key frames in between."""
 KEPT = 5_000
 """Packets of a video whose table is kept in a file: reading them again would take longer than reading the file."""
-SHORT = 96
+SHORT = 24
 """Frames of a video for which reading its packets does not pay."""
 
 
