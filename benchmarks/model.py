@@ -10,7 +10,7 @@ DECODER = 590
 """Frames of 720p per second that one decoder process on one core turns into clips: `python -m benchmarks decode`."""
 DEVICE = {"T": 1000 / 1.08, "B": 1000 / 2.17}
 """Clips per second of the compiled network in bf16 on an H100; see docs/speed.md."""
-FRAME = {"320x240": 0.72, "640x480": 1.31, "768x432": 1.45, "1920x1080": 5.80, "3840x2160": 22.8}
+FRAME = {"320x240": 0.66, "640x480": 1.02, "768x432": 0.94, "1920x1080": 3.89, "3840x2160": 18.1}
 """Processor milliseconds of a decoder process for a frame of the video: `python -m benchmarks feed`."""
 PROCESSOR = {"T": 1.97, "B": 0.76}
 """Clips per second on two cores that have bf16 instructions: `python -m benchmarks forward`."""

@@ -40,7 +40,7 @@ HEADER = struct.Struct("<4sIQI")
 """MAGIC, the number of parts, their bytes together, and the CRC-32 of the three."""
 SIZE = struct.Struct("<Q")
 SMALL = 1 << 16
-"""Bytes of a message that is sent by one call of the system: each call costs more than a copy of so few bytes."""
+"""Bytes that one call of the system sends or receives: each call costs more than a copy of so few bytes."""
 MOST_PARTS = 1 << 16
 MOST_BYTES = 1 << 30
 """A message has at most this many buffers, each of at most this many bytes. A header with larger numbers is
@@ -65,6 +65,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._sending = threading.Lock()
+        self._pending = memoryview(b"")  # received, and not read yet
 
     def send(self, message: object) -> None:
         """Send a message. Raises OSError where the other end is closed."""
@@ -110,15 +111,18 @@ class Channel:
         content = bytearray(size)
         left = memoryview(content)
         while left:
-            try:
-                count = self._socket.recv_into(left)
-            except BlockingIOError as error:
-                if begun:
-                    raise ValueError("a message was begun and not ended") from error
-                continue
-            if not count:
-                raise EOFError
-            left = left[count:]
+            if not self._pending:
+                try:
+                    self._pending = memoryview(self._socket.recv(SMALL))
+                except BlockingIOError as error:
+                    if begun:
+                        raise ValueError("a message was begun and not ended") from error
+                    continue
+                if not self._pending:
+                    raise EOFError
+            count = min(len(left), len(self._pending))
+            left[:count] = self._pending[:count]
+            left, self._pending = left[count:], self._pending[count:]
         return content
 
 
