@@ -322,31 +322,50 @@ def test_an_open_queue_is_waited_for(tmp_path: Path) -> None:
     assert set(read) <= {"nothing"}
 
 
-def grown(folder: Path, monkeypatch: pytest.MonkeyPatch, decoding: float, computing: float, most: int) -> int:
-    """Return how many decoders there are at last, of 1 at first, if each clip takes so many seconds."""
+def grown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, decoding: float, computing: float, most: int, processes: int = 9
+) -> int:
+    """Return how many decoders there are at the end, of 1 at first, if each clip takes so many seconds to decode and to
+    compute, and so many `processes` can be started."""
+    opened: list[FakeDecoder] = []
 
     class SlowDecoder(FakeDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            if len(opened) == processes:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            opened.append(self)
+
         def read(self) -> DecodedClip | VideoEnd:
             time.sleep(decoding)
             return super().read()
 
     monkeypatch.setattr(decoder_slots, "MEASURED", 0.02)
-    queue = VideoQueue([video(folder, f"{name}-5") for name in "abcdefghijklmno"], closed=True)
+    names = [f"{name}-5" for name in "abcdefghijklmno"]
+    queue = VideoQueue([video(folder, name) for name in names], closed=True)
     slots = DecoderSlots(queue, 1, SlowDecoder, make_task, most)
     found = []
     for read in slots.read(threading.Event()):
         assert read is not None
         found.append(f"{read[0].video.id}: {type(read[1]).__name__}")
         time.sleep(computing)
-    names = [f"{name}-5" for name in "abcdefghijklmno"]
     assert sorted(found) == sorted(f"{name}: {kind}" for name in names for kind in 5 * ["DecodedClip"] + ["VideoEnd"])
+    assert slots.decoders == len(opened)
+    assert all(decoder.closed for decoder in opened)
     return slots.decoders
 
 
-def test_decoders_are_added_where_the_network_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoders_are_added_where_the_network_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=3) == 3
     assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=1) == 1
     assert grown(tmp_path, monkeypatch, decoding=0.0, computing=0.005, most=3) == 1
+    assert not caplog.records
+    assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=3, processes=2) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "no further decoder process can be started: Resource temporarily unavailable"
+    ]
 
 
 def test_how_many_decoders_there_may_be(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def show_profile(finished: "Finished | ShardDone") -> None:
     idle = 1 - min(1.0, profile.computed / max(1e-9, finished.seconds - profile.loaded))
     rows = [
         ("loading the model", profile.loaded),
-        (f"waiting for decoders (at last {profile.decoders} processes)", profile.waited),
+        (f"waiting for decoders ({profile.decoders} processes at the end)", profile.waited),
         ("making batches", profile.gathered),
         ("waiting for the network and the writer", profile.held),
         ("making the output", profile.published),

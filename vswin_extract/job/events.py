@@ -73,7 +73,7 @@ class Profile:
     `published` the output. At the same time other threads `gathered` clips into batches, `computed` features and
     `written` is the time of writing rows. `decoded` is the processor time of all decoders together, and
     `processor` that of the workers, with the network where it computes on the processor. `decoders` is no time: how
-    many decoder processes there were, at last.
+    many decoder processes there were at the end.
     """
 
     loaded: float = 0.0

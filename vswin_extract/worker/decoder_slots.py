@@ -1,5 +1,6 @@
 """Decoder processes that work ahead, and the order in which their clips are taken."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from vswin_extract.feeding.process import DecodedClip
 from vswin_extract.video.videos import Video, fingerprint
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import InFlightVideo
+
+log = logging.getLogger(__name__)
 
 AHEAD = 2
 """Videos that a decoder is given at a time, so that it need not wait between two."""
@@ -123,12 +126,18 @@ class DecoderSlots:
             return
         self._measured = now, self.waited
         waits = self.waited - before > WAITING * (now - since)
-        if begun and since and waits and self.decoders < self._most and len(self._queue):
-            self.decoders += 1
+        if not (begun and since and waits and self.decoders < self._most and len(self._queue)):
+            return
+        try:
             slot = DecoderSlot(self._open_decoder())
-            self._slots.append(slot)
-            for _ in range(AHEAD):
-                self._fill(slot)
+        except OSError as error:  # as many processes as this user may have
+            log.warning("no further decoder process can be started: %s", error.strerror)
+            self._most = self.decoders
+            return
+        self.decoders += 1
+        self._slots.append(slot)
+        for _ in range(AHEAD):
+            self._fill(slot)
 
     def _wait(self, decoder: Decoding) -> DecodedClip | VideoEnd | VideoError:
         begun = time.perf_counter()
