@@ -168,6 +168,7 @@ def test_decoders_start_without_torch_and_reading_without_either() -> None:
         ("vswin_extract.explore.search", ["torch", "av", "faiss"]),
         ("vswin_extract.explore.plot", ["torch", "av", "matplotlib"]),
         ("vswin_extract.explore.report", ["torch", "matplotlib", "bokeh", "jinja2", "PIL"]),
+        ("vswin_extract.python.model", ["av", "decord"]),
         ("vswin_extract.python.opened", ["torch", "av", "pandas"]),
         ("vswin_extract.cli.extract", ["torch", "numpy", "rich"]),
     ):

@@ -17,8 +17,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from av.video.frame import VideoFrame
+if TYPE_CHECKING:  # frame tables use this module, and may be imported without PyAV
+    from av.video.frame import VideoFrame
 
 REORDERED = 16
 """Most frames by which a codec moves a frame. So many frames after a wrong pts, one that goes back has come."""
@@ -58,7 +60,7 @@ class StampedFrame:
     """A frame with its two time stamps, in ticks; None where the file does not say. Its dts is that of the packet after
     which it came out of the decoder."""
 
-    frame: VideoFrame
+    frame: "VideoFrame"
     pts: int | None
     dts: int | None
 
@@ -82,7 +84,7 @@ class DisplayTimes:
         self._step = 0  # from the pts before that to it
         self._dts: int | None = None
 
-    def __iter__(self) -> Iterator[tuple[VideoFrame, int | None]]:
+    def __iter__(self) -> "Iterator[tuple[VideoFrame, int | None]]":
         while self._look_ahead(1):
             frame = self._ahead.popleft()
             yield frame.frame, self._tick(frame)
