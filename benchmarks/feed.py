@@ -112,6 +112,8 @@ def measure(path: Path, process: DecoderProcess, rounds: int) -> dict[str, float
         ways["ffmpeg, bare"] = partial(command_time, path)
     if importlib.util.find_spec("spdl"):
         ways["SPDL"] = partial(own_time, partial(spdl, path))
+    if importlib.util.find_spec("torchcodec"):
+        ways["torchcodec, not resized"] = partial(own_time, partial(torchcodec, path))
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
@@ -160,3 +162,12 @@ def spdl(path: Path) -> None:
     )
     packets = spdl.io.demux_video(str(path))
     spdl.io.to_numpy(spdl.io.convert_frames(spdl.io.decode_packets(packets, filter_desc=filters)))
+
+
+def torchcodec(path: Path) -> None:
+    """Decode every second frame to RGB by torchcodec, clip after clip."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), seek_mode="approximate", num_ffmpeg_threads=1)
+    for begin in range(0, len(decoder), SPAN):
+        decoder.get_frames_in_range(begin, min(begin + SPAN, len(decoder)), FRAME_INTERVAL)
