@@ -26,7 +26,7 @@ SAMPLINGS = {
 }
 SIZES = ((640, 360), (1280, 720))
 RATE = 25
-OPTIONS = ("--weights", "nano", "--size", "32", "--frame-interval", "16")
+OPTIONS = ("--weights", "nano", "--size", "32", "--frame-interval", "32")
 """Of a command that does little but decode."""
 
 
