@@ -1,7 +1,6 @@
 """The stations of a worker with a decoder and a network that are fakes: order, batches, failures, memory, stopping."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -322,11 +321,22 @@ def test_an_open_queue_is_waited_for(tmp_path: Path) -> None:
     assert set(read) <= {"nothing"}
 
 
+class Clock:
+    """In place of the module `time`: it goes on only as a test says."""
+
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
 def grown(
     folder: Path, monkeypatch: pytest.MonkeyPatch, decoding: float, computing: float, most: int, processes: int = 9
 ) -> int:
     """Return how many decoders there are at the end, of 1 at first, if each clip takes so many seconds to decode and to
     compute, and so many `processes` can be started."""
+    clock = Clock()
+    monkeypatch.setattr(decoder_slots, "time", clock)
     opened: list[FakeDecoder] = []
 
     class SlowDecoder(FakeDecoder):
@@ -337,10 +347,9 @@ def grown(
             opened.append(self)
 
         def read(self) -> DecodedClip | VideoEnd:
-            time.sleep(decoding)
+            clock.now += decoding
             return super().read()
 
-    monkeypatch.setattr(decoder_slots, "MEASURED", 0.02)
     names = [f"{name}-5" for name in "abcdefghijklmno"]
     queue = VideoQueue([video(folder, name) for name in names], closed=True)
     slots = DecoderSlots(queue, 1, SlowDecoder, make_task, most)
@@ -348,7 +357,7 @@ def grown(
     for read in slots.read(threading.Event()):
         assert read is not None
         found.append(f"{read[0].video.id}: {type(read[1]).__name__}")
-        time.sleep(computing)
+        clock.now += computing
     assert sorted(found) == sorted(f"{name}: {kind}" for name in names for kind in 5 * ["DecodedClip"] + ["VideoEnd"])
     assert slots.decoders == len(opened)
     assert all(decoder.closed for decoder in opened)
@@ -358,11 +367,12 @@ def grown(
 def test_decoders_are_added_where_the_network_waits_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=3) == 3
-    assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=1) == 1
-    assert grown(tmp_path, monkeypatch, decoding=0.0, computing=0.005, most=3) == 1
+    assert grown(tmp_path, monkeypatch, decoding=0.2, computing=0.1, most=3) == 3
+    assert grown(tmp_path, monkeypatch, decoding=0.2, computing=0.1, most=1) == 1
+    assert grown(tmp_path, monkeypatch, decoding=0.1, computing=0.2, most=3) == 1
+    assert grown(tmp_path, monkeypatch, decoding=0.002, computing=0.001, most=3) == 1  # it is over within a second
     assert not caplog.records
-    assert grown(tmp_path, monkeypatch, decoding=0.005, computing=0.0, most=3, processes=2) == 2
+    assert grown(tmp_path, monkeypatch, decoding=0.2, computing=0.1, most=3, processes=2) == 2
     assert [record.getMessage() for record in caplog.records] == [
         "no further decoder process can be started: Resource temporarily unavailable"
     ]
