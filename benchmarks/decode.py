@@ -11,14 +11,13 @@ import decord
 
 from benchmarks.decoders import start_decoder
 from benchmarks.machine import Row, take_turns
-from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
+from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE, SPAN
 from benchmarks.videos import draw
 from vswin_extract.feeding.messages import Task, VideoEnd
 from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
-SPAN = CLIP_LEN * FRAME_INTERVAL
 SAMPLING, GEOMETRY = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN // 2), Geometry(SIZE, RESIZE)
 SIZES = {"340x256": (340, 256), "720p": (1280, 720), "1080p": (1920, 1080)}
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks import usual
-from benchmarks.decode import GEOMETRY, SAMPLING, SPAN, ours
+from benchmarks.decode import GEOMETRY, SAMPLING, ours
 from benchmarks.decoders import start_decoder
 from benchmarks.forward import moving_clip
 from benchmarks.gpu.commands import command
@@ -21,7 +21,7 @@ from benchmarks.machine import Row, run, synchronize
 from benchmarks.videos import draw
 from vswin_extract import extract, load_model
 
-VIDEO = 5 * SPAN
+VIDEO = 5 * usual.SPAN
 """The number of frames of a video."""
 
 
@@ -35,7 +35,7 @@ def end_to_end(device: torch.device, smoke: bool) -> list[Row]:
         weights = folder / "weights.pth"
         torch.save(usual.torchvision_model("t").state_dict(), weights)
         for overlap in (2,) if smoke else (1, 2, 4):
-            stride = SPAN // overlap
+            stride = usual.SPAN // overlap
             theirs, mine = folder / f"usual-{overlap}.h5", folder / f"ours-{overlap}.h5"
             script = [sys.executable, "-m", "benchmarks.usual", str(weights), str(theirs), str(stride), str(device)]
             usually = run([*script, *map(str, videos)])
@@ -62,7 +62,7 @@ def start(device: torch.device) -> list[Row]:
     """Time the complete command for a video of one clip, which is mostly the time to start and to end."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        video = draw(folder / "video.mp4", SPAN)
+        video = draw(folder / "video.mp4", usual.SPAN)
         weights = folder / "weights.pth"
         torch.save(usual.torchvision_model("t").state_dict(), weights)
         options = ["--weights", str(weights), "--device", str(device), "--overwrite"]

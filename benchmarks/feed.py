@@ -18,13 +18,13 @@ from tempfile import TemporaryDirectory
 import av
 import torch
 
-from benchmarks.decoders import start_decoder
-from benchmarks.machine import Row
-from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
+from benchmarks.decoders import processor_time, start_decoder
+from benchmarks.machine import Row, median_costs
+from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE, SPAN
 from benchmarks.videos import draw
 from vswin_extract.backbone import Features
 from vswin_extract.feeding.frame_memory import FrameMemory
-from vswin_extract.feeding.messages import Task, VideoEnd
+from vswin_extract.feeding.messages import Task
 from vswin_extract.feeding.process import DecoderProcess
 from vswin_extract.job.events import ClipsDone
 from vswin_extract.journal.writer import open_writer
@@ -39,7 +39,6 @@ from vswin_extract.worker.pipeline import Pipeline, clips_in_use
 from vswin_extract.worker.video_queue import VideoQueue
 from vswin_extract.worker.writer import Writer
 
-SPAN = CLIP_LEN * FRAME_INTERVAL
 SAMPLING, GEOMETRY = Sampling(CLIP_LEN, FRAME_INTERVAL, stride=SPAN), Geometry(SIZE, RESIZE)
 SIZES = ((320, 240), (768, 432), (640, 480), (1920, 1080), (3840, 2160))
 FRAMES = 4 * SPAN
@@ -106,7 +105,7 @@ def measure(path: Path, process: DecoderProcess, rounds: int) -> dict[str, float
     """Return the median processor seconds of each way to decode the file. They take turns."""
     ways: dict[str, Callable[[], float]] = {
         BARE: partial(own_time, partial(bare, path)),
-        OURS: partial(decoder_time, path, process),
+        OURS: partial(processor_time, process, Task(os.fspath(path), "pyav", SAMPLING, GEOMETRY)),
     }
     if shutil.which("ffmpeg"):
         ways["ffmpeg, bare"] = partial(command_time, path)
@@ -114,13 +113,7 @@ def measure(path: Path, process: DecoderProcess, rounds: int) -> dict[str, float
         ways["SPDL"] = partial(own_time, partial(spdl, path))
     if importlib.util.find_spec("torchcodec"):
         ways["torchcodec, not resized"] = partial(own_time, partial(torchcodec, path))
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            seconds = way()
-            if turn:  # the first turn warms up
-                spent[name].append(seconds)
-    return {name: statistics.median(each) for name, each in spent.items()}
+    return median_costs(ways, rounds)
 
 
 def own_time(call: Callable[[], object]) -> float:
@@ -135,13 +128,6 @@ def command_time(path: Path) -> float:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def decoder_time(path: Path, process: DecoderProcess) -> float:
-    process.submit(Task(os.fspath(path), "pyav", SAMPLING, GEOMETRY))
-    while not isinstance(arrived := process.read(), VideoEnd):
-        pass
-    return arrived.cpu
 
 
 def bare(path: Path) -> None:

@@ -1,24 +1,24 @@
 """Long videos: what it saves to decode only what clips show, and how much faster two decoders extract one film."""
 
 import os
-import statistics
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
 
-from benchmarks.decoders import start_decoder
+from benchmarks.decoders import processor_time, start_decoder
 from benchmarks.gpu.commands import command
-from benchmarks.machine import Row, run
-from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE
+from benchmarks.machine import Row, median_costs, run
+from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, RESIZE, SIZE, SPAN
 from benchmarks.videos import draw
-from vswin_extract.feeding.messages import Task, VideoEnd
-from vswin_extract.feeding.process import DecoderProcess
+from vswin_extract.feeding.messages import Task
 from vswin_extract.video.geometry import Geometry
 from vswin_extract.video.sampling import Sampling
 
-SPAN = CLIP_LEN * FRAME_INTERVAL
 GEOMETRY = Geometry(SIZE, RESIZE)
 SAMPLINGS = {
     "every second frame": Sampling(CLIP_LEN, FRAME_INTERVAL, SPAN),
@@ -43,38 +43,27 @@ def films(smoke: bool) -> list[Row]:
     with TemporaryDirectory() as folder:
         minute = draw(Path(folder) / "minute.mp4", 60 * RATE, 640, 480, RATE)
         film = repeat(minute, Path(folder) / "film.mp4", 2 if smoke else 60)
-        seconds: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(1 if smoke else 3):
-            for workers, spent in seconds.items():
-                out = Path(folder) / "out.h5"
-                spent.append(run(command([film, out, *OPTIONS, "--overwrite", "--workers", str(workers)])).seconds)
-        one, two = (statistics.median(spent) for spent in seconds.values())
-        rows.append({"film": "640x480", "what": "command: one decoder, two", "before": one, "now": two, "x": two / one})
+
+        def extract(workers: int) -> float:
+            given = [film, Path(folder) / "out.h5", *OPTIONS, "--overwrite", "--workers", workers]
+            return run(command(given)).seconds
+
+        costs = compared(partial(extract, 1), partial(extract, 2), 1 if smoke else 3, warm_up=False)
+        rows.append({"film": "640x480", "what": "command: one decoder, two", **costs})
     return rows
 
 
 def decoding(path: Path, sampling: Sampling, rounds: int) -> Row:
     """Return the median processor seconds of a decoder in sequence and by the frame table. They take turns."""
     task = Task(os.fspath(path), "pyav", sampling, GEOMETRY)
-    spent: dict[bool, list[float]] = {True: [], False: []}
-    process = start_decoder(sampling, GEOMETRY)
-    try:
-        for turn in range(rounds + 1):
-            for sequential, seconds in spent.items():
-                cost = processor_time(process, replace(task, sequential=sequential))
-                if turn:  # the first turn warms up
-                    seconds.append(cost)
-    finally:
-        process.close()
-    before, now = statistics.median(spent[True]), statistics.median(spent[False])
-    return {"before": before, "now": now, "x": now / before}
+    with closing(start_decoder(sampling, GEOMETRY)) as process:
+        before = partial(processor_time, process, replace(task, sequential=True))
+        return compared(before, partial(processor_time, process, task), rounds)
 
 
-def processor_time(process: DecoderProcess, task: Task) -> float:
-    process.submit(task)
-    while not isinstance(arrived := process.read(), VideoEnd):
-        pass
-    return arrived.cpu
+def compared(before: Callable[[], float], now: Callable[[], float], rounds: int, warm_up: bool = True) -> Row:
+    costs = median_costs({"before": before, "now": now}, rounds, warm_up)
+    return {**costs, "x": costs["now"] / costs["before"]}
 
 
 def repeat(piece: Path, path: Path, times: int) -> Path:

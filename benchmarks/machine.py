@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -34,15 +35,25 @@ def describe(device: torch.device) -> Row:
 
 def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the median seconds of each candidate, after one call that does not count."""
-    for call in candidates.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    return median_costs({name: partial(wall_seconds, call) for name, call in candidates.items()}, rounds)
+
+
+def median_costs(ways: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True) -> dict[str, float]:
+    """Return the median of what each way says it costs. They take turns. `warm_up`: the first turn does not count."""
+    if warm_up:
+        for way in ways.values():
+            way()
+    costs: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, call in candidates.items():
-            begun = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(each) for name, each in seconds.items()}
+        for name, way in ways.items():
+            costs[name].append(way())
+    return {name: statistics.median(each) for name, each in costs.items()}
+
+
+def wall_seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:

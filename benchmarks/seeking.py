@@ -16,14 +16,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from benchmarks.machine import Row
-from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL
+from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL, SPAN
 from vswin_extract.decoding.pyav import PyavDecoder
 from vswin_extract.video.geometry import Pixels
 
 SIZE = (640, 384)
 RATE, KEY_FRAMES = 25, 250
 MINUTES = 5
-SPAN = CLIP_LEN * FRAME_INTERVAL
 BITS, CELL = 16, 64
 """Bits of a number, drawn as a 4 x 4 square of cells."""
 BACKGROUND = (

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_LEN, FRAME_INTERVAL, SIZE, RESIZE = 32, 2, 224, 256
+SPAN = CLIP_LEN * FRAME_INTERVAL
+"""Frames of a video that a clip covers."""
 
 
 def torchvision_model(variant: str) -> nn.Module:

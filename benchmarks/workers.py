@@ -1,16 +1,16 @@
 """Whether `--workers auto` is as good as the best number of decoders: whole commands, in turns."""
 
 import os
-import statistics
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.gpu.commands import command
-from benchmarks.machine import Row, run
-from benchmarks.usual import CLIP_LEN, FRAME_INTERVAL
+from benchmarks.machine import Row, median_costs, run
+from benchmarks.usual import SPAN
 from benchmarks.videos import draw
 
-SPAN = CLIP_LEN * FRAME_INTERVAL
 WORK = {
     "mostly decoding": ((1280, 720), 16 * SPAN, ["--size", "64"]),
     "both": ((640, 360), 12 * SPAN, []),
@@ -32,13 +32,15 @@ def workers(smoke: bool) -> list[Row]:
             first = draw(videos / "0.mp4", SPAN if smoke else frames, width, height)
             for number in range(1, VIDEOS):
                 os.link(first, videos / f"{number}.mp4")
-            spent: dict[str, list[float]] = {count: [] for count in [*map(str, counts), "auto"]}
-            for _ in range(1 if smoke else 3):
-                for count, seconds in spent.items():
-                    out = Path(folder) / "out.h5"
-                    given = ["--weights", "nano", "--workers", count, "--overwrite", *options]
-                    seconds.append(run(command([videos, out, *given])).seconds)
-        medians = {count: statistics.median(seconds) for count, seconds in spent.items()}
+            ways = {
+                count: partial(seconds_of_run, videos, ["--workers", count, *options])
+                for count in [*map(str, counts), "auto"]
+            }
+            medians = median_costs(ways, 1 if smoke else 3, warm_up=False)
         best = min(seconds for count, seconds in medians.items() if count != "auto")
         rows.append({"work": name, **medians, "auto / best": medians["auto"] / best})
     return rows
+
+
+def seconds_of_run(videos: Path, options: Sequence[str]) -> float:
+    return run(command([videos, videos.parent / "out.h5", "--weights", "nano", "--overwrite", *options])).seconds

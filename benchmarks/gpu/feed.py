@@ -24,14 +24,12 @@ from benchmarks.gpu.peer import peer_model
 from benchmarks.gpu.proof import Section
 from benchmarks.gpu.timing import seconds_of
 from benchmarks.machine import Row
+from benchmarks.usual import SPAN
 from vswin_extract import extract, load_model
 from vswin_extract.feeding.frame_memory import FrameMemory
 from vswin_extract.feeding.process import DecodedClip, DecoderProcess
 from vswin_extract.network.variants import VARIANTS
 from vswin_extract.worker.device import make_device
-
-SPAN = 64
-"""Frames of a video that a clip covers."""
 
 
 def feed(section: Section) -> None:

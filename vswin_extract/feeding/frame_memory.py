@@ -82,7 +82,7 @@ class FrameMemory:
     def for_clips(cls, sampling: Sampling, geometry: Geometry, decoders: int, clips: int) -> "FrameMemory":
         """Return a memory that is large enough for so many decoder processes, and for `clips` clips that were read and
         are still in use."""
-        slots = decoders * (FRAMES_AHEAD + most_kept(sampling)) + clips * sampling.clip_len + LOST
+        slots = decoders * slots_of_decoder(sampling) + slots_of_clips(sampling, clips)
         frame_bytes = math.prod(geometry.shape)
         if (needed := slots * frame_bytes) > MOST_BYTES:
             raise VswinError(
@@ -116,8 +116,17 @@ class FrameMemory:
 
 def most_decoders(sampling: Sampling, geometry: Geometry, clips: int) -> int:
     """Return for how many decoder processes a memory can be made that also holds `clips` clips in use; perhaps none."""
-    slots = MOST_BYTES // math.prod(geometry.shape) - clips * sampling.clip_len - LOST
-    return max(0, slots // (FRAMES_AHEAD + most_kept(sampling)))
+    slots = MOST_BYTES // math.prod(geometry.shape) - slots_of_clips(sampling, clips)
+    return max(0, slots // slots_of_decoder(sampling))
+
+
+def slots_of_decoder(sampling: Sampling) -> int:
+    return FRAMES_AHEAD + most_kept(sampling)
+
+
+def slots_of_clips(sampling: Sampling, clips: int) -> int:
+    """Return how many slots `clips` clips in use need, with those that may be lost."""
+    return clips * sampling.clip_len + LOST
 
 
 class GrantedSlots:
